@@ -1,0 +1,55 @@
+# The commands of this repository. `make help` lists them.
+# Needs nothing but Python 3.11 to 3.13, make and git; everything else is installed into .venv.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# The first interpreter that fits; `make install PYTHON=python3.12` overrides it.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && { echo $$p; break; }; done)
+PY := .venv/bin/python
+STAMP := .venv/.installed
+
+.PHONY: help install quickstart test test-fast lint format lock list-experiments model-info clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+install: $(STAMP) ## set up .venv with the locked versions (uv where it can be had, else pip)
+
+$(STAMP): requirements.lock pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then echo "make: no Python 3.11, 3.12 or 3.13 found; install one or say make install PYTHON=/path/to/python3.11" >&2; exit 1; fi
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@if command -v uv >/dev/null 2>&1; then uv=uv; \
+	else $(PY) -m pip install --quiet --disable-pip-version-check uv && uv=.venv/bin/uv || uv=; fi; \
+	if [ -n "$$uv" ]; then \
+		echo "installing the locked versions with uv (about 3 GB the first time)"; \
+		$$uv pip install --quiet --python $(PY) --require-hashes -r requirements.lock && \
+		$$uv pip install --quiet --python $(PY) --no-deps --no-build-isolation -e .; \
+	else \
+		echo "installing the locked versions with pip (about 3 GB the first time)"; \
+		$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock && \
+		$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; \
+	fi
+	@touch $@
+
+quickstart: $(STAMP) ## train, evaluate and draw on the built-in data, in a few minutes on two cores
+	@$(PY) train.py
+
+test: $(STAMP) ## all tests, the slow ones too
+	@$(PY) -m pytest
+
+test-fast: $(STAMP) ## the tests that take seconds
+	@$(PY) -m pytest -m "not slow"
+
+lint: $(STAMP) ## ruff: rules and formatting
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
+
+format: $(STAMP) ## ruff: mend what can be mended
+	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
+
+lock: $(STAMP) ## pin anew what pyproject.toml asks for (needs uv), without addresses
+	@uv=$$(command -v uv || echo .venv/bin/uv); $$uv pip compile --quiet --universal --python-version 3.11 --extra dev \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml -o requirements.lock
+
+clean: ## remove runs and drawn data, keep .venv
+	@rm -rf runs data .pytest_cache .ruff_cache

@@ -1,0 +1,172 @@
+"""CenterNet: backbone -> neck -> CenterHead, and the published combinations by name.
+
+Objects as Points, Sec. 5 and Appendix A.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from centernet.models.head import CenterHead
+from centernet.models.necks import NECKS
+from centernet.structures import Head, InputError
+
+# What each published network is made of. Any other name is a timm backbone with the default of its family.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "resnet18": {"name": "resnet18", "neck": {"name": "deconv"}, "head_channels": 64},
+    "resnet101": {"name": "resnet101", "neck": {"name": "deconv"}, "head_channels": 64},
+    "resdcn18": {
+        "name": "resnet18",
+        "neck": {"name": "deconv", "channels": [256, 128, 64], "deformable": True, "bilinear": "first"},
+        "head_channels": 64,
+    },
+    "resdcn101": {
+        "name": "resnet101",
+        "neck": {"name": "deconv", "channels": [256, 128, 64], "deformable": True, "bilinear": "first"},
+        "head_channels": 64,
+    },
+}
+DEFAULT_ARCHITECTURE: dict[str, Any] = {"neck": {"name": "deconv", "channels": [256, 128, 64]}, "head_channels": 64}
+
+
+class CenterNet(nn.Module):
+    """A network that turns images ``[B, 3, H, W]`` (normalised, RGB) into raw maps at stride ``stride``.
+
+    Forward returns one ``{head: [B, C, H / stride, W / stride]}`` per stack; losses average over the list, decoding reads
+    the last. ``divisor``: height and width of the input must be multiples of it.
+    """
+
+    def __init__(self, backbone: nn.Module, neck: nn.Module, head: CenterHead) -> None:
+        super().__init__()
+        self.backbone, self.neck, self.head = backbone, neck, head
+        self.stride: int = neck.stride
+        self.divisor: int = max(backbone.feature_info.reduction())
+
+    def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
+        return self.head(self.neck(self.backbone(images)))
+
+
+def network_spec(backbone: str | Mapping[str, Any]) -> dict[str, Any]:
+    """The full plain-data description of a network: ``{name, neck: {name, ...}, head_channels}``.
+
+    ``backbone`` is a name of ``ARCHITECTURES`` or of timm, or a mapping with ``name`` and what shall differ.
+    """
+    given = {"name": backbone} if isinstance(backbone, str) else dict(backbone)
+    name = given.pop("name")
+    base = ARCHITECTURES.get(name, {"name": name, **DEFAULT_ARCHITECTURE})
+    given = {key: value for key, value in given.items() if value is not None}
+    neck = given.pop("neck", None)
+    if isinstance(neck, str):
+        neck = {"name": neck}
+    spec = {**base, **given}
+    if neck:
+        same = neck.get("name", base["neck"]["name"]) == base["neck"]["name"]
+        spec["neck"] = {**(base["neck"] if same else {}), **neck}
+    return spec
+
+
+def build_network(
+    backbone: str | Mapping[str, Any], heads: Mapping[str, Head], pretrained: bool | str | Path = False
+) -> CenterNet:
+    """Build a network from plain data.
+
+    ``pretrained``: True for timm's weights of the backbone (needs the hub, once), a path for a local weight file of the
+    backbone, False for none. Raises ``InputError`` for an unknown name (close ones are proposed), a neck that does not
+    fit, or weights that cannot be had.
+    """
+    spec = network_spec(backbone)
+    body = _create_backbone(spec["name"], pretrained)
+    levels = [i for i, r in enumerate(body.feature_info.reduction()) if r >= 4]
+    neck_options = dict(spec["neck"])
+    neck_name = neck_options.pop("name")
+    if neck_name not in NECKS:
+        raise InputError(f"unknown neck {neck_name!r}; choose one of {', '.join(NECKS)}")
+    channels, reductions = body.feature_info.channels(), body.feature_info.reduction()
+    try:
+        neck = NECKS[neck_name]([channels[i] for i in levels], [reductions[i] for i in levels], **neck_options)
+    except TypeError as error:
+        raise InputError(f"neck {neck_name!r} does not take these options: {error}") from None
+    head = CenterHead(neck.out_channels, heads, spec["head_channels"], num_stacks=getattr(neck, "num_stacks", 1))
+    return CenterNet(_Levels(body, levels), neck, head)
+
+
+class _Levels(nn.Module):
+    """A timm feature extractor reduced to the levels that a neck can use (stride 4 and coarser)."""
+
+    def __init__(self, body: nn.Module, levels: list[int]) -> None:
+        super().__init__()
+        self.body, self.levels, self.feature_info = body, levels, body.feature_info
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = self.body(x)
+        return [features[i] for i in self.levels]
+
+
+def _create_backbone(name: str, pretrained: bool | str | Path) -> nn.Module:
+    if not timm.is_model(name):
+        known = sorted({*ARCHITECTURES, *timm.list_models()})
+        close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists the names"
+        raise InputError(f"unknown backbone {name!r}; {hint}")
+    options: dict[str, Any] = {"features_only": True}
+    if isinstance(pretrained, (str, Path)):
+        if not Path(pretrained).is_file():
+            raise InputError(f"pretrained={pretrained}: no such weight file; give a file, true or false")
+        options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(pretrained)}}
+    elif pretrained:
+        options["pretrained"] = True
+        check_hub(name)
+    try:
+        return timm.create_model(name, **options)
+    except (RuntimeError, AttributeError, NotImplementedError) as error:
+        if "pretrained" in options:
+            raise InputError(f"weights of {name!r} do not load from {pretrained}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"timm's {name!r} gives no feature maps ({error}); choose a convolutional backbone") from error
+
+
+def check_hub(name: str) -> None:
+    """Raise ``InputError`` within seconds when the weights of ``name`` are neither cached nor to be had."""
+    import os
+    import socket
+    from urllib.parse import urlparse
+
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is None or not cfg.has_weights:
+        raise InputError(f"timm has no pretrained weights for {name!r}; say pretrained=false or pretrained=FILE")
+    if cfg.hf_hub_id:
+        for file in ("model.safetensors", "pytorch_model.bin"):
+            if isinstance(try_to_load_from_cache(cfg.hf_hub_id, file), str):
+                return
+        url = urlparse(constants.ENDPOINT)
+    elif cfg.url:
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(cfg.url).path).name
+        if cached.is_file():
+            return
+        url = urlparse(cfg.url)
+    else:
+        return
+    reason = ""
+    if constants.HF_HUB_OFFLINE and cfg.hf_hub_id:
+        reason = "offline mode is set"
+    else:
+        # A proxy, where one is set, is what has to be reached.
+        proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
+        target = urlparse(proxy) if proxy else url
+        try:
+            socket.create_connection((target.hostname, target.port or 443), timeout=5).close()
+        except OSError as error:
+            reason = str(error)
+    if reason:
+        raise InputError(
+            f"pretrained weights of {name!r} cannot be fetched from {url.hostname} ({reason}); "
+            "say pretrained=false to start from random weights, or pretrained=FILE for a local file"
+        )

@@ -1,0 +1,11 @@
+"""Necks: the backbone's levels in, one feature map per stack out (stride 4).
+
+The contract: ``Neck(in_channels, reductions, **options)``, then ``out_channels``, ``stride`` and
+``forward(list[Tensor]) -> list[Tensor]``.
+"""
+
+from centernet.models.necks.deconv import DeconvNeck
+
+NECKS = {"deconv": DeconvNeck}
+
+__all__ = ["NECKS", "DeconvNeck"]

@@ -1,0 +1,42 @@
+"""Layers that several necks share: modulated deformable convolution, bilinear upsampling."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
+
+
+class DeformConv2d(nn.Module):
+    """Modulated deformable 3x3 convolution, DCNv2 (Zhu et al., 2019, arXiv:1811.11168).
+
+    An ordinary convolution predicts 18 offsets (dy, dx interleaved) and 9 mask logits per position from the input; it
+    starts at zero, so that the layer starts as a plain convolution at half strength. ``[B, in, H, W] -> [B, out, H, W]``.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.conv_offset_mask = nn.Conv2d(in_channels, 27, 3, padding=1)
+        bound = 1 / (9 * in_channels) ** 0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.zeros_(self.conv_offset_mask.weight)
+        nn.init.zeros_(self.conv_offset_mask.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # deform_conv2d has no half-precision kernel on CPU and loses offsets in bf16: always float32 inside.
+        with torch.autocast(x.device.type, enabled=False):
+            wide = x.float()
+            prediction = self.conv_offset_mask(wide)
+            offset, mask = prediction[:, :18], prediction[:, 18:].sigmoid()
+            out = deform_conv2d(wide, offset, self.weight, self.bias, padding=(1, 1), mask=mask)
+        return out.to(x.dtype)
+
+
+def bilinear_kernel(size: int) -> Tensor:
+    """Bilinear upsampling weights ``[size, size]`` of a transposed convolution with stride ``size // 2``."""
+    factor = (size + 1) // 2
+    center = factor - 1 if size % 2 else factor - 0.5
+    taps = 1 - (torch.arange(size) - center).abs() / factor
+    return taps[:, None] * taps[None, :]
