@@ -21,6 +21,7 @@ from centernet.structures import Head, InputError
 # What each published network is made of. Any other name is a timm backbone with the default of its family.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "resnet18": {"name": "resnet18", "neck": {"name": "deconv"}, "head_channels": 64},
+    "resnet34": {"name": "resnet34", "neck": {"name": "deconv"}, "head_channels": 64},
     "resnet101": {"name": "resnet101", "neck": {"name": "deconv"}, "head_channels": 64},
     "resdcn18": {
         "name": "resnet18",
@@ -32,6 +33,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "neck": {"name": "deconv", "channels": [256, 128, 64], "deformable": True, "bilinear": "first"},
         "head_channels": 64,
     },
+    "dlav0_34": {"name": "dla34", "neck": {"name": "dla_up"}, "head_channels": 256},
+    "dla34": {"name": "dla34", "neck": {"name": "dla_up", "deformable": True}, "head_channels": 256},
 }
 DEFAULT_ARCHITECTURE: dict[str, Any] = {"neck": {"name": "deconv", "channels": [256, 128, 64]}, "head_channels": 64}
 
@@ -39,8 +42,8 @@ DEFAULT_ARCHITECTURE: dict[str, Any] = {"neck": {"name": "deconv", "channels": [
 class CenterNet(nn.Module):
     """A network that turns images ``[B, 3, H, W]`` (normalised, RGB) into raw maps at stride ``stride``.
 
-    Forward returns one ``{head: [B, C, H / stride, W / stride]}`` per stack; losses average over the list, decoding reads
-    the last. ``divisor``: height and width of the input must be multiples of it.
+    Forward returns one ``{head: [B, C, H / stride, W / stride]}`` per stack; losses average over the list, decoding
+    reads the last. ``divisor``: height and width of the input must be multiples of it.
     """
 
     def __init__(self, backbone: nn.Module, neck: nn.Module, head: CenterHead) -> None:
@@ -127,7 +130,9 @@ def _create_backbone(name: str, pretrained: bool | str | Path) -> nn.Module:
         return timm.create_model(name, **options)
     except (RuntimeError, AttributeError, NotImplementedError) as error:
         if "pretrained" in options:
-            raise InputError(f"weights of {name!r} do not load from {pretrained}: {str(error).splitlines()[0]}") from error
+            raise InputError(
+                f"weights of {name!r} do not load from {pretrained}: {str(error).splitlines()[0]}"
+            ) from error
         raise InputError(f"timm's {name!r} gives no feature maps ({error}); choose a convolutional backbone") from error
 
 

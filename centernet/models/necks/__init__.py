@@ -5,7 +5,8 @@ The contract: ``Neck(in_channels, reductions, **options)``, then ``out_channels`
 """
 
 from centernet.models.necks.deconv import DeconvNeck
+from centernet.models.necks.dla_up import DLAUp
 
-NECKS = {"deconv": DeconvNeck}
+NECKS = {"deconv": DeconvNeck, "dla_up": DLAUp}
 
-__all__ = ["NECKS", "DeconvNeck"]
+__all__ = ["NECKS", "DLAUp", "DeconvNeck"]

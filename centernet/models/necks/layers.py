@@ -1,4 +1,4 @@
-"""Layers that several necks share: modulated deformable convolution, bilinear upsampling."""
+"""Layers that several necks share: convolution blocks, modulated deformable convolution, bilinear upsampling."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ class DeformConv2d(nn.Module):
     """Modulated deformable 3x3 convolution, DCNv2 (Zhu et al., 2019, arXiv:1811.11168).
 
     An ordinary convolution predicts 18 offsets (dy, dx interleaved) and 9 mask logits per position from the input; it
-    starts at zero, so that the layer starts as a plain convolution at half strength. ``[B, in, H, W] -> [B, out, H, W]``.
+    starts at zero, so that the layer starts as a plain convolution at half strength.
+    ``[B, in, H, W] -> [B, out, H, W]``.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -34,9 +35,30 @@ class DeformConv2d(nn.Module):
         return out.to(x.dtype)
 
 
+def conv_block(in_channels: int, out_channels: int, kernel: int = 3) -> nn.Sequential:
+    """Convolution, batch norm, ReLU; weights start at N(0, 2 / (kernel^2 out_channels))."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+
+
+def deform_block(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Deformable convolution, batch norm, ReLU."""
+    return nn.Sequential(DeformConv2d(in_channels, out_channels), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+
+
 def bilinear_kernel(size: int) -> Tensor:
     """Bilinear upsampling weights ``[size, size]`` of a transposed convolution with stride ``size // 2``."""
     factor = (size + 1) // 2
     center = factor - 1 if size % 2 else factor - 0.5
     taps = 1 - (torch.arange(size) - center).abs() / factor
     return taps[:, None] * taps[None, :]
+
+
+def bilinear_upsample(channels: int, factor: int) -> nn.ConvTranspose2d:
+    """A learnt upsampling of each channel by itself that starts as the bilinear one."""
+    layer = nn.ConvTranspose2d(
+        channels, channels, 2 * factor, stride=factor, padding=factor // 2, groups=channels, bias=False
+    )
+    layer.weight.data[:] = bilinear_kernel(2 * factor)
+    return layer
