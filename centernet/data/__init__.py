@@ -1,0 +1,1 @@
+"""Data: images and objects from files. Knows no task and no network."""

@@ -1,0 +1,289 @@
+"""COCO-format data: a json with images, annotations and categories, and a folder of images.
+
+Format of cocodataset.org (instances). Reads anybody's json: category ids may have gaps, images may have no annotation, crowds
+become ignore regions. Annotations are kept in flat arrays with offsets, so that workers share them without copying.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from centernet.data.datamodule import CenterNetDataModule, ImageDataset
+from centernet.structures import InputError, Objects
+
+log = logging.getLogger(__name__)
+
+# Where the json and the images of a split are looked for, {split} being train or val; first match wins.
+LAYOUTS = (
+    ("annotations/instances_{split}2017.json", ("{split}2017", "images/{split}2017")),
+    ("annotations/instances_{split}.json", ("{split}", "images/{split}", "images")),
+    ("annotations/{split}.json", ("{split}", "images/{split}", "images")),
+    ("{split}/_annotations.coco.json", ("{split}",)),
+    ("{split}.json", ("{split}", "images/{split}", "images")),
+)
+
+
+class CocoDataset(ImageDataset):
+    """Images and boxes of one COCO json.
+
+    ``annotations`` path of the json, ``images`` folder that its ``file_name`` entries are relative to; ``class_names`` fixes
+    the order of the classes (by default that of the category ids). Raises ``InputError`` for everything that is wrong with
+    the files, naming the entry.
+
+    Attributes: ``class_names``, ``category_ids`` (by label), ``image_ids`` (as in the json), ``notes`` (what was dropped, one
+    sentence each).
+    """
+
+    def __init__(
+        self,
+        annotations: str | Path,
+        images: str | Path,
+        pipeline: Callable[..., Any],
+        class_names: Sequence[str] | None = None,
+        train: bool = False,
+        on_bad_image: str = "error",
+        seed: int = 0,
+    ) -> None:
+        content = _load_json(Path(annotations))
+        self.source, self.folder = Path(annotations), Path(images)
+        self.notes: list[str] = []
+        self.class_names, self.category_ids = _classes(content, self.source, class_names)
+        entries = content["images"]
+        self.image_ids = [_field(entry, "id", "image", self.source) for entry in entries]
+        position = {image_id: n for n, image_id in enumerate(self.image_ids)}
+        if len(position) < len(entries):
+            twice = next(i for n, i in enumerate(self.image_ids) if position[i] != n)
+            raise InputError(f"{self.source}: image id {twice!r} is there twice; give every image its own id")
+        # Tensors carry whole numbers: where the json's ids are something else, the position stands for them.
+        self._numeric = all(isinstance(image_id, int) for image_id in self.image_ids)
+        names = [str(_field(entry, "file_name", "image", self.source)) for entry in entries]
+        _require_images(names, self.folder, self.source)
+        sizes = [(entry.get("height") or 0, entry.get("width") or 0) for entry in entries]
+        fields, offsets = self._collect(content["annotations"], position, sizes)
+        super().__init__(
+            files=[self.folder / name for name in names],
+            image_ids=self.image_ids if self._numeric else range(len(entries)),
+            fields=fields,
+            offsets=offsets,
+            pipeline=pipeline,
+            train=train,
+            on_bad_image=on_bad_image,
+            seed=seed,
+        )
+
+    def _collect(
+        self, annotations: Sequence[Mapping[str, Any]], position: Mapping[Any, int], sizes: Sequence[tuple[int, int]]
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Flat fields sorted by image, and the offsets ``[images + 1]`` of each image's rows."""
+        label_of = {category: label for label, category in enumerate(self.category_ids)}
+        rows: list[tuple[int, int, bool, float, list[float]]] = []
+        empty = outside = beyond = 0
+        for annotation in annotations:
+            where = f"{self.source}: annotation {annotation.get('id', '(without id)')}"
+            image = position.get(_field(annotation, "image_id", "annotation", self.source))
+            if image is None:
+                raise InputError(f"{where} points to image {annotation['image_id']!r}, which is not in the json's images")
+            label = label_of.get(_field(annotation, "category_id", "annotation", self.source))
+            if label is None:
+                raise InputError(
+                    f"{where} points to category {annotation['category_id']!r}, which is not in the json's categories"
+                )
+            box = annotation.get("bbox")
+            try:
+                x, y, width, height = (float(v) for v in box)
+            except (TypeError, ValueError):
+                raise InputError(f"{where} has bbox {box!r}; COCO wants [x, y, width, height]") from None
+            if not (width > 0 and height > 0 and np.isfinite([x, y, width, height]).all()):
+                empty += 1
+                continue
+            image_height, image_width = sizes[image]
+            if image_width and (x >= image_width or y >= image_height or x + width <= 0 or y + height <= 0):
+                outside += 1
+                continue
+            beyond += bool(image_width and (x + width > image_width + 1 or y + height > image_height + 1))
+            area = float(annotation.get("area") or width * height)
+            rows.append((image, label, bool(annotation.get("iscrowd", 0)), area, [x, y, x + width, y + height]))
+        if empty or outside:
+            self.notes.append(f"{self.source}: {empty} boxes without area and {outside} outside their image were dropped")
+        if beyond > 0.3 * max(len(rows), 1):
+            self.notes.append(
+                f"{self.source}: {beyond} of {len(rows)} boxes reach beyond their image; "
+                "COCO's bbox is [x, y, width, height], these look like [x1, y1, x2, y2]"
+            )
+        rows.sort(key=lambda row: row[0])
+        counts = np.bincount([row[0] for row in rows], minlength=len(sizes)) if rows else np.zeros(len(sizes), int)
+        fields = {
+            "boxes": np.array([row[4] for row in rows], np.float64).reshape(-1, 4),
+            "labels": np.array([row[1] for row in rows], np.int64),
+            "crowd": np.array([row[2] for row in rows], bool),
+            "area": np.array([row[3] for row in rows], np.float64),
+        }
+        return fields, np.concatenate([[0], np.cumsum(counts)])
+
+    def result_rows(self, image_id: int, detections: Objects) -> list[dict[str, Any]]:
+        """Detections of one image (image space) as rows of COCO's result format."""
+        original = image_id if self._numeric else self.image_ids[image_id]
+        boxes = detections["boxes"].double().tolist()
+        return [
+            {
+                "image_id": original,
+                "category_id": self.category_ids[label],
+                "bbox": [round(x1, 2), round(y1, 2), round(x2 - x1, 2), round(y2 - y1, 2)],
+                "score": round(score, 5),
+            }
+            for (x1, y1, x2, y2), label, score in zip(
+                boxes, detections["labels"].tolist(), detections["scores"].tolist(), strict=True
+            )
+        ]
+
+
+class CocoDataModule(CenterNetDataModule):
+    """Train and val splits in COCO format.
+
+    ``root`` holds both in one of the usual layouts (COCO's own, ``annotations/instances_train.json`` + ``train/``, Roboflow's
+    ``train/_annotations.coco.json``, ...); or name the four paths (relative to ``root`` or absolute). Further options:
+    ``CenterNetDataModule``.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        train_annotations: str | Path | None = None,
+        train_images: str | Path | None = None,
+        val_annotations: str | Path | None = None,
+        val_images: str | Path | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.root = None if root is None else Path(root)
+        self.paths = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}
+
+    def build_dataset(self, split: str, pipeline: Callable[..., Any], train: bool) -> CocoDataset:
+        annotations, images = self.locate(split)
+        return CocoDataset(
+            annotations,
+            images,
+            pipeline,
+            class_names=self.class_names,
+            train=train,
+            on_bad_image=self.on_bad_image if train else "error",
+            seed=self.seed,
+        )
+
+    def locate(self, split: str) -> tuple[Path, Path]:
+        """The json and the image folder of a split. Raises ``InputError`` that names what was looked for."""
+        annotations, images = self.paths[split]
+        root = self.root
+        if root is None and annotations is None:
+            raise InputError(
+                "no data given; say data.root=DIR, or data.train_annotations=, train_images=, val_annotations=, val_images="
+            )
+        if root is not None and not root.is_dir():
+            raise InputError(f"data.root={root} does not exist or is no folder; give the folder that holds the data")
+        base = root or Path()
+        if annotations is None:
+            for json_name, folders in LAYOUTS:
+                if (base / json_name.format(split=split)).is_file():
+                    annotations = json_name.format(split=split)
+                    if images is None:
+                        names = [folder.format(split=split) for folder in folders]
+                        images = next((name for name in names if (base / name).is_dir()), names[0])
+                    break
+            else:
+                tried = ", ".join(json_name.format(split=split) for json_name, _ in LAYOUTS)
+                raise InputError(
+                    f"no {split} annotations in {base} (looked for {tried}); say data.{split}_annotations=FILE.json "
+                    f"data.{split}_images=FOLDER"
+                )
+        annotations = base / annotations
+        if not annotations.is_file():
+            raise InputError(f"{split} annotations {annotations} do not exist; say data.{split}_annotations=FILE.json")
+        if images is None:
+            images = next((n for n in (split, f"images/{split}", "images") if (base / n).is_dir()), annotations.parent)
+        images = base / images
+        if not images.is_dir():
+            raise InputError(f"{split} images folder {images} does not exist; say data.{split}_images=FOLDER")
+        return annotations, images
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"annotations {path} do not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid json ({error}); is the download complete?") from None
+    except OSError as error:
+        raise InputError(f"annotations {path} cannot be read ({error.strerror})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a list, not COCO annotations; a result file cannot be trained on")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list):
+            raise InputError(f"{path} has no {key!r}; COCO annotations need images, annotations and categories")
+    for key in ("images", "categories"):
+        if not content[key]:
+            raise InputError(f"{path} has an empty list of {key}; nothing can be learnt from it")
+    return content
+
+
+def _field(entry: Mapping[str, Any], key: str, kind: str, source: Path) -> Any:
+    if key not in entry:
+        raise InputError(f"{source}: {kind} {entry.get('id', '(without id)')} has no {key!r}")
+    return entry[key]
+
+
+def _classes(content: Mapping[str, Any], source: Path, wanted: Sequence[str] | None) -> tuple[list[str], list[int]]:
+    """Class names and category ids by label: by rising id, or in the order of ``wanted``."""
+    by_id = {_field(c, "id", "category", source): str(c.get("name", c["id"])) for c in content["categories"]}
+    ids = sorted(by_id)
+    names = [by_id[category] for category in ids]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{source}: two categories are called {twice!r}; give every class its own name")
+    if wanted is None:
+        return names, ids
+    if missing := set(names) ^ set(wanted):
+        raise InputError(
+            f"{source} has the classes {_some(names)}, expected were {_some(wanted)} (not in both: {_some(sorted(missing))})"
+        )
+    return list(wanted), [ids[names.index(name)] for name in wanted]
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f", ... ({len(names)})" if len(names) > most else "")
+
+
+def _require_images(names: Sequence[str], folder: Path, source: Path) -> None:
+    """Raise ``InputError`` when image files of the json are not in the folder (one listing per folder, not one call per file)."""
+    if not folder.is_dir():
+        raise InputError(f"images folder {folder} does not exist")
+    listings: dict[str, set[str]] = {}
+    missing = []
+    for name in names:
+        parent, base = os.path.split(name)
+        if parent not in listings:
+            place = folder / parent
+            listings[parent] = set(os.listdir(place)) if place.is_dir() else set()
+        if base not in listings[parent]:
+            missing.append(name)
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(names)} images of {source} are not in {folder} (first: {missing[0]}); "
+            "check the images folder"
+        )
+
+
+def class_table(dataset: CocoDataset) -> list[tuple[str, int]]:
+    """(class name, objects) of a dataset, crowds not counted."""
+    counts = torch.bincount(
+        dataset.fields["labels"][~dataset.fields["crowd"]], minlength=len(dataset.class_names)
+    )
+    return list(zip(dataset.class_names, counts.tolist(), strict=True))

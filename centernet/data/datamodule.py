@@ -1,0 +1,226 @@
+"""The base of all data: samples from flat arrays, collation, seeds, loaders.
+
+Targets are not made here: images stay uint8 and objects stay boxes until they are on the device.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from centernet.data.images import read_image
+from centernet.data.transforms import eval_pipeline, seed_pipeline, train_pipeline, warp_image, warp_objects
+from centernet.ops.affine import Size
+from centernet.structures import Batch, InputError, Objects, Sample, empty_objects, stack_objects
+
+log = logging.getLogger(__name__)
+
+
+class Draw(NamedTuple):
+    """What a sampler hands to a dataset: which sample, and the numbers that seed its augmentation."""
+
+    index: int
+    entropy: tuple[int, ...]
+
+
+class ImageDataset(Dataset):
+    """Image files and the objects in them; subclasses read a format.
+
+    ``files[n]`` belongs to ``image_ids[n]`` and to rows ``offsets[n]:offsets[n + 1]`` of every array in ``fields`` (boxes in image
+    pixels). ``pipeline`` comes from ``centernet.data.transforms``. ``on_bad_image``: ``error``, or ``skip`` to take the
+    next image instead and count (``skipped``).
+    """
+
+    class_names: list[str]
+    notes: list[str]
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        image_ids: Sequence[int],
+        fields: Mapping[str, np.ndarray],
+        offsets: np.ndarray,
+        pipeline: Callable[..., Any],
+        train: bool,
+        on_bad_image: str = "error",
+        seed: int = 0,
+    ) -> None:
+        if on_bad_image not in ("error", "skip"):
+            raise InputError(f"data.on_bad_image={on_bad_image!r} is unknown; choose error or skip")
+        # One array of fixed-width strings instead of a list of objects: workers then share its memory.
+        self.files = np.array([str(file) for file in files])
+        self.ids = torch.tensor(list(image_ids), dtype=torch.int64)
+        self.fields = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in fields.items()}
+        self.offsets = torch.from_numpy(np.asarray(offsets, np.int64))
+        self.pipeline, self.train, self.seed = pipeline, train, seed
+        self.on_bad_image = on_bad_image
+        self.skipped = torch.zeros((), dtype=torch.int64).share_memory_()  # counted in the workers, read outside
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def objects(self, index: int) -> Objects:
+        """Ground truth of one image, in image pixels."""
+        rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        return {name: value[rows] for name, value in self.fields.items()}  # type: ignore[return-value]
+
+    def __getitem__(self, draw: int | Draw) -> Sample:
+        index, entropy = draw if isinstance(draw, Draw) else (int(draw), (self.seed, int(torch.randint(2**31, ()))))
+        index, image = self._read(index)
+        if self.train:
+            seed_pipeline(self.pipeline, *entropy, index)
+        pixels, input_from_image = warp_image(self.pipeline, image)
+        truth = self.objects(index)
+        return {
+            "image": pixels,
+            "input_from_image": input_from_image,
+            "image_id": int(self.ids[index]),
+            "image_size": torch.tensor(image.shape[:2]),
+            "objects": warp_objects(truth, input_from_image),
+            "truth": empty_objects() if self.train else truth,
+        }
+
+    def _read(self, index: int) -> tuple[int, np.ndarray]:
+        for step in range(len(self)):
+            at = (index + step) % len(self)
+            try:
+                return at, read_image(self.files[at])
+            except InputError:
+                if self.on_bad_image == "error":
+                    raise
+                self.skipped += 1
+        raise InputError(f"none of the {len(self)} images can be read (first: {self.files[0]})")
+
+    @property
+    def most_objects(self) -> int:
+        """The largest number of objects in one image, crowds not counted."""
+        kept = torch.cat([torch.zeros(1, dtype=torch.int64), (~self.fields["crowd"]).long().cumsum(0)])
+        return int((kept[self.offsets[1:]] - kept[self.offsets[:-1]]).max())
+
+
+class SeededSampler(DistributedSampler):
+    """A DistributedSampler that also hands out what seeds each sample: (seed, epoch, rank).
+
+    Augmentation thus differs per epoch, rank and image, repeats with the seed, does not depend on the number of workers, and
+    is the same after a resume. Being a DistributedSampler, Lightning leaves it alone and calls ``set_epoch``.
+    """
+
+    def __iter__(self) -> Iterator[Draw]:
+        for index in super().__iter__():
+            yield Draw(int(index), (self.seed, self.epoch, self.rank))
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples; objects are padded. Images keep their interleaved memory (channels last) and are stacked once."""
+    sizes = {tuple(sample["image"].shape) for sample in samples}
+    if len(sizes) > 1:
+        raise InputError("images of several sizes in one batch; test mode keep needs data.eval_batch_size=1")
+    images = torch.stack([sample["image"].permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
+    return {
+        "image": images,
+        "input_from_image": torch.stack([sample["input_from_image"] for sample in samples]),
+        "image_id": torch.tensor([sample["image_id"] for sample in samples]),
+        "image_size": torch.stack([sample["image_size"] for sample in samples]),
+        "objects": stack_objects([sample["objects"] for sample in samples]),
+        "truth": stack_objects([sample["truth"] for sample in samples]),
+    }
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+class CenterNetDataModule(pl.LightningDataModule):
+    """Base of the data modules: a subclass writes ``build_dataset(split, pipeline, train)``.
+
+    ``resolution`` (height, width) of the input; ``batch_size`` per process; ``eval_batch_size`` (default: the same, 1 for ``keep``);
+    ``num_workers`` per process (default: half the cores, at most 8); ``augment`` options of ``train_pipeline`` (None: no
+    augmentation); ``test_mode`` fit, keep or stretch, with ``divisor`` for keep; ``on_bad_image`` error or skip.
+
+    ``class_names`` is known after ``setup``; setting it before fixes the order of the classes.
+    """
+
+    def __init__(
+        self,
+        resolution: Sequence[int] = (512, 512),
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        num_workers: int | None = None,
+        augment: Mapping[str, Any] | None = None,
+        test_mode: str = "fit",
+        divisor: int = 32,
+        on_bad_image: str = "error",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.resolution: Size = (int(resolution[0]), int(resolution[1]))
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or (1 if test_mode == "keep" else batch_size)
+        self.num_workers = min(8, (os.cpu_count() or 2) // 2) if num_workers is None else num_workers
+        self.augment = {"warp": "crop", "colour": {}} if augment is None else dict(augment)
+        self.test_mode, self.divisor = test_mode, divisor
+        self.on_bad_image, self.seed = on_bad_image, seed
+        self.class_names: list[str] | None = None
+        self.datasets: dict[str, ImageDataset] = {}
+
+    def build_dataset(self, split: str, pipeline: Callable[..., Any], train: bool) -> ImageDataset:
+        """The dataset of ``train`` or ``val``. Raises ``InputError`` for anything wrong with the files."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        if stage in ("fit", None) and "train" not in self.datasets:
+            self._add("train", train_pipeline(self.resolution, **self.augment), train=True)
+        if "val" not in self.datasets:
+            self._add("val", eval_pipeline(self.resolution, self.test_mode, self.divisor), train=False)
+
+    def _add(self, split: str, pipeline: Callable[..., Any], train: bool) -> None:
+        dataset = self.build_dataset(split, pipeline, train)
+        self.datasets[split] = dataset
+        if self.class_names is None:
+            self.class_names = dataset.class_names
+        for note in dataset.notes:
+            log.warning(note)
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader(self.datasets["train"], self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader(self.datasets["val"], self.eval_batch_size, shuffle=False)
+
+    test_dataloader = val_dataloader
+
+    def _loader(self, dataset: ImageDataset, batch_size: int, shuffle: bool) -> DataLoader:
+        trainer = self.trainer
+        sampler = SeededSampler(
+            dataset,
+            num_replicas=trainer.world_size if trainer else 1,
+            rank=trainer.global_rank if trainer else 0,
+            shuffle=shuffle,
+            seed=self.seed,
+        )
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+            worker_init_fn=_start_worker,
+            drop_last=shuffle and len(sampler) > batch_size,
+        )
+
+    @property
+    def eval_spec(self) -> dict[str, Any]:
+        """What prediction needs to know of this data, as plain data; travels in the checkpoint."""
+        return {"resolution": list(self.resolution), "mode": self.test_mode, "divisor": self.divisor}

@@ -1,0 +1,207 @@
+"""shapes: small scenes that the package draws itself, written as real COCO files.
+
+Deterministic from a seed; train and val come from different seeds. There are overlaps, small objects, images without objects and
+crowd regions, so that everything a real data set can bring is met on any machine without a download.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from centernet.data.coco import CocoDataModule
+
+# Raise it when the drawing changes, so that files drawn by an older version are drawn again.
+VERSION = 1
+CLASSES = ("disc", "box", "triangle", "star")
+CROWD_SHARE, EMPTY_SHARE = 0.06, 0.06
+_SUBPIXEL = 4  # fractional bits of the coordinates given to OpenCV
+
+
+def write_shapes(folder: str | Path, train: int = 400, val: int = 100, seed: int = 0) -> Path:
+    """Draw the data set into ``folder`` (COCO layout) unless it is there already; returns the folder.
+
+    The folder appears whole or not at all: it is drawn beside its place and moved there.
+    """
+    folder = Path(folder)
+    wanted = {"version": VERSION, "train": train, "val": val, "seed": seed}
+    stamp = folder / "drawn.json"
+    if stamp.is_file() and json.loads(stamp.read_text()) == wanted:
+        return folder
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    for split, (count, offset) in {"train": (train, 0), "val": (val, 1)}.items():
+        _write_split(draft, split, count, seed=2 * seed + offset)
+    (draft / stamp.name).write_text(json.dumps(wanted))
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+    return folder
+
+
+class ShapesDataModule(CocoDataModule):
+    """The built-in data: drawn below ``root`` on first use, read like any COCO data. Options: ``CenterNetDataModule``."""
+
+    def __init__(
+        self, root: str | Path = "data/shapes", train_count: int = 400, val_count: int = 100, draw_seed: int = 0, **options: Any
+    ) -> None:
+        super().__init__(root=root, **options)
+        self.counts = {"train": train_count, "val": val_count}
+        self.draw_seed = draw_seed
+
+    def prepare_data(self) -> None:
+        write_shapes(self.root, **self.counts, seed=self.draw_seed)
+
+    def build_dataset(self, split: str, pipeline: Callable[..., Any], train: bool) -> Any:
+        self.prepare_data()
+        return super().build_dataset(split, pipeline, train)
+
+
+def _write_split(root: Path, split: str, count: int, seed: int) -> None:
+    folder = root / split
+    folder.mkdir(parents=True)
+    (root / "annotations").mkdir(exist_ok=True)
+    images, annotations = [], []
+    for n in range(count):
+        rng = np.random.default_rng((VERSION, seed, n))
+        pixels, objects = draw_scene(rng)
+        name = f"{split}_{n:05d}.jpg"
+        cv2.imwrite(str(folder / name), pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+        image_id = seed * 100_000 + n + 1
+        images.append({"id": image_id, "file_name": name, "height": pixels.shape[0], "width": pixels.shape[1]})
+        for thing in objects:
+            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **thing})
+    content = {
+        "info": {"description": f"shapes {split}, drawn from seed {seed}"},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": n + 1, "name": name, "supercategory": "shape"} for n, name in enumerate(CLASSES)],
+    }
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+
+
+def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """One scene: RGB uint8 ``[H, W, 3]`` and its annotations in COCO's fields (without ids)."""
+    height, width = int(rng.integers(120, 193)), int(rng.integers(144, 241))
+    image = _background(rng, height, width)
+    kind = rng.random()
+    annotations: list[dict[str, Any]] = []
+    if kind < EMPTY_SHARE:
+        return image, annotations
+    if kind < EMPTY_SHARE + CROWD_SHARE:
+        annotations.append(_draw_crowd(rng, image))
+    boxes: list[np.ndarray] = [_corners(a["bbox"]) for a in annotations]
+    for _ in range(int(rng.integers(1, 9))):
+        label = int(rng.integers(len(CLASSES)))
+        # Sizes are spread evenly over octaves: as many small objects as large ones.
+        side = float(np.exp(rng.uniform(np.log(14), np.log(0.75 * min(height, width)))))
+        center = rng.uniform((0, 0), (width, height))
+        polygon = _outline(rng, label, side) + center
+        visible = np.clip(polygon, 0, (width - 1, height - 1))
+        box = np.concatenate([visible.min(0), visible.max(0)])
+        # Overlaps are wanted, hidden objects and slivers at the border are not.
+        whole = np.ptp(polygon, axis=0).prod()
+        shown = (box[2] - box[0]) * (box[3] - box[1])
+        if shown < 0.5 * whole or any(_covered(other, box) > 0.35 for other in boxes):
+            continue
+        _fill(image, polygon, _contrasting(rng, image, box))
+        boxes.append(box)
+        annotations.append(
+            {
+                "category_id": label + 1,
+                "bbox": _rounded([box[0], box[1], box[2] - box[0], box[3] - box[1]]),
+                "area": round(float(cv2.contourArea(visible.astype(np.float32))), 2),
+                "segmentation": [_rounded(visible.ravel())],
+                "iscrowd": 0,
+            }
+        )
+    return image, annotations
+
+
+def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A colour gradient with a few strokes and noise."""
+    corners = rng.integers(40, 216, (2, 2, 3)).astype(np.float32)
+    image = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
+    for _ in range(int(rng.integers(0, 7))):
+        a, b = (tuple(int(v) for v in rng.uniform((0, 0), (width, height))) for _ in range(2))
+        cv2.line(image, a, b, rng.integers(0, 256, 3).tolist(), int(rng.integers(1, 3)), cv2.LINE_AA)
+    return np.clip(image + rng.normal(0, 7, image.shape), 0, 255).astype(np.uint8)
+
+
+def _outline(rng: np.random.Generator, label: int, side: float) -> np.ndarray:
+    """Polygon ``[N, 2]`` of a shape around the origin, about ``side`` pixels across, turned and slightly stretched."""
+    name = CLASSES[label]
+    if name == "disc":
+        angles, radii = np.linspace(0, 2 * np.pi, 32, endpoint=False), np.ones(32)
+    elif name == "star":
+        angles, radii = np.linspace(0, 2 * np.pi, 10, endpoint=False), np.tile([1.0, 0.45], 5)
+    else:
+        corners = 4 if name == "box" else 3
+        angles, radii = np.linspace(0, 2 * np.pi, corners, endpoint=False), np.ones(corners)
+    points = np.stack([np.cos(angles), np.sin(angles)], 1) * radii[:, None] * side / 2
+    points *= np.array([1.0, rng.uniform(0.7, 1.0)])
+    turn = rng.uniform(0, 2 * np.pi)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    return points @ rotation.T
+
+
+def _fill(image: np.ndarray, polygon: np.ndarray, colour: list[int]) -> None:
+    points = np.round(polygon * 2**_SUBPIXEL).astype(np.int32)
+    cv2.fillPoly(image, [points], colour, cv2.LINE_AA, _SUBPIXEL)
+
+
+def _contrasting(rng: np.random.Generator, image: np.ndarray, box: np.ndarray) -> list[int]:
+    """A colour that stands out from what is under the box."""
+    x1, y1, x2, y2 = np.round(box).astype(int)
+    under = image[y1 : y2 + 1, x1 : x2 + 1].reshape(-1, 3).mean(0)
+    colours = rng.integers(0, 256, (8, 3))
+    return colours[np.abs(colours - under).sum(1).argmax()].tolist()
+
+
+def _draw_crowd(rng: np.random.Generator, image: np.ndarray) -> dict[str, Any]:
+    """A patch of many tiny discs, annotated as one crowd region with a run-length mask."""
+    height, width = image.shape[:2]
+    w, h = int(rng.integers(40, 70)), int(rng.integers(30, 50))
+    x, y = int(rng.integers(0, width - w)), int(rng.integers(0, height - h))
+    colour = rng.integers(0, 256, 3).tolist()
+    for cx in range(x + 4, x + w - 3, 8):
+        for cy in range(y + 4, y + h - 3, 8):
+            cv2.circle(image, (cx, cy), 3, colour, -1, cv2.LINE_AA)
+    mask = np.zeros((height, width), np.uint8)
+    mask[y : y + h, x : x + w] = 1
+    return {
+        "category_id": CLASSES.index("disc") + 1,
+        "bbox": [x, y, w, h],
+        "area": w * h,
+        "segmentation": {"size": [height, width], "counts": _run_lengths(mask)},
+        "iscrowd": 1,
+    }
+
+
+def _run_lengths(mask: np.ndarray) -> list[int]:
+    """Uncompressed run lengths of a 0/1 mask, column by column, starting with the zeros, as COCO stores crowds."""
+    flat = mask.ravel(order="F")
+    changes = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff(np.concatenate([[0], changes, [len(flat)]])).tolist()
+    return runs if flat[0] == 0 else [0, *runs]
+
+
+def _corners(bbox: list[float]) -> np.ndarray:
+    x, y, w, h = bbox
+    return np.array([x, y, x + w, y + h], float)
+
+
+def _covered(other: np.ndarray, box: np.ndarray) -> float:
+    """Intersection over the smaller of two boxes."""
+    inter = np.clip(np.minimum(other[2:], box[2:]) - np.maximum(other[:2], box[:2]), 0, None).prod()
+    smaller = min((other[2:] - other[:2]).prod(), (box[2:] - box[:2]).prod())
+    return float(inter / max(smaller, 1e-9))
+
+
+def _rounded(values: Any) -> list[float]:
+    return [round(float(v), 2) for v in values]

@@ -1,0 +1,245 @@
+"""Images into the network's input: one warp, colour, and objects moved with it.
+
+Augmentation of Objects as Points, Sec. 4.2 ("random flip, random scaling between 0.6 and 1.3, cropping, colour jittering");
+the colour terms are those of AlexNet (PCA lighting) and of CornerNet.
+
+Convention: see ``centernet.ops.affine``; ``input_from_image`` is the only geometric fact, boxes are moved with it by
+``warp_objects`` and never by albumentations.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from centernet.ops.affine import Size, crop_matrix, fit_extent, flip_matrix, stretch_matrix, transform_boxes
+from centernet.structures import InputError, Objects
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+import albumentations as A  # noqa: E402  (must not ask the network for a newer version)
+
+EVAL_MODES = ("fit", "keep", "stretch")
+
+# Principal components of ImageNet's colours (Krizhevsky et al., 2012), with the values CornerNet and CenterNet use, RGB rows.
+PCA_VALUES = np.array([0.2141788, 0.01817699, 0.00341571])
+PCA_VECTORS = np.array(
+    [
+        [-0.56089297, 0.71832671, 0.41158938],
+        [-0.58327470, 0.00994535, -0.81221408],
+        [-0.58752847, -0.69563484, 0.41340352],
+    ]
+)
+GREY = np.array([0.299, 0.587, 0.114])
+
+
+class Warp(A.DualTransform):
+    """Base of all geometric steps: a subclass gives the matrix, this class warps once and reports it.
+
+    Besides ``image`` it takes ``input_from_image`` (start with the identity) and returns it multiplied.
+    """
+
+    def __init__(self, size: Size) -> None:
+        super().__init__(p=1.0)
+        self.size = tuple(size)
+
+    def matrix(self, image_size: Size) -> np.ndarray:
+        """Input-from-image matrix ``[3, 3]`` for an image of this size; may draw from ``self.random_generator``."""
+        raise NotImplementedError
+
+    def output_size(self, image_size: Size) -> Size:
+        """(height, width) of the input made from an image of this size."""
+        return self.size
+
+    @property
+    def targets(self) -> dict[str, Callable[..., Any]]:
+        return {"image": self.apply, "input_from_image": self.apply_to_matrix}
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        size = data["image"].shape[:2]
+        return {"matrix": self.matrix(size), "output": self.output_size(size)}
+
+    def apply(self, image: np.ndarray, matrix: np.ndarray, output: Size, **params: Any) -> np.ndarray:
+        return cv2.warpAffine(image, matrix[:2], (output[1], output[0]), flags=cv2.INTER_LINEAR)
+
+    def apply_to_matrix(self, input_from_image: np.ndarray, matrix: np.ndarray, **params: Any) -> np.ndarray:
+        return matrix @ input_from_image
+
+
+class RandomCropWarp(Warp):
+    """Random scale, crop and flip in one warp.
+
+    The window is ``scale`` times as wide as the one that holds the whole image, ``scale`` drawn from ``scales``; its centre
+    is drawn uniformly, at least ``border`` pixels from the image's edge where the image allows (half, a quarter, ... of
+    it where not); flipped left to right with probability ``flip``.
+    """
+
+    def __init__(
+        self, size: Size, scales: Sequence[float] = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3), border: int = 128, flip: float = 0.5
+    ) -> None:
+        super().__init__(size)
+        self.scales, self.border, self.flip = tuple(scales), border, flip
+
+    def matrix(self, image_size: Size) -> np.ndarray:
+        height, width = image_size
+        rng = self.random_generator
+        extent = fit_extent(image_size, self.size) * float(rng.choice(self.scales))
+        x, y = (int(rng.integers(b, side - b)) for side in (width, height) for b in [_border(self.border, side)])
+        return _window(x, y, extent, self.size, width, mirrored=rng.random() < self.flip)
+
+
+class JitterWarp(Warp):
+    """Scale and shift drawn from clipped normals, then flip: the original's augmentation without random crops.
+
+    With probability ``p_jitter`` the window is scaled by N(1, ``scale``) within 1 ± ``scale`` and shifted by N(0, ``shift``)
+    within ± 2 ``shift`` of the longer side.
+    """
+
+    def __init__(
+        self, size: Size, scale: float = 0.4, shift: float = 0.1, p_jitter: float = 1.0, flip: float = 0.5
+    ) -> None:
+        super().__init__(size)
+        self.scale, self.shift, self.p_jitter, self.flip = scale, shift, p_jitter, flip
+
+    def matrix(self, image_size: Size) -> np.ndarray:
+        height, width = image_size
+        rng = self.random_generator
+        extent = fit_extent(image_size, self.size)
+        x, y = width / 2, height / 2
+        if rng.random() < self.p_jitter:
+            x += extent * float(np.clip(rng.normal() * self.shift, -2 * self.shift, 2 * self.shift))
+            y += extent * float(np.clip(rng.normal() * self.shift, -2 * self.shift, 2 * self.shift))
+            extent *= float(np.clip(rng.normal() * self.scale + 1, 1 - self.scale, 1 + self.scale))
+        return _window(x, y, extent, self.size, width, mirrored=rng.random() < self.flip)
+
+
+class EvalWarp(Warp):
+    """The deterministic warp of evaluation and prediction.
+
+    ``fit``: the whole image, centred, aspect kept, black around it. ``keep``: the image's own resolution, padded to the next
+    multiple of ``divisor`` (an exact multiple gets one more, as in the original). ``stretch``: resized to ``size``,
+    aspect not kept.
+    """
+
+    def __init__(self, size: Size, mode: str = "fit", divisor: int = 32) -> None:
+        super().__init__(size)
+        if mode not in EVAL_MODES:
+            raise InputError(f"test mode {mode!r} is unknown; choose one of {', '.join(EVAL_MODES)}")
+        self.mode, self.divisor = mode, divisor
+
+    def output_size(self, image_size: Size) -> Size:
+        if self.mode != "keep":
+            return self.size
+        return tuple((side | (self.divisor - 1)) + 1 for side in image_size)
+
+    def matrix(self, image_size: Size) -> np.ndarray:
+        height, width = image_size
+        if self.mode == "stretch":
+            return stretch_matrix(image_size, self.size)
+        if self.mode == "keep":
+            size = self.output_size(image_size)
+            # The original centres on whole pixels here.
+            return crop_matrix((width // 2, height // 2), size[1], size)
+        return crop_matrix((width / 2, height / 2), fit_extent(image_size, self.size), self.size)
+
+
+class ColourJitter(A.ImageOnlyTransform):
+    """Brightness, contrast and saturation in random order, then PCA lighting, as one affine map of the colours.
+
+    Each of the first three scales by 1 ± its amount; ``lighting`` is the standard deviation along the colour axes. All four
+    are affine in the pixel's colour, so that a single 3x4 matrix does them in one pass over the uint8 image (the
+    original works in float and does not saturate at 0 and 255).
+    """
+
+    def __init__(
+        self, brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0.4, lighting: float = 0.1, p: float = 1.0
+    ) -> None:
+        super().__init__(p=p)
+        self.brightness, self.contrast, self.saturation, self.lighting = brightness, contrast, saturation, lighting
+
+    def colour_matrix(self, mean_grey: float) -> np.ndarray:
+        """A random affine colour map ``[3, 4]`` for RGB in 0 .. 255, given the image's mean grey value."""
+        rng = self.random_generator
+        linear, constant = np.eye(3), np.zeros(3)
+        for step in rng.permutation(3):
+            amount = (self.brightness, self.contrast, self.saturation)[step]
+            alpha = 1 + rng.uniform(-amount, amount)
+            linear, constant = linear * alpha, constant * alpha
+            if step == 1:
+                constant = constant + (1 - alpha) * mean_grey
+            elif step == 2:
+                linear = linear + (1 - alpha) * GREY
+        constant = constant + 255 * PCA_VECTORS @ (PCA_VALUES * rng.normal(0, self.lighting, 3))
+        return np.column_stack([linear, constant])
+
+    def apply(self, image: np.ndarray, **params: Any) -> np.ndarray:
+        mean_grey = float(GREY @ cv2.mean(image)[:3])
+        return cv2.transform(image, self.colour_matrix(mean_grey))
+
+
+def _window(x: float, y: float, extent: float, size: Size, width: int, mirrored: bool) -> np.ndarray:
+    if not mirrored:
+        return crop_matrix((x, y), extent, size)
+    return crop_matrix((width - 1 - x, y), extent, size) @ flip_matrix(width)
+
+
+def _border(border: int, side: int) -> int:
+    """The largest of border, border / 2, border / 4, ... that leaves room for a centre in an image of this side."""
+    for divisor in (2**n for n in itertools.count()):
+        if side - border // divisor > border // divisor:
+            return border // divisor
+    raise AssertionError
+
+
+WARPS: dict[str, type[Warp]] = {"crop": RandomCropWarp, "jitter": JitterWarp}
+
+
+def train_pipeline(
+    size: Size, warp: str | None = "crop", colour: Mapping[str, float] | None = None, **warp_options: Any
+) -> A.Compose:
+    """The training pipeline: ``pipeline(image=RGB uint8, input_from_image=eye(3))``.
+
+    ``warp``: ``crop``, ``jitter`` or None (no augmentation: the whole image fitted); ``colour``: options of ``ColourJitter`` or
+    None; further options belong to the warp.
+    """
+    if warp is None:
+        steps: list[A.BasicTransform] = [EvalWarp(size)]
+    elif warp in WARPS:
+        steps = [WARPS[warp](size, **warp_options)]
+    else:
+        raise InputError(f"augment.warp={warp!r} is unknown; choose one of {', '.join(WARPS)} or null")
+    if colour is not None:
+        steps.append(ColourJitter(**colour))
+    return A.Compose(steps)
+
+
+def eval_pipeline(size: Size, mode: str = "fit", divisor: int = 32) -> A.Compose:
+    """The pipeline of evaluation, prediction and export; see ``EvalWarp``."""
+    return A.Compose([EvalWarp(size, mode, divisor)])
+
+
+def seed_pipeline(pipeline: A.Compose, *entropy: int) -> None:
+    """Seed every step of a pipeline from these numbers, each with a stream of its own.
+
+    (albumentations gives all steps one and the same seed, which would tie the crop to the colours.)
+    """
+    for step, child in zip(pipeline.transforms, np.random.SeedSequence(entropy).spawn(len(pipeline.transforms)), strict=True):
+        step.random_generator = np.random.default_rng(child)
+        step.py_random.seed(int(child.generate_state(1)[0]))
+
+
+def warp_image(pipeline: A.Compose, image: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Run a pipeline on an RGB uint8 image ``[H, W, 3]``: input uint8 ``[3, h, w]`` and matrix float64 ``[3, 3]``."""
+    out = pipeline(image=image, input_from_image=np.eye(3))
+    return torch.from_numpy(out["image"]).permute(2, 0, 1), torch.from_numpy(out["input_from_image"])
+
+
+def warp_objects(objects: Objects, input_from_image: Tensor) -> Objects:
+    """Objects from image to input space (boxes float32); labels, flags and areas stay as they are."""
+    return {**objects, "boxes": transform_boxes(input_from_image, objects["boxes"].double()).float()}

@@ -1,0 +1,123 @@
+"""Inference: the Detector that validation, prediction and export share, and the Predictor around it.
+
+Objects as Points, Sec. 4.1: one forward pass, peaks, no non-maximum suppression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from centernet.data.images import read_image
+from centernet.data.transforms import eval_pipeline, warp_image
+from centernet.models.centernet import CenterNet
+from centernet.structures import Detections, Outputs, unbatch
+from centernet.tasks.base import Task
+
+# Mean and standard deviation of RGB in 0 .. 1. "coco" is what CenterNet trains with on COCO, "imagenet" on KITTI and VOC.
+NORMALIZATIONS = {
+    "coco": ((0.47026115, 0.44719302, 0.40789654), (0.27809835, 0.27408164, 0.28863828)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+class Detector(nn.Module):
+    """Network and task in one: images in, batched detections in input pixels out.
+
+    ``normalization``: a name of ``NORMALIZATIONS``. Forward takes images ``[B, 3, H, W]``, RGB, uint8 or float in 0 .. 255.
+    """
+
+    def __init__(self, network: CenterNet, task: Task, normalization: str = "coco") -> None:
+        super().__init__()
+        self.network, self.task = network, task
+        mean, std = NORMALIZATIONS[normalization]
+        # Constants, not weights: they follow from the name that the checkpoint stores.
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images in 0 .. 255 to what the network takes, float32 ``[B, 3, H, W]``."""
+        return (images.float() - self.mean) / self.std
+
+    def maps(self, images: Tensor) -> Outputs:
+        """Activated maps of the last stack (heatmaps as probabilities)."""
+        return self.task.activate(self.network(self.normalize(images))[-1])
+
+    def forward(self, images: Tensor) -> Detections:
+        return self.task.decode(self.maps(images))
+
+
+class Predictor:
+    """Reads images, detects, and gives back detections in image pixels.
+
+    ``resolution`` (height, width), ``mode`` and ``divisor`` describe the evaluation transform (``EvalWarp``).
+    ``Predictor.from_checkpoint(path)`` needs nothing else: a checkpoint carries all of this.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        class_names: Sequence[str],
+        resolution: Sequence[int],
+        mode: str = "fit",
+        divisor: int = 32,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.detector = detector.eval().to(device)
+        self.class_names = list(class_names)
+        self.pipeline = eval_pipeline((int(resolution[0]), int(resolution[1])), mode, divisor)
+        self.device = torch.device(device)
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | Path, resolution: Sequence[int] | None = None, mode: str | None = None, device: str | None = None
+    ) -> Predictor:
+        """Load a checkpoint of this project; ``resolution`` and ``mode`` default to those of its training.
+
+        ``device``: ``cuda`` where there is one, else ``cpu``. Raises ``InputError`` when the file is none of ours.
+        """
+        from centernet.module import load_module
+
+        module, spec = load_module(path)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        spec = {**spec, **({"resolution": resolution} if resolution else {}), **({"mode": mode} if mode else {})}
+        return cls(module.detector, module.class_names, device=device, **spec)
+
+    def __call__(self, image: str | Path | np.ndarray, threshold: float = 0.0) -> dict[str, Any]:
+        """Detections of one image: ``boxes [N, 4]`` in image pixels, ``scores [N]``, ``labels [N]``, and ``names``.
+
+        ``image``: a path, or RGB uint8 ``[H, W, 3]``. ``threshold``: smallest score that is kept.
+        """
+        return self.predict([image], threshold)[0]
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[str | Path | np.ndarray], threshold: float = 0.0) -> list[dict[str, Any]]:
+        """Detections of several images, in batches of equal input size; see ``__call__``."""
+        arrays = [read_image(image) if isinstance(image, (str, Path)) else image for image in images]
+        warped = [warp_image(self.pipeline, array) for array in arrays]
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for n, (pixels, _) in enumerate(warped):
+            groups.setdefault(tuple(pixels.shape), []).append(n)
+        results: list[dict[str, Any]] = [{} for _ in images]
+        for members in groups.values():
+            pixels = torch.stack([warped[n][0] for n in members]).to(self.device)
+            batch = {"input_from_image": torch.stack([warped[n][1] for n in members])}
+            found = {name: value.cpu() for name, value in self.detector(pixels).items()}
+            lifted = self.detector.task.lift(found, batch)
+            for n, detections in zip(members, unbatch(lifted, threshold), strict=True):
+                names = [self.class_names[label] for label in detections["labels"].tolist()]
+                results[n] = {**detections, "names": names}
+        return results
+
+    @torch.inference_mode()
+    def heatmap(self, image: str | Path | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Peak probability over all classes ``[h, w]`` float32 in grid space, and the matrix input-from-image ``[3, 3]``."""
+        array = read_image(image) if isinstance(image, (str, Path)) else image
+        pixels, matrix = warp_image(self.pipeline, array)
+        maps = self.detector.maps(pixels[None].to(self.device))
+        return maps["heatmap"][0].amax(0).cpu().numpy(), matrix.numpy()

@@ -1,0 +1,158 @@
+"""ctdet: 2D boxes as centres with a size.
+
+Objects as Points, Sec. 3 (targets, losses) and Sec. 4.1 (decoding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from centernet.metrics.coco import CocoAP
+from centernet.ops.boxes import box_sides, clip_boxes
+from centernet.ops.heatmap import (
+    RADII,
+    dense_owner,
+    draw_gaussians,
+    draw_regions,
+    find_peaks,
+    gather_cells,
+    gaussian_radius,
+    points_of_cells,
+    suppress_non_peaks,
+)
+from centernet.structures import HEATMAP_BIAS, AtCells, DenseMap, Detections, Head, InputError, Objects, Outputs, Targets
+from centernet.tasks.base import Task
+
+
+class CtdetTask(Task):
+    """Boxes from centre heatmap, size and sub-cell offset.
+
+    - ``k``: detections per image. ``radius``: ``centernet`` (the original's formula), ``cornernet`` (the intended one) or
+      ``proportional``, at ``min_overlap``.
+    - ``heatmap_loss``: ``focal`` or ``mse``; ``regression_loss``: ``l1`` or ``smooth_l1``.
+    - ``size_target``: ``center`` (one size map, supervised at centres), ``per_class`` (a size map per class) or ``dense``
+      (supervised under the whole Gaussian, weighted by it).
+    - ``offset``: whether to regress where in its cell a centre lies.
+    - ``crowds``: ``ignore`` (no loss inside crowd regions) or ``objects`` (trained like objects, as the original does).
+    """
+
+    name = "ctdet"
+
+    def __init__(
+        self,
+        num_classes: int,
+        stride: int = 4,
+        k: int = 100,
+        radius: str = "centernet",
+        min_overlap: float = 0.7,
+        heatmap_weight: float = 1.0,
+        size_weight: float = 0.1,
+        offset_weight: float = 1.0,
+        heatmap_loss: str = "focal",
+        regression_loss: str = "l1",
+        size_target: str = "center",
+        offset: bool = True,
+        crowds: str = "ignore",
+    ) -> None:
+        super().__init__(num_classes, stride, k)
+        for option, value, choices in (
+            ("radius", radius, RADII),
+            ("heatmap_loss", heatmap_loss, ("focal", "mse")),
+            ("regression_loss", regression_loss, ("l1", "smooth_l1")),
+            ("size_target", size_target, ("center", "per_class", "dense")),
+            ("crowds", crowds, ("ignore", "objects")),
+        ):
+            if value not in choices:
+                raise InputError(f"task {self.name}: {option}={value!r} is unknown; choose one of {', '.join(choices)}")
+        self.radius, self.min_overlap = radius, min_overlap
+        self.heatmap_weight, self.size_weight, self.offset_weight = heatmap_weight, size_weight, offset_weight
+        self.heatmap_loss, self.regression_loss = heatmap_loss, regression_loss
+        self.size_target, self.offset, self.crowds = size_target, offset, crowds
+
+    @property
+    def heads(self) -> dict[str, Head]:
+        size_channels = 2 * self.num_classes if self.size_target == "per_class" else 2
+        size_loss = "dense_l1" if self.size_target == "dense" else self.regression_loss
+        heads = {
+            "heatmap": Head(self.num_classes, self.heatmap_loss, self.heatmap_weight, HEATMAP_BIAS),
+            "size": Head(size_channels, size_loss, self.size_weight),
+        }
+        if self.offset:
+            heads["offset"] = Head(2, self.regression_loss, self.offset_weight)
+        return heads
+
+    def encode(self, objects: Objects, grid_size: tuple[int, int]) -> Targets:
+        height, width = grid_size
+        boxes = clip_boxes(objects["boxes"].float() / self.stride, width - 1, height - 1)
+        labels = objects["labels"]
+        object_width, object_height = box_sides(boxes)
+        present = objects["valid"] & (object_width > 0) & (object_height > 0)
+        is_object = present & ~objects["crowd"] if self.crowds == "ignore" else present
+        center = (boxes[..., :2] + boxes[..., 2:]) / 2
+        corner = center.floor()
+        size = torch.stack([object_width, object_height], -1)
+        cell = (corner[..., 1] * width + corner[..., 0]).long() * is_object
+
+        image, nth = is_object.nonzero(as_tuple=True)
+        radius = gaussian_radius(
+            object_height[image, nth].ceil(), object_width[image, nth].ceil(), self.min_overlap, self.radius
+        ).long()
+        shape = (len(boxes), self.num_classes, height, width)
+        heatmap = draw_gaussians(corner[image, nth].long(), radius, labels[image, nth], shape, image)
+
+        weight = None
+        ignored = present & ~is_object
+        if ignored.any():
+            row, n = ignored.nonzero(as_tuple=True)
+            weight = (~draw_regions(boxes[row, n], labels[row, n], shape, row)).to(heatmap.dtype)
+
+        targets: Targets = {"heatmap": DenseMap(heatmap, weight)}
+        if self.size_target == "center":
+            targets["size"] = AtCells(cell, size, is_object)
+        elif self.size_target == "per_class":
+            targets["size"] = _per_class(cell, size, is_object, labels, self.num_classes)
+        else:
+            owner, gaussian = dense_owner(corner[image, nth].long(), radius, image, (len(boxes), height, width))
+            values = torch.cat([size[image, nth], size.new_zeros(1, 2)])  # the last row stands for "no owner"
+            targets["size"] = DenseMap(values[owner].permute(0, 3, 1, 2), gaussian[:, None].expand(-1, 2, -1, -1))
+        if self.offset:
+            targets["offset"] = AtCells(cell, center - corner, is_object)
+        return targets
+
+    def decode(self, maps: Outputs) -> Detections:
+        width = maps["heatmap"].shape[-1]
+        scores, labels, cell = find_peaks(suppress_non_peaks(maps["heatmap"]), self.k)
+        size = gather_cells(maps["size"], cell)
+        if self.size_target == "per_class":
+            which = labels[..., None, None].expand(-1, -1, 1, 2)
+            size = size.unflatten(-1, (self.num_classes, 2)).gather(2, which).squeeze(2)
+        # Without an offset map the middle of the cell is the best guess, as in the original.
+        offset = gather_cells(maps["offset"], cell) if self.offset else 0.5
+        center = points_of_cells(cell, width) + offset
+        boxes = torch.cat([center - size / 2, center + size / 2], -1) * self.stride
+        return {"boxes": boxes, "scores": scores, "labels": labels}
+
+    def merge_flipped(self, maps: Outputs) -> Outputs:
+        merged = {}
+        for name, value in maps.items():
+            plain, mirrored = value.chunk(2)
+            # The offset of a mirrored centre is not the mirror of its offset: the original keeps the plain one.
+            merged[name] = plain if name == "offset" else (plain + mirrored.flip(-1)) / 2
+        return merged
+
+    def metric(self, class_names: Sequence[str]) -> CocoAP:
+        return CocoAP(class_names, max_detections=self.k)
+
+
+def _per_class(cell: Tensor, size: Tensor, is_object: Tensor, labels: Tensor, num_classes: int) -> AtCells:
+    """Sizes in the two channels of the object's own class, the other channels masked out."""
+    rows, count = labels.shape
+    value = size.new_zeros(rows, count, num_classes, 2)
+    mask = torch.zeros_like(value)
+    which = labels[..., None, None].expand(-1, -1, 1, 2)
+    value.scatter_(2, which, size[:, :, None])
+    mask.scatter_(2, which, is_object[..., None, None].to(value.dtype).expand(-1, -1, 1, 2))
+    return AtCells(cell, value.flatten(2), mask.flatten(2))
