@@ -14,11 +14,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import centernet.models.backbones  # noqa: F401  registers ours with timm
 from centernet.models.head import CenterHead
 from centernet.models.necks import NECKS
 from centernet.structures import Head, InputError
 
-# What each published network is made of. Any other name is a timm backbone with the default of its family.
+# What each published network is made of. Any other name is a timm backbone with the default.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "resnet18": {"name": "resnet18", "neck": {"name": "deconv"}, "head_channels": 64},
     "resnet34": {"name": "resnet34", "neck": {"name": "deconv"}, "head_channels": 64},
@@ -27,14 +28,45 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "name": "resnet18",
         "neck": {"name": "deconv", "channels": [256, 128, 64], "deformable": True, "bilinear": "first"},
         "head_channels": 64,
+        "head_start": "small",
     },
     "resdcn101": {
         "name": "resnet101",
         "neck": {"name": "deconv", "channels": [256, 128, 64], "deformable": True, "bilinear": "first"},
         "head_channels": 64,
+        "head_start": "small",
     },
-    "dlav0_34": {"name": "dla34", "neck": {"name": "dla_up"}, "head_channels": 256},
-    "dla34": {"name": "dla34", "neck": {"name": "dla_up", "deformable": True}, "head_channels": 256},
+    "dlav0_34": {"name": "dla34", "neck": {"name": "dla_up"}, "head_channels": 256, "head_start": "small"},
+    "dla34": {
+        "name": "dla34",
+        "neck": {"name": "dla_up", "deformable": True},
+        "head_channels": 256,
+        "head_start": "zero_bias",
+    },
+    "hourglass104": {
+        "name": "hourglass104",
+        "neck": {"name": "passthrough"},
+        "head_channels": 256,
+        "head_start": "default",
+    },
+    "hardnet68": {
+        "name": "hardnet68",
+        "neck": {
+            "name": "hardnet_up",
+            "project": 192,
+            "growth": [72, 48, 32, 20],
+            "widths": [256, 128, 64],
+            "skips": 2,
+        },
+        "head_channels": {"at_least": 128, "per_channel": 4},
+        "head_start": "kaiming",
+    },
+    "hardnet85": {
+        "name": "hardnet85",
+        "neck": {"name": "hardnet_up"},
+        "head_channels": {"at_least": 128, "per_channel": 4},
+        "head_start": "kaiming",
+    },
 }
 DEFAULT_ARCHITECTURE: dict[str, Any] = {"neck": {"name": "deconv", "channels": [256, 128, 64]}, "head_channels": 64}
 
@@ -50,14 +82,15 @@ class CenterNet(nn.Module):
         super().__init__()
         self.backbone, self.neck, self.head = backbone, neck, head
         self.stride: int = neck.stride
-        self.divisor: int = max(backbone.feature_info.reduction())
+        needs = [getattr(part, "divisor", 1) for part in (backbone, neck)]
+        self.divisor: int = max(*backbone.feature_info.reduction(), *needs)
 
     def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
         return self.head(self.neck(self.backbone(images)))
 
 
 def network_spec(backbone: str | Mapping[str, Any]) -> dict[str, Any]:
-    """The full plain-data description of a network: ``{name, neck: {name, ...}, head_channels}``.
+    """The full plain-data description of a network: ``{name, neck: {name, ...}, head_channels, head_start}``.
 
     ``backbone`` is a name of ``ARCHITECTURES`` or of timm, or a mapping with ``name`` and what shall differ.
     """
@@ -96,7 +129,13 @@ def build_network(
         neck = NECKS[neck_name]([channels[i] for i in levels], [reductions[i] for i in levels], **neck_options)
     except TypeError as error:
         raise InputError(f"neck {neck_name!r} does not take these options: {error}") from None
-    head = CenterHead(neck.out_channels, heads, spec["head_channels"], num_stacks=getattr(neck, "num_stacks", 1))
+    head = CenterHead(
+        neck.out_channels,
+        heads,
+        spec["head_channels"],
+        num_stacks=getattr(neck, "num_stacks", 1),
+        start=spec.get("head_start", "small_last"),
+    )
     return CenterNet(_Levels(body, levels), neck, head)
 
 
@@ -106,6 +145,7 @@ class _Levels(nn.Module):
     def __init__(self, body: nn.Module, levels: list[int]) -> None:
         super().__init__()
         self.body, self.levels, self.feature_info = body, levels, body.feature_info
+        self.divisor: int = getattr(getattr(body, "model", body), "divisor", 1)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         features = self.body(x)

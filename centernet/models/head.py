@@ -9,24 +9,47 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from centernet.structures import Head
+from centernet.structures import Head, InputError
+
+STARTS = ("small_last", "small", "zero_bias", "kaiming", "default")
+# How far from zero the weights of regressions start under the two "small" rules.
+SMALL = 0.001
 
 
 class CenterHead(nn.Module):
     """Maps features to raw output maps (logits for heatmaps), one set of branches per stack.
 
-    ``heads`` name -> ``Head``; ``hidden_channels`` width of the 3x3 convolution (0: a single 1x1 convolution).
+    ``heads`` name -> ``Head``; ``hidden_channels`` width of the 3x3 convolution: a number (0: a single 1x1
+    convolution), or ``{at_least, per_channel}`` for max(at_least, per_channel * the head's channels). ``start``: how
+    the branches begin, apart from the last biases, which are those of ``heads`` (-2.19 for heatmaps):
+
+    - ``small_last``: last weights of regressions N(0, 0.001), so that the first steps belong to the heatmap
+    - ``small``: all weights of regressions N(0, 0.001), biases 0
+    - ``zero_bias``: biases of regressions 0
+    - ``kaiming``: all weights uniform for ReLU, biases 0
+    - ``default``: PyTorch's, for the last biases of regressions too
+
     Forward: a list of features ``[B, in_channels, h, w]``, one per stack, to a list of ``{name: [B, C, h, w]}``.
     """
 
     def __init__(
-        self, in_channels: int, heads: Mapping[str, Head], hidden_channels: int = 64, num_stacks: int = 1
+        self,
+        in_channels: int,
+        heads: Mapping[str, Head],
+        hidden_channels: int | Mapping[str, int] = 64,
+        num_stacks: int = 1,
+        start: str = "small_last",
     ) -> None:
         super().__init__()
+        if start not in STARTS:
+            raise InputError(f"unknown start of the heads {start!r}; choose one of {', '.join(STARTS)}")
         self.stacks = nn.ModuleList(
-            nn.ModuleDict({name: _branch(in_channels, head, hidden_channels) for name, head in heads.items()})
+            nn.ModuleDict(
+                {name: _branch(in_channels, head, hidden_width(hidden_channels, head.channels), start)
+                 for name, head in heads.items()}
+            )
             for _ in range(num_stacks)
-        )
+        )  # fmt: skip
 
     def forward(self, features: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         return [
@@ -35,18 +58,31 @@ class CenterHead(nn.Module):
         ]
 
 
-def _branch(in_channels: int, head: Head, hidden_channels: int) -> nn.Sequential:
-    if hidden_channels:
+def hidden_width(rule: int | Mapping[str, int], channels: int) -> int:
+    """Width of the hidden convolution of a head with ``channels`` output channels."""
+    return rule if isinstance(rule, int) else max(rule["at_least"], rule["per_channel"] * channels)
+
+
+def _branch(in_channels: int, head: Head, hidden: int, start: str) -> nn.Sequential:
+    if hidden:
         layers = [
-            nn.Conv2d(in_channels, hidden_channels, 3, padding=1),
+            nn.Conv2d(in_channels, hidden, 3, padding=1),
             nn.ReLU(inplace=True),
-            nn.Conv2d(hidden_channels, head.channels, 1),
+            nn.Conv2d(hidden, head.channels, 1),
         ]
     else:
         layers = [nn.Conv2d(in_channels, head.channels, 1)]
-    last = layers[-1]
-    if not head.is_heatmap:
-        # Regressions start at zero: the first steps then belong to the heatmap, as in the original.
-        nn.init.normal_(last.weight, std=0.001)
-    nn.init.constant_(last.bias, head.bias)
+    convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+    if start == "kaiming":
+        for conv in convs:
+            nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
+            nn.init.zeros_(conv.bias)
+    elif not head.is_heatmap:
+        if start in ("small", "zero_bias"):
+            for conv in convs:
+                nn.init.zeros_(conv.bias)
+        for conv in {"small": convs, "small_last": convs[-1:]}.get(start, []):
+            nn.init.normal_(conv.weight, std=SMALL)
+    if head.is_heatmap or head.bias or start != "default":
+        nn.init.constant_(convs[-1].bias, head.bias)
     return nn.Sequential(*layers)

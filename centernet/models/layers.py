@@ -1,6 +1,8 @@
-"""Layers that several necks share: convolution blocks, modulated deformable convolution, bilinear upsampling."""
+"""Layers that backbones and necks share: convolution blocks, deformable convolution, bilinear upsampling."""
 
 from __future__ import annotations
+
+import contextlib
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +29,7 @@ class DeformConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # deform_conv2d has no half-precision kernel on CPU and loses offsets in bf16: always float32 inside.
-        with torch.autocast(x.device.type, enabled=False):
+        with _no_autocast(x.device.type):
             wide = x.float()
             prediction = self.conv_offset_mask(wide)
             offset, mask = prediction[:, :18], prediction[:, 18:].sigmoid()
@@ -35,11 +37,18 @@ class DeformConv2d(nn.Module):
         return out.to(x.dtype)
 
 
-def conv_block(in_channels: int, out_channels: int, kernel: int = 3) -> nn.Sequential:
-    """Convolution, batch norm, ReLU; weights start at N(0, 2 / (kernel^2 out_channels))."""
-    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+def _no_autocast(device_type: str) -> contextlib.AbstractContextManager:
+    # The meta device, where networks are counted, knows no autocast.
+    return contextlib.nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
+
+
+def conv_block(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution without bias, batch norm, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
 
 
 def deform_block(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from centernet.models.necks.layers import DeformConv2d, bilinear_kernel
+from centernet.models.layers import DeformConv2d, bilinear_kernel
 from centernet.structures import InputError
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from centernet.models.necks.layers import bilinear_upsample, conv_block, deform_block
+from centernet.models.layers import bilinear_upsample, conv_block, deform_block
 from centernet.structures import InputError
 
 
@@ -97,6 +97,10 @@ class DLAUp(nn.Module):
         self.last = None
         if deformable and steps > 1:
             self.last = Aggregation(widths[:-1], widths[0], [2**level for level in range(steps)], deformable)
+        if not deformable:
+            for layer in self.modules():
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
         self.out_channels, self.stride = widths[0], reductions[0]
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
