@@ -1,0 +1,215 @@
+"""What the checkpoints of the two original repositories hold: names of tensors, heads, tasks, classes, colours.
+
+xingyizhou/CenterNet (Objects as Points) and PingoLH/CenterNet-HarDNet. Facts only; ``convert.py`` applies them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the tensors of one kind of network are called.
+
+    ``renames``: (pattern, replacement) pairs for ``re.sub``, all applied in this order; ``unused``: patterns of tensors
+    that the original carries without using them; ``first``: our name of the convolution that sees the image.
+    """
+
+    renames: tuple[tuple[str, str], ...]
+    first: str
+    unused: tuple[str, ...] = ()
+    stacked_heads: bool = False
+
+
+def _numbered(word: str, ours: str, last: int = 3) -> tuple[tuple[str, str], ...]:
+    """``word_1`` to ``ours.0`` and so on: the originals count from 1."""
+    return tuple((rf"\b{word}_{n}\b", f"{ours}.{n - 1}") for n in range(1, last + 1))
+
+
+_OURS = "backbone.body.model."  # backbones of our own sit inside timm's feature getter
+
+FAMILIES: dict[str, Family] = {
+    "resnet": Family(
+        renames=(
+            (r"^(conv1|bn1|layer[1-4])\.", r"backbone.body.\1."),
+            (r"^deconv_layers\.", "neck.layers."),
+        ),
+        first="backbone.body.conv1.weight",
+    ),
+    "dla": Family(
+        renames=(
+            (r"^base\.", "backbone.body."),
+            (r"^dla_up\.ida_(\d)\.", r"neck.steps.\1."),
+            (r"^ida_up\.", "neck.last."),
+            *_numbered("proj", "project"),
+            *_numbered("node", "node"),
+            *_numbered("up", "up"),
+            # A deformable block is {conv, actf: [batch norm, ReLU]} there and a sequence of the three here.
+            (r"^(neck\..*)\.conv\.", r"\1.0."),
+            (r"\.actf\.0\.", ".1."),
+        ),
+        first="backbone.body.base_layer.0.weight",
+        # The ImageNet classifier, and the shortcuts of aggregation nodes whose inner trees have their own.
+        unused=(r"base\.fc\.(weight|bias)", r"base\.level[34]\.project\..+"),
+    ),
+    "hourglass": Family(
+        renames=(
+            (r"^pre\.", f"{_OURS}stem."),
+            (r"^kps\.", f"{_OURS}hourglasses."),
+            (r"^cnvs\.", f"{_OURS}out."),
+            (r"^inters\.", f"{_OURS}between."),
+            (r"^inters_\.", f"{_OURS}from_input."),
+            (r"^cnvs_\.", f"{_OURS}from_output."),
+            (r"\bup1\.", "stay."),
+            (r"\blow1\.", "down."),
+            (r"\blow2\.", "inner."),
+            (r"\blow3\.", "up."),
+            (r"\bskip\.", "shortcut."),
+            (r"\.conv\.", ".0."),
+            (r"\.bn\.", ".1."),
+        ),
+        first=f"{_OURS}stem.0.0.weight",
+        stacked_heads=True,
+    ),
+    "hardnet": Family(
+        renames=(
+            (r"^base\.([01])\.", rf"{_OURS}stem.\1."),
+            # The list of blocks, transitions and pools is cut into stages here, each from its transition on.
+            (r"^base\.3\.", f"{_OURS}stages.0.1."),
+            *((rf"^base\.{n}\.", f"{_OURS}stages.1.{n - 4}.") for n in (4, 6, 7, 8)),
+            *((rf"^base\.{n}\.", f"{_OURS}stages.2.{n - 9}.") for n in (9, 11, 12, 13)),
+            (r"^last_proj\.", "neck.project.0."),
+            (r"^last_blk\.", "neck.bottom."),
+            (r"^denseBlocksUp\.", "neck.blocks."),
+            (r"^conv1x1_up\.", "neck.merges."),
+            (r"\.conv\.", ".0."),
+            (r"\.norm\.", ".1."),
+        ),
+        first=f"{_OURS}stem.0.0.weight",
+    ),
+}
+
+# Ours -> (the original's name, family). ResNet-34 has no published weights, but the original can train it.
+NETWORKS: dict[str, tuple[str, str]] = {
+    "resnet18": ("res_18", "resnet"),
+    "resnet34": ("res_34", "resnet"),
+    "resnet101": ("res_101", "resnet"),
+    "resdcn18": ("resdcn_18", "resnet"),
+    "resdcn101": ("resdcn_101", "resnet"),
+    "dlav0_34": ("dlav0_34", "dla"),
+    "dla34": ("dla_34", "dla"),
+    "hourglass104": ("hourglass", "hourglass"),
+    "hardnet68": ("hardnet_68", "hardnet"),
+    "hardnet85": ("hardnet_85", "hardnet"),
+}
+
+HEADS: dict[str, str] = {
+    "hm": "heatmap",
+    "wh": "size",
+    "reg": "offset",
+    "hps": "joints",
+    "hm_hp": "joint_heatmap",
+    "hp_offset": "joint_offset",
+    "dep": "depth",
+    "rot": "rotation",
+    "dim": "dimensions",
+    "hm_t": "top",
+    "hm_l": "left",
+    "hm_b": "bottom",
+    "hm_r": "right",
+    "hm_c": "center",
+    "reg_t": "top_offset",
+    "reg_l": "left_offset",
+    "reg_b": "bottom_offset",
+    "reg_r": "right_offset",
+}
+
+CLASSES = -1
+"""Stands for the number of classes in ``TASKS``."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The heads of a task, by our names: channels of each (several where the original has options), and which may lack.
+
+    ``classes``: the head whose channels are the classes. A negative number of channels is that multiple of them.
+    """
+
+    classes: str
+    channels: dict[str, tuple[int, ...]]
+    optional: frozenset[str] = field(default_factory=frozenset)
+
+
+_EXTREMES = ("top", "left", "bottom", "right")
+
+# The first that fits is taken.
+TASKS: dict[str, Layout] = {
+    "ctdet_dense": Layout("heatmap", {"heatmap": (CLASSES,), "size": (4,)}),
+    "ctdet": Layout(
+        "heatmap",
+        {"heatmap": (CLASSES,), "size": (2, 2 * CLASSES), "offset": (2,)},
+        optional=frozenset({"offset"}),
+    ),
+    "multi_pose": Layout(
+        "heatmap",
+        {
+            "heatmap": (CLASSES,),
+            "size": (2,),
+            "joints": (34,),
+            "offset": (2,),
+            "joint_heatmap": (17,),
+            "joint_offset": (2,),
+        },
+        optional=frozenset({"offset", "joint_heatmap", "joint_offset"}),
+    ),
+    "ddd": Layout(
+        "heatmap",
+        {
+            "heatmap": (CLASSES,),
+            "depth": (1,),
+            "rotation": (8,),
+            "dimensions": (3,),
+            "size": (2,),
+            "offset": (2,),
+        },
+        optional=frozenset({"size", "offset"}),
+    ),
+    "exdet": Layout(
+        "center",
+        {
+            # One channel: extreme points that know no class.
+            **dict.fromkeys(_EXTREMES, (CLASSES, 1)),
+            "center": (CLASSES,),
+            **{f"{name}_offset": (2,) for name in _EXTREMES},
+        },
+        optional=frozenset(f"{name}_offset" for name in _EXTREMES),
+    ),
+}
+
+COCO_CLASSES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
+    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
+    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
+    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
+    "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
+    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+)  # fmt: skip
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+KITTI_CLASSES = ("Pedestrian", "Car", "Cyclist")
+
+# What the published checkpoints of a task with this many classes detect, in the order of their channels.
+CLASS_NAMES: dict[tuple[str, int], tuple[str, ...]] = {
+    ("ctdet", 80): COCO_CLASSES,
+    ("ctdet_dense", 80): COCO_CLASSES,
+    ("exdet", 80): COCO_CLASSES,
+    ("ctdet", 20): VOC_CLASSES,
+    ("ctdet_dense", 20): VOC_CLASSES,
+    ("multi_pose", 1): ("person",),
+    ("ddd", 3): KITTI_CLASSES,
+}

@@ -1,0 +1,62 @@
+"""Counting: parameters and multiply-accumulates of a network.
+
+One multiply-accumulate is 1. Convolutions of every kind count (deformable ones like the plain ones they replace, and
+their offset convolution besides); bias, norms, activations, pooling, interpolation and deformable sampling do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from centernet.models.centernet import CenterNet, build_network
+from centernet.models.layers import DeformConv2d
+from centernet.structures import HEATMAP_BIAS, Head
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def count_macs(network: nn.Module, input_size: tuple[int, int]) -> int:
+    """Multiply-accumulates of the convolutions for one image of ``input_size`` (height, width).
+
+    Runs the network once, on the device where it is: on ``meta`` this takes neither time nor memory.
+    """
+    total = 0
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        taps = layer.weight.shape[-2] * layer.weight.shape[-1]
+        if isinstance(layer, nn.ConvTranspose2d):
+            total += inputs[0].numel() * layer.weight.shape[1] * taps
+        else:
+            total += output.numel() * layer.weight.shape[1] * taps
+
+    kinds = (nn.Conv2d, nn.ConvTranspose2d, DeformConv2d)
+    hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, kinds)]
+    training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, *input_size, device=next(network.parameters()).device))
+    finally:
+        network.train(training)
+        for hook in hooks:
+            hook.remove()
+    return total
+
+
+def build_counted(backbone: str | Mapping[str, Any], num_classes: int = 80, dense: bool = False) -> CenterNet:
+    """A network for 2D boxes without weights (on ``meta``), to be counted.
+
+    ``dense``: heads of HarDNet's variant (four sides instead of a size and an offset).
+    """
+    heads = {"heatmap": Head(num_classes, "focal", bias=HEATMAP_BIAS), "size": Head(4 if dense else 2, "l1")}
+    if not dense:
+        heads["offset"] = Head(2, "l1")
+    with torch.device("meta"):
+        return build_network(backbone, heads)
