@@ -44,9 +44,13 @@ class Detector(nn.Module):
         """Images in 0 .. 255 to what the network takes, float32 ``[B, 3, H, W]``."""
         return (images.float() - self.mean) / self.std
 
+    def outputs(self, images: Tensor) -> list[Outputs]:
+        """Raw maps of every stack."""
+        return self.network(self.normalize(images))
+
     def maps(self, images: Tensor) -> Outputs:
         """Activated maps of the last stack (heatmaps as probabilities)."""
-        return self.task.activate(self.network(self.normalize(images))[-1])
+        return self.task.activate(self.outputs(images)[-1])
 
     def forward(self, images: Tensor) -> Detections:
         return self.task.decode(self.maps(images))

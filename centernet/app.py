@@ -1,0 +1,319 @@
+"""The commands: train, eval, and the table of a sweep. Heavy imports wait until a command has been understood."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback as HydraCallback
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from centernet.structures import InputError, NonFiniteLossError
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from centernet.callbacks import CollectDetections
+    from centernet.module import CenterNetModule
+
+log = logging.getLogger(__name__)
+
+HERE = Path(__file__).resolve().parent
+# In a checkout the configuration lies beside the package, in an installed wheel inside it.
+CONFIGS = next((folder for folder in (HERE.parent / "configs", HERE / "configs") if (folder / "train.yaml").is_file()), HERE)
+RUN_STAMP = "CENTERNET_RUN_STAMP"
+
+
+def train_main() -> None:
+    """The command `python train.py`."""
+    _main(train, "train")
+
+
+def eval_main() -> None:
+    """The command `python eval.py`."""
+    _main(evaluate, "eval")
+
+
+def _main(command: Callable[[DictConfig], Any], name: str) -> None:
+    # One time stamp for all processes of a run: `${now:}` would differ from rank to rank.
+    os.environ.setdefault(RUN_STAMP, time.strftime("%Y-%m-%d_%H-%M-%S"))
+    try:
+        understand_groups(sys.argv[1:])
+    except InputError as error:
+        _fail(error)
+
+    @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)
+    def run(cfg: DictConfig) -> float | None:
+        _quiet()
+        with open_dict(cfg):
+            cfg.paths.run = cfg.paths.get("run") or HydraConfig.get().runtime.output_dir
+        try:
+            return command(cfg)
+        except (InputError, NonFiniteLossError) as error:
+            _fail(error)
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+    run()
+
+
+def _fail(error: Exception) -> None:
+    # A data-loading worker hands its error over as a traceback in text form; the sentence is its last line.
+    text = str(error)
+    mark = f"{type(error).__name__}: "
+    if "Traceback (most recent call last)" in text and mark in text:
+        text = text[text.rindex(mark) + len(mark) :].strip()
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def _quiet() -> None:
+    """Let through what the user can act on."""
+    import warnings
+
+    import faster_coco_eval  # noqa: F401  (these libraries set their own levels when they are imported)
+    import pytorch_lightning  # noqa: F401
+
+    for name in ("faster_coco_eval", "lightning_utilities", "pytorch_lightning", "lightning.pytorch", "lightning_fabric", "timm", "wandb"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for pattern in (
+        ".*does not have many workers.*",
+        ".*is smaller than the logging interval.*",
+        ".*exists and is not empty.*",
+        ".*Checkpoint directory.*",
+        ".*persistent_workers.*",
+        ".*overfit_batches.*",
+        ".*It is recommended to use.*sync_dist.*",
+        ".*using `DistributedSampler`.*",
+        ".*_pytree.*",
+        ".*isinstance.treespec.*",
+        ".*weights_only.*",
+        ".*lr_scheduler.step.*",
+        ".*srun.*",
+    ):
+        warnings.filterwarnings("ignore", pattern)
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        logging.getLogger("centernet").setLevel(logging.ERROR)
+
+
+def understand_groups(arguments: Sequence[str]) -> None:
+    """Check the group choices on a command line and make any other ``backbone=NAME`` known as a timm backbone.
+
+    Raises ``InputError`` that proposes close names for an unknown option of a group.
+    """
+    for argument in arguments:
+        group, equals, value = argument.lstrip("+").partition("=")
+        folder = CONFIGS / group
+        if not equals or not group or not folder.is_dir() or group == "hydra":
+            continue
+        options = sorted(path.stem for path in folder.glob("*.yaml"))
+        for name in value.strip("[]").split(","):
+            name = name.strip("'\" ")
+            if name in options or name in ("null", ""):
+                continue
+            if group == "backbone":
+                node = {"name": name, "neck": None, "head_channels": None}
+                ConfigStore.instance().store(group="backbone", name=name, node=node)
+                continue
+            close = difflib.get_close_matches(name, options, n=3, cutoff=0.4) or options
+            raise InputError(f"unknown {group} {name!r}; did you mean {', '.join(close)}?")
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Train, then evaluate the best checkpoint; returns its metric (what a sweep compares)."""
+    import pytorch_lightning as pl
+
+    from centernet import build
+    from centernet.callbacks import SaveOnInterrupt
+    from centernet.module import read_checkpoint
+
+    started = time.perf_counter()
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    if cfg.ckpt is not None:
+        read_checkpoint(cfg.ckpt)
+    data = build.build_datamodule(cfg.data)
+    run = Path(cfg.paths.run)
+    trainer = build.build_trainer(cfg)
+    data.prepare_data()
+    data.setup("fit")
+    module = build.build_module(cfg, data.class_names)
+    for callback in trainer.callbacks:
+        if isinstance(callback, SaveOnInterrupt):
+            callback.resume_command = f"python train.py {_overrides()} ckpt={{path}}".replace("  ", " ")
+    _announce(cfg, data, module, trainer)
+    trainer.fit(module, data, ckpt_path=cfg.ckpt, weights_only=True)
+    log.info(f"training took {_minutes(time.perf_counter() - started)}")
+    if not cfg.evaluate or trainer.fast_dev_run:
+        return None
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
+    results = _validate(trainer, module, data, run, best)
+    if trainer.is_global_zero:
+        _tell_where(run, data)
+    return results.get(module.task.monitor)
+
+
+def evaluate(cfg: DictConfig) -> float | None:
+    """Evaluate a checkpoint on the data it was trained on, or on other data of the same classes."""
+    import pytorch_lightning as pl
+
+    from centernet import build
+    from centernet.callbacks import Pictures
+
+    if OmegaConf.is_missing(cfg, "ckpt"):
+        raise InputError("say which checkpoint: python eval.py ckpt=RUN/best.ckpt")
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    module, data = build.from_checkpoint(cfg.ckpt, cfg)
+    run = Path(cfg.paths.run)
+    data.prepare_data()
+    data.setup("validate")
+    trainer = build.build_trainer(cfg, [Pictures(run / "pictures", count=cfg.pictures)])
+    dataset = data.datasets["val"]
+    log.info(f"{cfg.ckpt}: {module.task.name}, {module.backbone['name']}, {len(dataset)} images of {dataset.source}")
+    results = _validate(trainer, module, data, run, None)
+    return results.get(module.task.monitor)
+
+
+def _announce(cfg: DictConfig, data: Any, module: CenterNetModule, trainer: pl.Trainer) -> None:
+    from centernet.data.coco import class_table
+
+    sizes = ", ".join(f"{len(d)} {split} images" for split, d in data.datasets.items())
+    classes = class_table(data.datasets["train"])
+    shown = ", ".join(f"{name} {count}" for name, count in classes[:8]) + (", ..." if len(classes) > 8 else "")
+    count = sum(p.numel() for p in module.detector.network.parameters())
+    log.info(f"data: {sizes}; {len(classes)} classes (objects: {shown})")
+    log.info(
+        f"network: {module.backbone['name']} + {module.backbone['neck']['name']}, {count / 1e6:.1f} M parameters, "
+        f"input {data.resolution[0]}x{data.resolution[1]}, batch {data.batch_size} x {trainer.world_size}, "
+        f"on {trainer.strategy.root_device}"
+    )
+    log.info(f"run folder: {cfg.paths.run}")
+
+
+def _validate(
+    trainer: pl.Trainer, module: CenterNetModule, data: Any, run: Path, ckpt: str | None
+) -> dict[str, float]:
+    """Evaluate, write ``metrics.json`` and ``detections.json``, print the tables; returns the metrics."""
+    from centernet.callbacks import CollectDetections
+
+    collect = CollectDetections()
+    trainer.callbacks.append(collect)
+    try:
+        logged = trainer.validate(module, data, ckpt_path=ckpt, verbose=False, weights_only=True)[0]
+    finally:
+        trainer.callbacks.remove(collect)
+    results = {k.removeprefix("val/"): v for k, v in logged.items() if k.startswith("val/") and "loss" not in k}
+    if trainer.is_global_zero:
+        _write_results(run, data, module, results, collect, ckpt)
+        log.info("\n" + metric_table(results))
+        log.info(class_table_text(module.per_class))
+    return results
+
+
+def _write_results(
+    run: Path, data: Any, module: CenterNetModule, results: Mapping[str, float], collect: CollectDetections, ckpt: str | None
+) -> None:
+    dataset = data.datasets["val"]
+    rows = [row for image_id, found in collect.rows.items() for row in dataset.result_rows(image_id, found)]
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "detections.json").write_text(json.dumps(rows))
+    content = {
+        "metrics": _json_safe(results),
+        "per_class": {name: _json_safe(values) for name, values in module.per_class.items()},
+        "images": len(dataset),
+        "annotations": str(dataset.source),
+        "task": module.task.name,
+        "network": module.backbone,
+        "checkpoint": ckpt,
+    }
+    (run / "metrics.json").write_text(json.dumps(content, indent=2))
+
+
+def _json_safe(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in values.items()}
+
+
+def metric_table(results: Mapping[str, float]) -> str:
+    """The official numbers, three to a line; a dash where there was nothing to find."""
+    cells = [f"{name:<6}{'     -' if math.isnan(value) else f'{value:6.3f}'}" for name, value in results.items()]
+    return "\n".join("    ".join(cells[start : start + 3]) for start in range(0, len(cells), 3))
+
+
+def class_table_text(per_class: Mapping[str, Mapping[str, float]], most: int = 100) -> str:
+    """AP per class as aligned text."""
+    if not per_class:
+        return ""
+    width = max(5, *(len(name) for name in per_class))
+    columns = list(next(iter(per_class.values())))
+    lines = [f"{'class':<{width}}" + "".join(f"{c:>9}" for c in columns)]
+    for name, values in list(per_class.items())[:most]:
+        shown = (
+            f"{v:9d}" if isinstance(v, int) else f"{'-':>9}" if math.isnan(v) else f"{v:9.3f}" for v in values.values()
+        )
+        lines.append(f"{name:<{width}}" + "".join(shown))
+    return "\n".join(lines)
+
+
+def _tell_where(run: Path, data: Any) -> None:
+    shown = os.path.relpath(run) if run.is_relative_to(Path.cwd()) else str(run)
+    best = f"{shown}/best.ckpt"
+    images = getattr(data.datasets["val"], "folder", "IMAGES")
+    log.info(
+        f"""
+checkpoints   {best}, {shown}/last.ckpt
+pictures      {shown}/pictures/ (truth, prediction, heatmap)
+curves        {shown}/curves.png, numbers in {shown}/history.csv
+detections    {shown}/detections.json (COCO results), {shown}/metrics.json
+
+next: python eval.py ckpt={best}
+      python scripts/demo.py {best} {images}
+      python train.py data=coco data.root=YOUR_DATA
+      python train.py --help"""
+    )
+
+
+def _overrides() -> str:
+    if not HydraConfig.initialized():
+        return ""
+    given = [o for o in HydraConfig.get().overrides.task if not o.startswith("ckpt=")]
+    return " ".join(f"'{o}'" if any(c in o for c in "[]{}() ") else o for o in given)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds // 60)} min {seconds % 60:.0f} s"
+
+
+class SweepTable(HydraCallback):
+    """After a multirun: one table of all its runs, printed and written to ``sweep.csv`` in the sweep's folder."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        rows = []
+        for path in sorted(folder.glob("*/metrics.json"), key=lambda p: (len(p.parent.name), p.parent.name)):
+            overrides = OmegaConf.load(path.parent / ".hydra" / "overrides.yaml")
+            metrics = json.loads(path.read_text())["metrics"]
+            rows.append({"run": path.parent.name, "overrides": " ".join(overrides), **metrics})
+        if not rows:
+            return
+        with open(folder / "sweep.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        wide = max(len(row["overrides"]) for row in rows)
+        names = [name for name in rows[0] if name not in ("run", "overrides")][:6]
+        print(f"\n{'run':<5}{'':<{wide}}" + "".join(f"{name:>8}" for name in names))
+        for row in rows:
+            values = "".join(f"{row[n]:8.3f}" if row[n] is not None else f"{'-':>8}" for n in names)
+            print(f"{row['run']:<5}{row['overrides']:<{wide}}{values}")
+        print(f"table: {folder / 'sweep.csv'}")

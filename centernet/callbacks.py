@@ -1,0 +1,235 @@
+"""Callbacks: progress in words, history and curves, pictures, and a checkpoint when a run is interrupted."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+from centernet.data.images import read_image
+from centernet.structures import index, unstack_objects
+from centernet.visualize import plot_history, save_image, truth_and_prediction
+
+log = logging.getLogger(__name__)
+
+
+class ProgressBar(TQDMProgressBar):
+    """A live bar with the losses on a terminal; silent where there is none (the epoch lines of ``History`` remain)."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=1 if sys.stderr.isatty() else 0)
+
+    def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+        shown = super().get_metrics(trainer, module)
+        shown.pop("v_num", None)
+        return {name.removeprefix("bar_"): value for name, value in shown.items()}
+
+
+class BestAndLast(ModelCheckpoint):
+    """Keeps ``best.ckpt`` by the task's metric and ``last.ckpt`` in the run folder."""
+
+    CHECKPOINT_NAME_LAST = "last"
+
+    def __init__(self, folder: str | Path, monitor: str = "val/AP") -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="best",
+            monitor=monitor,
+            mode="max",
+            save_top_k=1,
+            save_last=True,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+
+
+class History(Callback):
+    """One line per epoch on the screen; ``history.csv`` and ``curves.png`` in the run folder. Survives a resume."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.rows: list[dict[str, float]] = []
+        self._images, self._busy, self._since = 0, 0.0, None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows = list(state["rows"])
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._since = self._since or time.perf_counter()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
+        self._images += len(batch["image"]) * trainer.world_size
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # Validation runs inside the training epoch; its time is not training's.
+        self._pause()
+
+    def _pause(self) -> None:
+        if self._since is not None:
+            self._busy += time.perf_counter() - self._since
+            self._since = None
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._pause()
+        rate = self._images / self._busy if self._busy else 0.0
+        self._images, self._busy = 0, 0.0
+        measured = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("bar_")}
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "images_per_second": rate,
+            **measured,
+        }
+        module.log("images_per_second", rate, rank_zero_only=True)
+        module.log("lr", row["lr"], rank_zero_only=True)
+        self.rows = [old for old in self.rows if old["epoch"] < row["epoch"]] + [row]
+        if trainer.is_global_zero:
+            print(epoch_line(row, trainer.max_epochs, module.task.monitor), flush=True)
+            self.write()
+        skipped = int(trainer.datamodule.datasets["train"].skipped) if getattr(trainer, "datamodule", None) else 0
+        if skipped and trainer.is_global_zero:
+            log.warning(f"{skipped} unreadable images were skipped so far")
+
+    def write(self) -> None:
+        """Write ``history.csv`` (one row per epoch, whole on every call)."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        with open(self.folder / "history.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.rows:
+            path = plot_history(self.rows, self.folder / "curves.png")
+            for logger in trainer.loggers:
+                if isinstance(logger, WandbLogger):
+                    logger.log_image("curves", [str(path)])
+
+
+def epoch_line(row: Mapping[str, float], epochs: int | None, monitor: str) -> str:
+    """What happened in one epoch, in one line."""
+    total = f"/{epochs}" if epochs and epochs > 0 else ""
+    parts = [f"epoch {row['epoch']:>3.0f}{total}", f"loss {row.get('train/loss', float('nan')):.3f}"]
+    heads = [f"{k.rsplit('/', 1)[1]} {v:.3f}" for k, v in row.items() if k.startswith("train/loss/")]
+    if heads:
+        parts[-1] += f" ({', '.join(heads)})"
+    if "val/loss" in row:
+        parts.append(f"val loss {row['val/loss']:.3f}")
+    for name in (monitor, f"{monitor}50"):
+        if f"val/{name}" in row:
+            parts.append(f"{name} {row[f'val/{name}']:.3f}")
+    parts.append(f"lr {row['lr']:.2g}")
+    parts.append(f"{row['images_per_second']:.0f} images/s")
+    return "  ".join(parts)
+
+
+class Pictures(Callback):
+    """Truth beside prediction and heatmap for the first ``count`` validation images, every ``every`` epochs and at the end."""
+
+    def __init__(self, folder: str | Path, count: int = 8, every: int = 5, threshold: float = 0.3) -> None:
+        self.folder, self.count, self.every, self.threshold = Path(folder), count, every, threshold
+        self._drawn: list[np.ndarray] = []
+
+    def _wanted(self, trainer: pl.Trainer) -> bool:
+        if trainer.sanity_checking or not trainer.is_global_zero or not self.count:
+            return False
+        epoch = trainer.current_epoch + 1
+        return not trainer.training or epoch % self.every == 0 or epoch == trainer.max_epochs
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int, dataloader_idx: int = 0
+    ) -> None:
+        if not self._wanted(trainer) or len(self._drawn) >= self.count:
+            return
+        dataset = trainer.datamodule.datasets["val"] if getattr(trainer, "datamodule", None) else None
+        if dataset is None:
+            return
+        rows = {int(image_id): row for row, image_id in enumerate(dataset.ids)}
+        for n, truth in enumerate(unstack_objects(batch["truth"])):
+            if len(self._drawn) >= self.count:
+                break
+            image = read_image(dataset.files[rows[int(batch["image_id"][n])]])
+            detections = {name: value[n].float().cpu().numpy() for name, value in outputs["detections"].items()}
+            truth = {name: value.cpu().numpy() for name, value in index(truth, ~truth["crowd"]).items()}
+            heatmap = outputs["heatmap"][n].amax(0).float().cpu().numpy() if outputs["heatmap"] is not None else None
+            self._drawn.append(
+                truth_and_prediction(
+                    image,
+                    truth,
+                    detections,
+                    module.class_names,
+                    heatmap,
+                    batch["input_from_image"][n].cpu().numpy(),
+                    self.threshold,
+                    module.task.stride,
+                )
+            )
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        drawn, self._drawn = self._drawn, []
+        if not drawn:
+            return
+        # One set of pictures, always the newest: the run folder stays small, W&B keeps the older ones.
+        paths = [save_image(self.folder / f"val_{n:02d}.png", picture) for n, picture in enumerate(drawn)]
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("val/pictures", [str(path) for path in paths])
+
+
+class SaveOnInterrupt(Callback):
+    """Leaves ``last.ckpt`` when the run is stopped by Ctrl-C, and says how to go on."""
+
+    def __init__(self, folder: str | Path, resume_command: str = "") -> None:
+        self.folder, self.resume_command = Path(folder), resume_command
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        if not isinstance(exception, KeyboardInterrupt) or trainer.sanity_checking:
+            return
+        path = self.folder / "last.ckpt"
+        if trainer.world_size > 1:
+            # The other processes may be gone already; what the last epoch left is whole.
+            state = "of the last finished epoch" if path.is_file() else "not yet written"
+        elif trainer.global_step == 0:
+            return
+        else:
+            trainer.save_checkpoint(path)
+            state = f"saved after step {trainer.global_step}"
+        print(f"\ninterrupted; checkpoint {path} {state}", flush=True)
+        if path.is_file() and self.resume_command:
+            print(f"go on with: {self.resume_command.format(path=path)}", flush=True)
+
+
+class CollectDetections(Callback):
+    """Keeps the detections of a validation run on the CPU: ``rows`` of (image id, detections in image pixels)."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[str, torch.Tensor]] = {}
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int, dataloader_idx: int = 0
+    ) -> None:
+        for n, image_id in enumerate(batch["image_id"].tolist()):
+            self.rows[image_id] = {name: value[n].cpu() for name, value in outputs["detections"].items()}
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:
+            gathered: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, self.rows)
+            self.rows = {image_id: rows for part in gathered for image_id, rows in part.items()}
