@@ -18,7 +18,7 @@ import numpy as np
 from centernet.data.coco import CocoDataModule
 
 # Raise it when the drawing changes, so that files drawn by an older version are drawn again.
-VERSION = 1
+VERSION = 2
 CLASSES = ("disc", "box", "triangle", "star")
 CROWD_SHARE, EMPTY_SHARE = 0.06, 0.06
 _SUBPIXEL = 4  # fractional bits of the coordinates given to OpenCV
@@ -87,7 +87,7 @@ def _write_split(root: Path, split: str, count: int, seed: int) -> None:
 
 def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """One scene: RGB uint8 ``[H, W, 3]`` and its annotations in COCO's fields (without ids)."""
-    height, width = int(rng.integers(120, 193)), int(rng.integers(144, 241))
+    height, width = int(rng.integers(96, 145)), int(rng.integers(112, 177))
     image = _background(rng, height, width)
     kind = rng.random()
     annotations: list[dict[str, Any]] = []
@@ -99,7 +99,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any
     for _ in range(int(rng.integers(1, 9))):
         label = int(rng.integers(len(CLASSES)))
         # Sizes are spread evenly over octaves: as many small objects as large ones.
-        side = float(np.exp(rng.uniform(np.log(14), np.log(0.75 * min(height, width)))))
+        side = float(np.exp(rng.uniform(np.log(14), np.log(0.85 * min(height, width)))))
         center = rng.uniform((0, 0), (width, height))
         polygon = _outline(rng, label, side) + center
         visible = np.clip(polygon, 0, (width - 1, height - 1))
