@@ -32,7 +32,9 @@ log = logging.getLogger(__name__)
 
 HERE = Path(__file__).resolve().parent
 # In a checkout the configuration lies beside the package, in an installed wheel inside it.
-CONFIGS = next((folder for folder in (HERE.parent / "configs", HERE / "configs") if (folder / "train.yaml").is_file()), HERE)
+CONFIGS = next(
+    (folder for folder in (HERE.parent / "configs", HERE / "configs") if (folder / "train.yaml").is_file()), HERE
+)
 RUN_STAMP = "CENTERNET_RUN_STAMP"
 
 
@@ -86,7 +88,15 @@ def _quiet() -> None:
     import faster_coco_eval  # noqa: F401  (these libraries set their own levels when they are imported)
     import pytorch_lightning  # noqa: F401
 
-    for name in ("faster_coco_eval", "lightning_utilities", "pytorch_lightning", "lightning.pytorch", "lightning_fabric", "timm", "wandb"):
+    for name in (
+        "faster_coco_eval",
+        "lightning_utilities",
+        "pytorch_lightning",
+        "lightning.pytorch",
+        "lightning_fabric",
+        "timm",
+        "wandb",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
     for pattern in (
         ".*does not have many workers.*",
@@ -201,9 +211,7 @@ def _announce(cfg: DictConfig, data: Any, module: CenterNetModule, trainer: pl.T
     log.info(f"run folder: {cfg.paths.run}")
 
 
-def _validate(
-    trainer: pl.Trainer, module: CenterNetModule, data: Any, run: Path, ckpt: str | None
-) -> dict[str, float]:
+def _validate(trainer: pl.Trainer, module: CenterNetModule, data: Any, run: Path, ckpt: str | None) -> dict[str, float]:
     """Evaluate, write ``metrics.json`` and ``detections.json``, print the tables; returns the metrics."""
     from centernet.callbacks import CollectDetections
 
@@ -222,7 +230,12 @@ def _validate(
 
 
 def _write_results(
-    run: Path, data: Any, module: CenterNetModule, results: Mapping[str, float], collect: CollectDetections, ckpt: str | None
+    run: Path,
+    data: Any,
+    module: CenterNetModule,
+    results: Mapping[str, float],
+    collect: CollectDetections,
+    ckpt: str | None,
 ) -> None:
     dataset = data.datasets["val"]
     rows = [row for image_id, found in collect.rows.items() for row in dataset.result_rows(image_id, found)]

@@ -100,37 +100,27 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None) -> p
 
 
 def from_checkpoint(path: str | Path, cfg: DictConfig) -> tuple[CenterNetModule, CenterNetDataModule]:
-    """Module and data of a checkpoint; what the configuration names (``data``, ``resolution``, ``test_mode``) replaces its own."""
+    """Module and data of a checkpoint; ``data``, ``resolution`` and ``test_mode`` of the configuration replace its own."""
     module, spec = load_module(path)
-    trained = (module.run_config or {}).get("data")
-    given = plain(cfg.data)
+    transform = {"resolution": spec["resolution"], "test_mode": spec["mode"]}
+    given = {key: value for key, value in plain(cfg.data).items() if value is not None}
     if "_target_" in given:
-        options = {**given, **{k: v for k, v in (("resolution", spec["resolution"]), ("test_mode", spec["mode"]))}}
+        options = {**given, **transform}
     else:
-        given = {key: value for key, value in given.items() if value is not None}
-        elsewhere = {"root", "val_annotations", "val_images"} & set(given)
-        options = dict(trained or {"_target_": "centernet.data.coco.CocoDataModule", **spec_options(spec)})
-        if elsewhere:
-            kept = ("resolution", "batch_size", "eval_batch_size", "num_workers", "test_mode", "seed")
-            options = {
-                "_target_": "centernet.data.coco.CocoDataModule",
-                **{key: options[key] for key in kept if options.get(key) is not None},
-            }
-        elif trained is None:
+        trained = (module.run_config or {}).get("data")
+        other_files = {"root", "val_annotations", "val_images"} & set(given)
+        if trained is None and not other_files:
             raise InputError(f"{path} does not say what data it was trained on; say data.root=DIR")
-        options |= given
-    if cfg.get("resolution"):
-        options["resolution"] = plain(cfg.resolution)
-    if cfg.get("test_mode"):
-        options["test_mode"] = cfg.test_mode
+        # Other files are read as COCO data even when the training's were drawn: drawing is not what is wanted there.
+        kept = ("batch_size", "eval_batch_size", "num_workers", "seed")
+        coco = {"_target_": "centernet.data.coco.CocoDataModule", **{k: trained[k] for k in kept if trained}}
+        options = {**(coco if other_files else trained), **transform, **given}
+    for key in ("resolution", "test_mode"):
+        if cfg.get(key):
+            options[key] = plain(cfg[key])
     data = build_datamodule(options)
     data.class_names = module.class_names
     return module, data
-
-
-def spec_options(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's evaluation transform as options of a data module."""
-    return {"resolution": spec["resolution"], "test_mode": spec["mode"]}
 
 
 def _cause(error: BaseException) -> BaseException:

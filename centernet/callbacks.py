@@ -141,7 +141,8 @@ def epoch_line(row: Mapping[str, float], epochs: int | None, monitor: str) -> st
 
 
 class Pictures(Callback):
-    """Truth beside prediction and heatmap for the first ``count`` validation images, every ``every`` epochs and at the end."""
+    """Truth beside prediction and heatmap for the first ``count`` validation images, every ``every`` epochs and at the
+    end."""
 
     def __init__(self, folder: str | Path, count: int = 8, every: int = 5, threshold: float = 0.3) -> None:
         self.folder, self.count, self.every, self.threshold = Path(folder), count, every, threshold

@@ -19,7 +19,8 @@ from centernet.models.centernet import CenterNet
 from centernet.structures import Detections, Outputs, unbatch
 from centernet.tasks.base import Task
 
-# Mean and standard deviation of RGB in 0 .. 1. "coco" is what CenterNet trains with on COCO, "imagenet" on KITTI and VOC.
+# Mean and standard deviation of RGB in 0 .. 1. "coco" is what CenterNet trains with on COCO, "imagenet" on KITTI and
+# VOC.
 NORMALIZATIONS = {
     "coco": ((0.47026115, 0.44719302, 0.40789654), (0.27809835, 0.27408164, 0.28863828)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -29,7 +30,8 @@ NORMALIZATIONS = {
 class Detector(nn.Module):
     """Network and task in one: images in, batched detections in input pixels out.
 
-    ``normalization``: a name of ``NORMALIZATIONS``. Forward takes images ``[B, 3, H, W]``, RGB, uint8 or float in 0 .. 255.
+    ``normalization``: a name of ``NORMALIZATIONS``. Forward takes images ``[B, 3, H, W]``, RGB, uint8 or float in 0 ..
+    255.
     """
 
     def __init__(self, network: CenterNet, task: Task, normalization: str = "coco") -> None:
@@ -79,7 +81,11 @@ class Predictor:
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, resolution: Sequence[int] | None = None, mode: str | None = None, device: str | None = None
+        cls,
+        path: str | Path,
+        resolution: Sequence[int] | None = None,
+        mode: str | None = None,
+        device: str | None = None,
     ) -> Predictor:
         """Load a checkpoint of this project; ``resolution`` and ``mode`` default to those of its training.
 
@@ -120,7 +126,8 @@ class Predictor:
 
     @torch.inference_mode()
     def heatmap(self, image: str | Path | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Peak probability over all classes ``[h, w]`` float32 in grid space, and the matrix input-from-image ``[3, 3]``."""
+        """Peak probability over all classes ``[h, w]`` float32 in grid space, and the matrix input-from-image ``[3,
+        3]``."""
         array = read_image(image) if isinstance(image, (str, Path)) else image
         pixels, matrix = warp_image(self.pipeline, array)
         maps = self.detector.maps(pixels[None].to(self.device))

@@ -1,7 +1,7 @@
 """Losses of maps and of cells. Objects as Points, Eq. 1 (focal), Eq. 2 (offset), Eq. 3 (size).
 
-Every loss takes the raw output map ``[B, C, H, W]`` and its target, and returns a scalar that is 0 with a usable gradient
-when there are no objects.
+Every loss takes the raw output map ``[B, C, H, W]`` and its target, and returns a scalar that is 0 with a usable
+gradient when there are no objects.
 """
 
 from __future__ import annotations

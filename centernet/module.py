@@ -1,7 +1,8 @@
 """The LightningModules: they conduct network, task, schedule and metric, and say what a checkpoint holds.
 
-A checkpoint carries everything that is needed to use it, as plain data under the key ``centernet``: task, classes, network,
-evaluation transform, and (from the command line) the whole run configuration. It loads with ``weights_only=True``.
+A checkpoint carries everything that is needed to use it, as plain data under the key ``centernet``: task, classes,
+network, evaluation transform, and (from the command line) the whole run configuration. It loads with
+``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ FORMAT = 1
 class CenterNetModule(pl.LightningModule):
     """Trains any task; every argument is plain data.
 
-    ``task`` name and ``task_options`` of the task; ``num_classes`` or ``class_names``; ``backbone`` a name or a description of the
-    network (``build_network``); ``pretrained`` True, False or a weight file; ``schedule`` a ``Schedule`` or its options;
-    ``normalization`` of the images (``NORMALIZATIONS``). Raises ``InputError`` for anything unknown.
+    ``task`` name and ``task_options`` of the task; ``num_classes`` or ``class_names``; ``backbone`` a name or a
+    description of the network (``build_network``); ``pretrained`` True, False or a weight file; ``schedule`` a
+    ``Schedule`` or its options; ``normalization`` of the images (``NORMALIZATIONS``). Raises ``InputError`` for
+    anything unknown.
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class CenterNetModule(pl.LightningModule):
         self.task_options = dict(task_options or {})
         network = build_network(backbone, self.task.heads, pretrained).to(memory_format=torch.channels_last)
         if network.stride != self.task.stride:
-            raise InputError(f"the network's stride is {network.stride}, the task's {self.task.stride}; they must agree")
+            raise InputError(
+                f"the network's stride is {network.stride}, the task's {self.task.stride}; they must agree"
+            )
         self.detector = Detector(network, self.task, normalization)
         self.schedule = Schedule.of(schedule)
         self.metric: Any = None
@@ -82,13 +86,14 @@ class CenterNetModule(pl.LightningModule):
                     f"the data has {len(names)} classes ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''}), "
                     f"the model has {self.task.num_classes}"
                 )
+            data.set_divisor(self.detector.network.divisor)
             self.eval_spec = data.eval_spec
-            self._check_resolution(data)
+            self._check_data(data)
         if self.class_names is None:
             self.class_names = [str(label) for label in range(self.task.num_classes)]
         self.metric = self.task.metric(self.class_names).to(self.device)
 
-    def _check_resolution(self, data: Any) -> None:
+    def _check_data(self, data: Any) -> None:
         require_divisible(data.resolution, self.detector.network.divisor)
         for split, dataset in data.datasets.items():
             require_fields(self.task, dataset.fields, f"the {split} data")
@@ -102,8 +107,8 @@ class CenterNetModule(pl.LightningModule):
         parts = self._losses(batch, self.detector.outputs(batch["image"]))
         if not torch.isfinite(parts["loss"]):
             raise NonFiniteLossError(
-                f"the loss is {parts['loss'].item()} in epoch {self.current_epoch}, step {self.global_step}; the batch holds the "
-                f"images {batch['image_id'].tolist()}; lower schedule.lr or look at these images"
+                f"the loss is {parts['loss'].item()} in epoch {self.current_epoch}, step {self.global_step}; the "
+                f"batch holds the images {batch['image_id'].tolist()}; lower schedule.lr or look at these images"
             )
         self._log_losses("train", parts, len(batch["image"]))
         return parts["loss"]
@@ -184,7 +189,8 @@ class CenterNetModule(pl.LightningModule):
 
 
 class CtdetModule(CenterNetModule):
-    """2D boxes: ``Trainer().fit(CtdetModule(backbone="resnet18", num_classes=3), datamodule)``. Task options: ``CtdetTask``."""
+    """2D boxes: ``Trainer().fit(CtdetModule(backbone="resnet18", num_classes=3), datamodule)``. Task options:
+    ``CtdetTask``."""
 
     def __init__(
         self,
@@ -214,7 +220,8 @@ def require_divisible(resolution: Sequence[int], divisor: int) -> None:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint file on the CPU; no code in it is run. Raises ``InputError`` when it is none of ours."""
+    """The content of a checkpoint file on the CPU; no code in it is run. Raises ``InputError`` when it is none of
+    ours."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"checkpoint {path} does not exist")
@@ -234,7 +241,9 @@ def read_description(checkpoint: Mapping[str, Any], path: str | Path) -> dict[st
     """What a checkpoint says of itself (see ``CenterNetModule.description``)."""
     description = checkpoint.get("centernet")
     if description is None:
-        raise InputError(f"{path} is no checkpoint of this project; convert originals with scripts/convert_checkpoint.py")
+        raise InputError(
+            f"{path} is no checkpoint of this project; convert originals with scripts/convert_checkpoint.py"
+        )
     if description["format"] > FORMAT:
         raise InputError(f"{path} was written by a newer version (format {description['format']}); update centernet")
     return description
@@ -248,7 +257,9 @@ def load_module(path: str | Path) -> tuple[CenterNetModule, dict[str, Any]]:
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, KeyError) as error:
-        raise InputError(f"the weights in {path} do not fit its own description ({str(error).splitlines()[0]})") from None
+        raise InputError(
+            f"the weights in {path} do not fit its own description ({str(error).splitlines()[0]})"
+        ) from None
     module.eval_spec, module.run_config = description["eval"], description["config"]
     return module, description["eval"] or {"resolution": [512, 512], "mode": "fit", "divisor": 32}
 

@@ -23,9 +23,10 @@ DECAYS = ("step", "cosine", "constant")
 class Schedule:
     """How to optimise.
 
-    ``lr`` belongs to the global batch ``batch_size`` and is scaled linearly to the batch in use (``batch_size=None``: not
-    scaled). ``decay``: ``step`` (times ``gamma`` at each of ``milestones``, in epochs), ``cosine`` (to ``final`` of the start over
-    ``epochs``) or ``constant``; before it a linear warm-up from ``warmup_factor`` over ``warmup_epochs``.
+    ``lr`` belongs to the global batch ``batch_size`` and is scaled linearly to the batch in use (``batch_size=None``:
+    not scaled). ``decay``: ``step`` (times ``gamma`` at each of ``milestones``, in epochs), ``cosine`` (to ``final`` of
+    the start over ``epochs``) or ``constant``; before it a linear warm-up from ``warmup_factor`` over
+    ``warmup_epochs``.
     """
 
     optimizer: str = "adam"

@@ -67,15 +67,16 @@ class Detections(TypedDict, total=False):
 
 
 HEATMAP_BIAS = -2.19
-"""Logit of 0.1: every cell starts as a peak of probability 0.1, as in the focal-loss paper (arXiv:1708.02002, Sec. 4.1)."""
+"""Logit of 0.1: every cell starts as a peak of probability 0.1, as in the focal-loss paper (arXiv:1708.02002, Sec.
+4.1)."""
 
 
 @dataclass(frozen=True)
 class Head:
     """One output map: what the network emits and how it is supervised.
 
-    ``loss`` names an entry of ``centernet.losses.LOSSES``; ``weight`` is its share of the total; ``bias`` is what the last
-    convolution starts from: ``HEATMAP_BIAS`` for heatmaps.
+    ``loss`` names an entry of ``centernet.losses.LOSSES``; ``weight`` is its share of the total; ``bias`` is what the
+    last convolution starts from: ``HEATMAP_BIAS`` for heatmaps.
     """
 
     channels: int

@@ -44,7 +44,9 @@ def draw_boxes(
     return canvas
 
 
-def overlay_heatmap(image: np.ndarray, heatmap: np.ndarray, input_from_image: np.ndarray, stride: int = 4) -> np.ndarray:
+def overlay_heatmap(
+    image: np.ndarray, heatmap: np.ndarray, input_from_image: np.ndarray, stride: int = 4
+) -> np.ndarray:
     """An RGB uint8 image with a peak map ``[h, w]`` (grid space, 0 .. 1) laid over it."""
     grid_from_image = np.diag([1 / stride, 1 / stride, 1.0]) @ input_from_image
     height, width = image.shape[:2]
@@ -113,7 +115,8 @@ def truth_and_prediction(
 
 
 def plot_history(rows: Sequence[Mapping[str, float]], path: str | Path) -> Path:
-    """Curves of losses, AP and learning rate over epochs as one PNG. ``rows``: one mapping per epoch, with ``epoch``."""
+    """Curves of losses, AP and learning rate over epochs as one PNG. ``rows``: one mapping per epoch, with
+    ``epoch``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,7 +1,7 @@
 """Measure speed: `python scripts/benchmark.py data data=coco data.root=DIR` (more kinds will follow).
 
-data: images per second of one worker through the whole training data path (read, warp, colour, objects, collate), beside the
-rate of a bare `cv2.imread` of the same files in the same run.
+data: images per second of one worker through the whole training data path (read, warp, colour, objects, collate),
+beside the rate of a bare `cv2.imread` of the same files in the same run.
 """
 
 from __future__ import annotations

@@ -21,10 +21,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", help="RUN/best.ckpt")
     parser.add_argument("images", help="an image or a folder of images")
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="where the pictures go (default: runs/demo)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/demo"), help="where the pictures go (default: runs/demo)"
+    )
     parser.add_argument("--threshold", type=float, default=0.3, help="smallest score that is drawn (default: 0.3)")
-    parser.add_argument("--resolution", type=int, nargs=2, metavar=("H", "W"), help="input size; default: the training's")
-    parser.add_argument("--mode", choices=("fit", "keep", "stretch"), help="how images become inputs; default: the training's")
+    parser.add_argument(
+        "--resolution", type=int, nargs=2, metavar=("H", "W"), help="input size; default: the training's"
+    )
+    parser.add_argument(
+        "--mode", choices=("fit", "keep", "stretch"), help="how images become inputs; default: the training's"
+    )
     parser.add_argument("--device", help="cpu, cuda, ...; default: cuda where there is one")
     parser.add_argument("--heatmap", action="store_true", help="also write the heatmap over each image")
     args = parser.parse_args()
@@ -58,7 +64,11 @@ def run(args: argparse.Namespace) -> None:
         ]
         big, factor = enlarge(image)
         picture = draw_boxes(
-            big, result["boxes"].numpy() * factor, result["labels"].tolist(), predictor.class_names, result["scores"].tolist()
+            big,
+            result["boxes"].numpy() * factor,
+            result["labels"].tolist(),
+            predictor.class_names,
+            result["scores"].tolist(),
         )
         target = (args.out / name).with_suffix(".png")
         save_image(target, picture)

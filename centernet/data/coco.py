@@ -1,7 +1,8 @@
 """COCO-format data: a json with images, annotations and categories, and a folder of images.
 
-Format of cocodataset.org (instances). Reads anybody's json: category ids may have gaps, images may have no annotation, crowds
-become ignore regions. Annotations are kept in flat arrays with offsets, so that workers share them without copying.
+Format of cocodataset.org (instances). Reads anybody's json: category ids may have gaps, images may have no annotation,
+crowds become ignore regions. Annotations are kept in flat arrays with offsets, so that workers share them without
+copying.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ LAYOUTS = (
 class CocoDataset(ImageDataset):
     """Images and boxes of one COCO json.
 
-    ``annotations`` path of the json, ``images`` folder that its ``file_name`` entries are relative to; ``class_names`` fixes
-    the order of the classes (by default that of the category ids). Raises ``InputError`` for everything that is wrong with
-    the files, naming the entry.
+    ``annotations`` path of the json, ``images`` folder that its ``file_name`` entries are relative to; ``class_names``
+    fixes the order of the classes (by default that of the category ids). Raises ``InputError`` for everything that is
+    wrong with the files, naming the entry.
 
-    Attributes: ``class_names``, ``category_ids`` (by label), ``image_ids`` (as in the json), ``notes`` (what was dropped, one
-    sentence each).
+    Attributes: ``class_names``, ``category_ids`` (by label), ``image_ids`` (as in the json), ``notes`` (what was
+    dropped, one sentence each).
     """
 
     def __init__(
@@ -90,7 +91,9 @@ class CocoDataset(ImageDataset):
             where = f"{self.source}: annotation {annotation.get('id', '(without id)')}"
             image = position.get(_field(annotation, "image_id", "annotation", self.source))
             if image is None:
-                raise InputError(f"{where} points to image {annotation['image_id']!r}, which is not in the json's images")
+                raise InputError(
+                    f"{where} points to image {annotation['image_id']!r}, which is not in the json's images"
+                )
             label = label_of.get(_field(annotation, "category_id", "annotation", self.source))
             if label is None:
                 raise InputError(
@@ -112,7 +115,9 @@ class CocoDataset(ImageDataset):
             area = float(annotation.get("area") or width * height)
             rows.append((image, label, bool(annotation.get("iscrowd", 0)), area, [x, y, x + width, y + height]))
         if empty or outside:
-            self.notes.append(f"{self.source}: {empty} boxes without area and {outside} outside their image were dropped")
+            self.notes.append(
+                f"{self.source}: {empty} boxes without area and {outside} outside their image were dropped"
+            )
         if beyond > 0.3 * max(len(rows), 1):
             self.notes.append(
                 f"{self.source}: {beyond} of {len(rows)} boxes reach beyond their image; "
@@ -148,9 +153,9 @@ class CocoDataset(ImageDataset):
 class CocoDataModule(CenterNetDataModule):
     """Train and val splits in COCO format.
 
-    ``root`` holds both in one of the usual layouts (COCO's own, ``annotations/instances_train.json`` + ``train/``, Roboflow's
-    ``train/_annotations.coco.json``, ...); or name the four paths (relative to ``root`` or absolute). Further options:
-    ``CenterNetDataModule``.
+    ``root`` holds both in one of the usual layouts (COCO's own, ``annotations/instances_train.json`` + ``train/``,
+    Roboflow's ``train/_annotations.coco.json``, ...); or name the four paths (relative to ``root`` or absolute).
+    Further options: ``CenterNetDataModule``.
     """
 
     def __init__(
@@ -184,7 +189,8 @@ class CocoDataModule(CenterNetDataModule):
         root = self.root
         if root is None and annotations is None:
             raise InputError(
-                "no data given; say data.root=DIR, or data.train_annotations=, train_images=, val_annotations=, val_images="
+                "no data given; say data.root=DIR, or name data.train_annotations, data.train_images, "
+                "data.val_annotations and data.val_images"
             )
         if root is not None and not root.is_dir():
             raise InputError(f"data.root={root} does not exist or is no folder; give the folder that holds the data")
@@ -252,7 +258,8 @@ def _classes(content: Mapping[str, Any], source: Path, wanted: Sequence[str] | N
         return names, ids
     if missing := set(names) ^ set(wanted):
         raise InputError(
-            f"{source} has the classes {_some(names)}, expected were {_some(wanted)} (not in both: {_some(sorted(missing))})"
+            f"{source} has the classes {_some(names)}, expected were {_some(wanted)} "
+            f"(not in both: {_some(sorted(missing))})"
         )
     return list(wanted), [ids[names.index(name)] for name in wanted]
 
@@ -262,7 +269,8 @@ def _some(names: Sequence[str], most: int = 6) -> str:
 
 
 def _require_images(names: Sequence[str], folder: Path, source: Path) -> None:
-    """Raise ``InputError`` when image files of the json are not in the folder (one listing per folder, not one call per file)."""
+    """Raise ``InputError`` when image files of the json are not in the folder (one listing per folder, not one call per
+    file)."""
     if not folder.is_dir():
         raise InputError(f"images folder {folder} does not exist")
     listings: dict[str, set[str]] = {}
@@ -283,7 +291,5 @@ def _require_images(names: Sequence[str], folder: Path, source: Path) -> None:
 
 def class_table(dataset: CocoDataset) -> list[tuple[str, int]]:
     """(class name, objects) of a dataset, crowds not counted."""
-    counts = torch.bincount(
-        dataset.fields["labels"][~dataset.fields["crowd"]], minlength=len(dataset.class_names)
-    )
+    counts = torch.bincount(dataset.fields["labels"][~dataset.fields["crowd"]], minlength=len(dataset.class_names))
     return list(zip(dataset.class_names, counts.tolist(), strict=True))

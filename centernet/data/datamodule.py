@@ -35,9 +35,9 @@ class Draw(NamedTuple):
 class ImageDataset(Dataset):
     """Image files and the objects in them; subclasses read a format.
 
-    ``files[n]`` belongs to ``image_ids[n]`` and to rows ``offsets[n]:offsets[n + 1]`` of every array in ``fields`` (boxes in image
-    pixels). ``pipeline`` comes from ``centernet.data.transforms``. ``on_bad_image``: ``error``, or ``skip`` to take the
-    next image instead and count (``skipped``).
+    ``files[n]`` belongs to ``image_ids[n]`` and to rows ``offsets[n]:offsets[n + 1]`` of every array in ``fields``
+    (boxes in image pixels). ``pipeline`` comes from ``centernet.data.transforms``. ``on_bad_image``: ``error``, or
+    ``skip`` to take the next image instead and count (``skipped``).
     """
 
     class_names: list[str]
@@ -100,6 +100,11 @@ class ImageDataset(Dataset):
                 self.skipped += 1
         raise InputError(f"none of the {len(self)} images can be read (first: {self.files[0]})")
 
+    def keep_first(self, count: int) -> None:
+        """Reduce to the first ``count`` images."""
+        self.files, self.ids, self.offsets = self.files[:count], self.ids[:count], self.offsets[: count + 1]
+        self.fields = {name: value[: int(self.offsets[-1])] for name, value in self.fields.items()}
+
     @property
     def most_objects(self) -> int:
         """The largest number of objects in one image, crowds not counted."""
@@ -110,8 +115,9 @@ class ImageDataset(Dataset):
 class SeededSampler(DistributedSampler):
     """A DistributedSampler that also hands out what seeds each sample: (seed, epoch, rank).
 
-    Augmentation thus differs per epoch, rank and image, repeats with the seed, does not depend on the number of workers, and
-    is the same after a resume. Being a DistributedSampler, Lightning leaves it alone and calls ``set_epoch``.
+    Augmentation thus differs per epoch, rank and image, repeats with the seed, does not depend on the number of
+    workers, and is the same after a resume. Being a DistributedSampler, Lightning leaves it alone and calls
+    ``set_epoch``.
     """
 
     def __iter__(self) -> Iterator[Draw]:
@@ -143,9 +149,11 @@ def _start_worker(_: int) -> None:
 class CenterNetDataModule(pl.LightningDataModule):
     """Base of the data modules: a subclass writes ``build_dataset(split, pipeline, train)``.
 
-    ``resolution`` (height, width) of the input; ``batch_size`` per process; ``eval_batch_size`` (default: the same, 1 for ``keep``);
-    ``num_workers`` per process (default: half the cores, at most 8); ``augment`` options of ``train_pipeline`` (None: no
-    augmentation); ``test_mode`` fit, keep or stretch, with ``divisor`` for keep; ``on_bad_image`` error or skip.
+    ``resolution`` (height, width) of the input; ``batch_size`` per process; ``eval_batch_size`` (default: the same, 1
+    for ``keep``); ``num_workers`` per process (default: half the cores, at most 8); ``augment`` options of
+    ``train_pipeline`` (None: no augmentation); ``test_mode`` fit, keep or stretch, with ``divisor`` for keep;
+    ``on_bad_image`` error or skip; ``limit`` to the first N images of each split; ``validate_on`` val or train (to see
+    whether a model can learn its images by heart).
 
     ``class_names`` is known after ``setup``; setting it before fixes the order of the classes.
     """
@@ -160,9 +168,14 @@ class CenterNetDataModule(pl.LightningDataModule):
         test_mode: str = "fit",
         divisor: int = 32,
         on_bad_image: str = "error",
+        limit: int | None = None,
+        validate_on: str = "val",
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if validate_on not in ("train", "val"):
+            raise InputError(f"data.validate_on={validate_on!r} is unknown; choose val or train")
+        self.limit, self.validate_on = limit, validate_on
         self.resolution: Size = (int(resolution[0]), int(resolution[1]))
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or (1 if test_mode == "keep" else batch_size)
@@ -179,13 +192,16 @@ class CenterNetDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         if stage in ("fit", None) and "train" not in self.datasets:
-            self._add("train", train_pipeline(self.resolution, **self.augment), train=True)
+            self._add("train", "train", train_pipeline(self.resolution, **self.augment), train=True)
         if "val" not in self.datasets:
-            self._add("val", eval_pipeline(self.resolution, self.test_mode, self.divisor), train=False)
+            pipeline = eval_pipeline(self.resolution, self.test_mode, self.divisor)
+            self._add("val", self.validate_on, pipeline, train=False)
 
-    def _add(self, split: str, pipeline: Callable[..., Any], train: bool) -> None:
+    def _add(self, role: str, split: str, pipeline: Callable[..., Any], train: bool) -> None:
         dataset = self.build_dataset(split, pipeline, train)
-        self.datasets[split] = dataset
+        if self.limit is not None:
+            dataset.keep_first(self.limit)
+        self.datasets[role] = dataset
         if self.class_names is None:
             self.class_names = dataset.class_names
         for note in dataset.notes:
@@ -219,6 +235,12 @@ class CenterNetDataModule(pl.LightningDataModule):
             worker_init_fn=_start_worker,
             drop_last=shuffle and len(sampler) > batch_size,
         )
+
+    def set_divisor(self, divisor: int) -> None:
+        """Tell what the network's input sizes must be multiples of; ``keep`` pads to it."""
+        self.divisor = divisor
+        if "val" in self.datasets:
+            self.datasets["val"].pipeline = eval_pipeline(self.resolution, self.test_mode, divisor)
 
     @property
     def eval_spec(self) -> dict[str, Any]:

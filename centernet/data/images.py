@@ -30,9 +30,10 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def _truncation(data: bytes) -> str:
-    """Why the file is cut short, or an empty string. OpenCV fills the missing part of a JPEG with grey and says nothing."""
-    # In a JPEG an 0xFF of the scan is always followed by 0x00, so that markers can be searched for as bytes; a thumbnail in
-    # the EXIF part has its own end marker, hence the last scan has to be followed by one.
+    """Why the file is cut short, or an empty string. OpenCV fills the missing part of a JPEG with grey and says
+    nothing."""
+    # In a JPEG an 0xFF of the scan is always followed by 0x00, so that markers can be searched for as bytes; a
+    # thumbnail in the EXIF part has its own end marker, hence the last scan has to be followed by one.
     if data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         return "is truncated (a JPEG without its end)"
     if data[:4] == b"\x89PNG" and b"IEND" not in data[-4096:]:
@@ -41,7 +42,8 @@ def _truncation(data: bytes) -> str:
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """All image files below a folder, sorted, or the one file that was given. Raises ``InputError`` when there is none."""
+    """All image files below a folder, sorted, or the one file that was given. Raises ``InputError`` when there is
+    none."""
     path = Path(folder)
     if path.is_file():
         return [path]

@@ -1,7 +1,7 @@
 """shapes: small scenes that the package draws itself, written as real COCO files.
 
-Deterministic from a seed; train and val come from different seeds. There are overlaps, small objects, images without objects and
-crowd regions, so that everything a real data set can bring is met on any machine without a download.
+Deterministic from a seed; train and val come from different seeds. There are overlaps, small objects, images without
+objects and crowd regions, so that everything a real data set can bring is met on any machine without a download.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from centernet.data.coco import CocoDataModule
+from centernet.structures import InputError
 
 # Raise it when the drawing changes, so that files drawn by an older version are drawn again.
 VERSION = 2
@@ -34,6 +35,8 @@ def write_shapes(folder: str | Path, train: int = 400, val: int = 100, seed: int
     stamp = folder / "drawn.json"
     if stamp.is_file() and json.loads(stamp.read_text()) == wanted:
         return folder
+    if folder.exists() and not stamp.is_file() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty and was not drawn by this package; give another data.root for shapes")
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     for split, (count, offset) in {"train": (train, 0), "val": (val, 1)}.items():
@@ -45,10 +48,16 @@ def write_shapes(folder: str | Path, train: int = 400, val: int = 100, seed: int
 
 
 class ShapesDataModule(CocoDataModule):
-    """The built-in data: drawn below ``root`` on first use, read like any COCO data. Options: ``CenterNetDataModule``."""
+    """The built-in data: drawn below ``root`` on first use, read like any COCO data. Options:
+    ``CenterNetDataModule``."""
 
     def __init__(
-        self, root: str | Path = "data/shapes", train_count: int = 400, val_count: int = 100, draw_seed: int = 0, **options: Any
+        self,
+        root: str | Path = "data/shapes",
+        train_count: int = 400,
+        val_count: int = 100,
+        draw_seed: int = 0,
+        **options: Any,
     ) -> None:
         super().__init__(root=root, **options)
         self.counts = {"train": train_count, "val": val_count}

@@ -1,7 +1,7 @@
 """Images into the network's input: one warp, colour, and objects moved with it.
 
-Augmentation of Objects as Points, Sec. 4.2 ("random flip, random scaling between 0.6 and 1.3, cropping, colour jittering");
-the colour terms are those of AlexNet (PCA lighting) and of CornerNet.
+Augmentation of Objects as Points, Sec. 5 (flip, scale 0.6 to 1.3, crop, colour); the colour terms are those of AlexNet
+(PCA lighting) and of CornerNet.
 
 Convention: see ``centernet.ops.affine``; ``input_from_image`` is the only geometric fact, boxes are moved with it by
 ``warp_objects`` and never by albumentations.
@@ -23,11 +23,12 @@ from centernet.ops.affine import Size, crop_matrix, fit_extent, flip_matrix, str
 from centernet.structures import InputError, Objects
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-import albumentations as A  # noqa: E402  (must not ask the network for a newer version)
+import albumentations as A
 
 EVAL_MODES = ("fit", "keep", "stretch")
 
-# Principal components of ImageNet's colours (Krizhevsky et al., 2012), with the values CornerNet and CenterNet use, RGB rows.
+# Principal components of ImageNet's colours (Krizhevsky et al., 2012), with the values CornerNet and CenterNet use, RGB
+# rows.
 PCA_VALUES = np.array([0.2141788, 0.01817699, 0.00341571])
 PCA_VECTORS = np.array(
     [
@@ -75,13 +76,17 @@ class Warp(A.DualTransform):
 class RandomCropWarp(Warp):
     """Random scale, crop and flip in one warp.
 
-    The window is ``scale`` times as wide as the one that holds the whole image, ``scale`` drawn from ``scales``; its centre
-    is drawn uniformly, at least ``border`` pixels from the image's edge where the image allows (half, a quarter, ... of
-    it where not); flipped left to right with probability ``flip``.
+    The window is ``scale`` times as wide as the one that holds the whole image, ``scale`` drawn from ``scales``; its
+    centre is drawn uniformly, at least ``border`` pixels from the image's edge where the image allows (half, a quarter,
+    ... of it where not); flipped left to right with probability ``flip``.
     """
 
     def __init__(
-        self, size: Size, scales: Sequence[float] = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3), border: int = 128, flip: float = 0.5
+        self,
+        size: Size,
+        scales: Sequence[float] = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3),
+        border: int = 128,
+        flip: float = 0.5,
     ) -> None:
         super().__init__(size)
         self.scales, self.border, self.flip = tuple(scales), border, flip
@@ -97,8 +102,8 @@ class RandomCropWarp(Warp):
 class JitterWarp(Warp):
     """Scale and shift drawn from clipped normals, then flip: the original's augmentation without random crops.
 
-    With probability ``p_jitter`` the window is scaled by N(1, ``scale``) within 1 ± ``scale`` and shifted by N(0, ``shift``)
-    within ± 2 ``shift`` of the longer side.
+    With probability ``p_jitter`` the window is scaled by N(1, ``scale``) within 1 ± ``scale`` and shifted by N(0,
+    ``shift``) within ± 2 ``shift`` of the longer side.
     """
 
     def __init__(
@@ -122,9 +127,9 @@ class JitterWarp(Warp):
 class EvalWarp(Warp):
     """The deterministic warp of evaluation and prediction.
 
-    ``fit``: the whole image, centred, aspect kept, black around it. ``keep``: the image's own resolution, padded to the next
-    multiple of ``divisor`` (an exact multiple gets one more, as in the original). ``stretch``: resized to ``size``,
-    aspect not kept.
+    ``fit``: the whole image, centred, aspect kept, black around it. ``keep``: the image's own resolution, padded to the
+    next multiple of ``divisor`` (an exact multiple gets one more, as in the original). ``stretch``: resized to
+    ``size``, aspect not kept.
     """
 
     def __init__(self, size: Size, mode: str = "fit", divisor: int = 32) -> None:
@@ -152,13 +157,18 @@ class EvalWarp(Warp):
 class ColourJitter(A.ImageOnlyTransform):
     """Brightness, contrast and saturation in random order, then PCA lighting, as one affine map of the colours.
 
-    Each of the first three scales by 1 ± its amount; ``lighting`` is the standard deviation along the colour axes. All four
-    are affine in the pixel's colour, so that a single 3x4 matrix does them in one pass over the uint8 image (the
+    Each of the first three scales by 1 ± its amount; ``lighting`` is the standard deviation along the colour axes. All
+    four are affine in the pixel's colour, so that a single 3x4 matrix does them in one pass over the uint8 image (the
     original works in float and does not saturate at 0 and 255).
     """
 
     def __init__(
-        self, brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0.4, lighting: float = 0.1, p: float = 1.0
+        self,
+        brightness: float = 0.4,
+        contrast: float = 0.4,
+        saturation: float = 0.4,
+        lighting: float = 0.1,
+        p: float = 1.0,
     ) -> None:
         super().__init__(p=p)
         self.brightness, self.contrast, self.saturation, self.lighting = brightness, contrast, saturation, lighting
@@ -205,8 +215,8 @@ def train_pipeline(
 ) -> A.Compose:
     """The training pipeline: ``pipeline(image=RGB uint8, input_from_image=eye(3))``.
 
-    ``warp``: ``crop``, ``jitter`` or None (no augmentation: the whole image fitted); ``colour``: options of ``ColourJitter`` or
-    None; further options belong to the warp.
+    ``warp``: ``crop``, ``jitter`` or None (no augmentation: the whole image fitted); ``colour``: options of
+    ``ColourJitter`` or None; further options belong to the warp.
     """
     if warp is None:
         steps: list[A.BasicTransform] = [EvalWarp(size)]
@@ -229,7 +239,9 @@ def seed_pipeline(pipeline: A.Compose, *entropy: int) -> None:
 
     (albumentations gives all steps one and the same seed, which would tie the crop to the colours.)
     """
-    for step, child in zip(pipeline.transforms, np.random.SeedSequence(entropy).spawn(len(pipeline.transforms)), strict=True):
+    for step, child in zip(
+        pipeline.transforms, np.random.SeedSequence(entropy).spawn(len(pipeline.transforms)), strict=True
+    ):
         step.random_generator = np.random.default_rng(child)
         step.py_random.seed(int(child.generate_state(1)[0]))
 

@@ -1,7 +1,7 @@
 """COCO average precision as a torchmetrics Metric.
 
-The protocol of cocodataset.org (ten IoU thresholds, 101 recall points, areas 32^2 and 96^2, crowds neither hit nor missed),
-computed by faster-coco-eval, or by pycocotools on request; both give the same numbers.
+The protocol of cocodataset.org (ten IoU thresholds, 101 recall points, areas 32^2 and 96^2, crowds neither hit nor
+missed), computed by faster-coco-eval, or by pycocotools on request; both give the same numbers.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ AREAS = {"s": "small", "m": "medium", "l": "large"}
 class CocoAP(Metric):
     """AP and AR of boxes in image pixels.
 
-    ``compute()`` returns ``AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl`` in 0 .. 1, NaN where there is no
-    ground truth (pycocotools says -1 there). ``per_class`` then holds ``{name: {AP, AP50, AR100, objects}}``.
+    ``compute()`` returns ``AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl`` in 0 .. 1, NaN where there
+    is no ground truth (pycocotools says -1 there). ``per_class`` then holds ``{name: {AP, AP50, AR100, objects}}``.
     Works across processes: an image that distributed padding brought twice counts once.
     """
 
@@ -51,7 +51,8 @@ class CocoAP(Metric):
         self._visits = 0
 
     def update(self, detections: Detections, truth: Objects, image_id: Tensor) -> None:
-        """Add a batch: ``detections [B, K, ..]`` and padded ``truth [B, M, ..]`` in image pixels, ``image_id`` int ``[B]``."""
+        """Add a batch: ``detections [B, K, ..]`` and padded ``truth [B, M, ..]`` in image pixels, ``image_id`` int
+        ``[B]``."""
         count, k = detections["scores"].shape
         device = detections["scores"].device
         real = torch.float32 if device.type == "mps" else torch.float64

@@ -20,9 +20,9 @@ def gaussian_radius(height: Tensor, width: Tensor, min_overlap: float = 0.7, for
 
     ``height``, ``width`` in cells. ``formula``:
 
-    - ``centernet``: what CenterNet and its published numbers use. It takes (b + sqrt(b^2 - 4ac)) / 2 as the root of each
-      of the three quadratics, which is the larger root and lacks the division by a, so that the third case decides and
-      the radius is about 3.3 times the intended one for a square box.
+    - ``centernet``: what CenterNet and its published numbers use. It takes (b + sqrt(b^2 - 4ac)) / 2 as the root of
+      each of the three quadratics, which is the larger root and lacks the division by a, so that the third case decides
+      and the radius is about 3.3 times the intended one for a square box.
     - ``cornernet``: the intended roots.
     - ``proportional``: (1 - min_overlap) / 2 of the shorter side, the shift of one side that a box bears.
     """
@@ -52,14 +52,12 @@ def gaussian_radius(height: Tensor, width: Tensor, min_overlap: float = 0.7, for
     return torch.stack(roots).amin(0)
 
 
-def gaussian_windows(
-    centers: Tensor, radius: Tensor, size: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor]:
+def gaussian_windows(centers: Tensor, radius: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Every cell that the Gaussians of N objects touch: object ``[T]``, cell ``[T]``, value ``[T]``.
 
-    ``centers`` int ``[N, 2]`` (x, y) inside or outside the grid, ``radius`` int ``[N]``, ``size`` (height, width) of the
-    grid. A Gaussian has sigma (2 r + 1) / 6, value 1 at its centre, and ends at the square of r cells around it. The
-    windows are laid out one after the other, so memory follows their real area and not N x H x W.
+    ``centers`` int ``[N, 2]`` (x, y) inside or outside the grid, ``radius`` int ``[N]``, ``size`` (height, width) of
+    the grid. A Gaussian has sigma (2 r + 1) / 6, value 1 at its centre, and ends at the square of r cells around it.
+    The windows are laid out one after the other, so memory follows their real area and not N x H x W.
     """
     height, width = size
     x, y = centers.unbind(-1)
@@ -84,7 +82,8 @@ def draw_gaussians(
 ) -> Tensor:
     """Heatmaps ``[B, C, H, W]`` float32: at each cell the largest of the Gaussians drawn into its channel.
 
-    ``centers`` int ``[N, 2]``, ``radius`` int ``[N]``, ``channel`` int ``[N]``, ``image`` int ``[N]`` (row of the batch).
+    ``centers`` int ``[N, 2]``, ``radius`` int ``[N]``, ``channel`` int ``[N]``, ``image`` int ``[N]`` (row of the
+    batch).
     """
     _, channels, height, width = shape
     owner, cell, value = gaussian_windows(centers, radius, (height, width))
@@ -139,8 +138,8 @@ def top_per_channel(heatmap: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def find_peaks(heatmap: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """The k strongest cells over all channels: score, label and cell, each ``[B, k']`` by falling score.
 
-    ``heatmap`` holds probabilities ``[B, C, H, W]`` with non-peaks at zero. Two stages (per channel, then over channels)
-    keep the index arithmetic in small numbers, which the exported graph needs; k' = min(k, C * H * W).
+    ``heatmap`` holds probabilities ``[B, C, H, W]`` with non-peaks at zero. Two stages (per channel, then over
+    channels) keep the index arithmetic in small numbers, which the exported graph needs; k' = min(k, C * H * W).
     """
     scores, cells = top_per_channel(heatmap, k)
     best, which = torch.topk(scores.flatten(1), min(k, scores[0].numel()))

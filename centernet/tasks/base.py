@@ -1,7 +1,7 @@
 """Task: which maps the network emits, how truth becomes targets for them, how peaks become detections.
 
-A task is a small object without parameters. It knows no dataset, no network and no Lightning; a new one is a new file in this
-package with one subclass of ``Task`` (docs/adding.md).
+A task is a small object without parameters. It knows no dataset, no network and no Lightning; a new one is a new file
+in this package with one subclass of ``Task`` (docs/adding.md).
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from centernet.structures import (
 
 
 class Task:
-    """Base of all tasks. Subclasses set the class attributes and write ``heads``, ``encode``, ``decode`` and ``metric``."""
+    """Base of all tasks. Subclasses set the class attributes and write ``heads``, ``encode``, ``decode`` and
+    ``metric``."""
 
     name: ClassVar[str]
     monitor: ClassVar[str] = "AP"
@@ -50,7 +51,8 @@ class Task:
         raise NotImplementedError
 
     def encode(self, objects: Objects, grid_size: tuple[int, int]) -> Targets:
-        """Targets of a batch, one per head. ``objects`` padded, in input pixels; ``grid_size`` (height, width) in cells."""
+        """Targets of a batch, one per head. ``objects`` padded, in input pixels; ``grid_size`` (height, width) in
+        cells."""
         raise NotImplementedError
 
     def decode(self, maps: Outputs) -> Detections:

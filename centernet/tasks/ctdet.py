@@ -23,18 +23,28 @@ from centernet.ops.heatmap import (
     points_of_cells,
     suppress_non_peaks,
 )
-from centernet.structures import HEATMAP_BIAS, AtCells, DenseMap, Detections, Head, InputError, Objects, Outputs, Targets
+from centernet.structures import (
+    HEATMAP_BIAS,
+    AtCells,
+    DenseMap,
+    Detections,
+    Head,
+    InputError,
+    Objects,
+    Outputs,
+    Targets,
+)
 from centernet.tasks.base import Task
 
 
 class CtdetTask(Task):
     """Boxes from centre heatmap, size and sub-cell offset.
 
-    - ``k``: detections per image. ``radius``: ``centernet`` (the original's formula), ``cornernet`` (the intended one) or
-      ``proportional``, at ``min_overlap``.
+    - ``k``: detections per image. ``radius``: ``centernet`` (the original's formula), ``cornernet`` (the intended one)
+      or ``proportional``, at ``min_overlap``.
     - ``heatmap_loss``: ``focal`` or ``mse``; ``regression_loss``: ``l1`` or ``smooth_l1``.
-    - ``size_target``: ``center`` (one size map, supervised at centres), ``per_class`` (a size map per class) or ``dense``
-      (supervised under the whole Gaussian, weighted by it).
+    - ``size_target``: ``center`` (one size map, supervised at centres), ``per_class`` (a size map per class) or
+      ``dense`` (supervised under the whole Gaussian, weighted by it).
     - ``offset``: whether to regress where in its cell a centre lies.
     - ``crowds``: ``ignore`` (no loss inside crowd regions) or ``objects`` (trained like objects, as the original does).
     """
