@@ -22,7 +22,7 @@ NETWORK: dict[str, Any] = {
 # The same for the command line.
 NETWORK_OVERRIDES = [
     "backbone=test_efficientnet",
-    "+backbone.neck={name: deconv, channels: [16]}",
+    "backbone.neck={name: deconv, channels: [16]}",
     "backbone.head_channels=16",
 ]
 

@@ -1,0 +1,255 @@
+"""Every YAML composes, and what it names exists and takes what it is given."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from centernet import app, build
+from centernet.models import build_network
+from centernet.models.centernet import ARCHITECTURES
+from centernet.schedule import Schedule
+from centernet.tasks import build_task, task_names
+from tests import tiny
+from tests.places import ROOT
+
+CONFIGS = ROOT / "configs"
+GROUPS = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
+OPTIONS = {group: sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")) for group in GROUPS}
+
+
+def compose_run(overrides: list[str], name: str = "train") -> DictConfig:
+    """What the command line composes, with Hydra's own node, so that every interpolation can be resolved."""
+    GlobalHydra.instance().clear()
+    app.understand_groups(overrides)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose(name, overrides=overrides, return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        cfg.paths.run = "somewhere"
+        del cfg["hydra"]
+    return cfg
+
+
+@pytest.fixture(autouse=True)
+def run_stamp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(app.RUN_STAMP, "2000-01-01_00-00-00")
+
+
+def targets_in(node: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping with a ``_target_`` in it, at any depth."""
+    if isinstance(node, dict):
+        if node.get("_target_"):
+            yield node
+        for value in node.values():
+            yield from targets_in(value)
+
+
+def locate(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def accepted(cls: type) -> set[str]:
+    """The keyword arguments of a constructor; of the classes above it too where it passes them on."""
+    names: set[str] = set()
+    for part in cls.__mro__:
+        if "__init__" not in vars(part):
+            continue
+        parameters = inspect.signature(part.__init__).parameters.values()
+        names |= {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            break
+    return names
+
+
+def test_every_group_is_chosen_somewhere_and_every_choice_exists():
+    for name in ("train", "eval"):
+        defaults = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["defaults"]
+        for entry in defaults:
+            if isinstance(entry, dict):
+                ((group, option),) = entry.items()
+                assert group in ("experiment", "debug") or option in OPTIONS[group], f"{name}.yaml: {group}={option}"
+    train = {group for entry in yaml.safe_load((CONFIGS / "train.yaml").read_text())["defaults"] for group in entry}
+    assert set(GROUPS) <= train | {"experiment"}
+
+
+def test_every_file_says_what_it_is_in_its_first_line():
+    for path in CONFIGS.rglob("*.yaml"):
+        lines = path.read_text().splitlines()
+        first = lines[1] if lines[0].startswith("# @package") else lines[0]
+        assert first.startswith("# "), path
+
+
+CHOICES = [
+    (group, option)
+    for group in GROUPS
+    if group not in ("paths", "hydra")
+    for option in OPTIONS[group]
+    if (group, option) != ("data", "checkpoint")
+]
+
+
+@pytest.mark.parametrize(("group", "option"), CHOICES, ids=lambda value: value)
+def test_every_option_of_every_group_composes_resolves_and_names_what_exists(group, option):
+    cfg = compose_run([f"{group}={option}"])
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    for node in targets_in(plain):
+        cls = locate(node["_target_"])
+        unknown = set(node) - {"_target_"} - accepted(cls)
+        assert not unknown, f"{group}={option}: {node['_target_']} does not take {', '.join(unknown)}"
+    Schedule.of(plain["schedule"])
+
+
+def test_the_evaluation_composes_and_asks_for_a_checkpoint():
+    for trainer, logger in itertools.product(OPTIONS["trainer"], OPTIONS["logger"]):
+        cfg = compose_run([f"trainer={trainer}", f"logger={logger}"], "eval")
+        assert OmegaConf.is_missing(cfg, "ckpt")
+        for node in targets_in(OmegaConf.to_container(cfg.trainer, resolve=True)):
+            assert not set(node) - {"_target_"} - accepted(locate(node["_target_"]))
+
+
+@pytest.mark.parametrize("task", OPTIONS["task"])
+def test_every_task_config_lists_all_options_of_its_task_with_its_defaults(task):
+    options = yaml.safe_load((CONFIGS / "task" / f"{task}.yaml").read_text())
+    assert options.pop("name") == task
+    made = build_task(task, num_classes=3, **options)
+    parameters = inspect.signature(type(made).__init__).parameters
+    assert set(options) == set(parameters) - {"self", "num_classes", "stride"}
+    for name, value in options.items():
+        assert value == parameters[name].default, name
+
+
+def test_every_task_has_a_config():
+    assert set(task_names()) == set(OPTIONS["task"])
+
+
+BACKBONES = sorted({*OPTIONS["backbone"], *ARCHITECTURES} - {"auto"})
+
+
+@pytest.mark.parametrize("task", OPTIONS["task"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_backbone_takes_the_heads_of_every_task(backbone, task):
+    cfg = compose_run([f"backbone={backbone}", f"task={task}"])
+    options = OmegaConf.to_container(cfg.task, resolve=True)
+    heads = build_task(options.pop("name"), num_classes=3, **options).heads
+    with torch.device("meta"):
+        network = build_network(OmegaConf.to_container(cfg.backbone, resolve=True), heads).eval()
+        side = max(network.divisor, 64)
+        stacks = network(torch.zeros(1, 3, side, side))
+    for maps in stacks:
+        assert {name: tuple(m.shape[1:]) for name, m in maps.items()} == {
+            name: (head.channels, side // 4, side // 4) for name, head in heads.items()
+        }
+
+
+@pytest.mark.parametrize("data", [option for option in OPTIONS["data"] if option != "checkpoint"])
+@pytest.mark.parametrize("augment", OPTIONS["augment"])
+def test_every_data_config_instantiates_with_every_augmentation(data, augment, shapes):
+    cfg = compose_run([f"data={data}", f"augment={augment}", f"data.root={shapes}"])
+    if data == "shapes":
+        cfg.data.train_count, cfg.data.val_count = 24, 8
+    made = build.build_datamodule(cfg.data)
+    made.num_workers = 0
+    made.setup("fit")
+    sample = made.datasets["train"][0]
+    assert tuple(sample["image"].shape[1:]) == tuple(cfg.resolution)
+
+
+@pytest.mark.parametrize("schedule", OPTIONS["schedule"])
+@pytest.mark.parametrize("task", OPTIONS["task"])
+def test_every_schedule_builds_a_module_and_its_optimiser(task, schedule):
+    cfg = compose_run([f"task={task}", f"schedule={schedule}", *tiny.NETWORK_OVERRIDES, "pretrained=false"])
+    module = build.build_module(cfg, ["a", "b"])
+    optimizer = module.schedule.build_optimizer(module.detector.network, 8)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(module.parameters()))
+    assert module.backbone == {**tiny.NETWORK, **{k: v for k, v in module.backbone.items() if k not in tiny.NETWORK}}
+
+
+@pytest.mark.parametrize("logger", OPTIONS["logger"])
+@pytest.mark.parametrize("trainer", OPTIONS["trainer"])
+def test_every_trainer_instantiates_with_every_logger(trainer, logger, tmp_path):
+    cfg = compose_run([f"trainer={trainer}", f"logger={logger}"])
+    cfg.paths.run = str(tmp_path)
+    if "gpu" in str(cfg.trainer.accelerator) and not torch.cuda.is_available():
+        from centernet.structures import InputError
+
+        with pytest.raises(InputError, match=r"trainer.accelerator=gpu, but no CUDA device"):
+            build.build_trainer(cfg)
+        return
+    made = build.build_trainer(cfg)
+    assert bool(made.loggers) == (logger != "none")
+    assert made.num_devices == cfg.trainer.devices
+    assert {type(c).__name__ for c in made.callbacks} >= {"BestAndLast", "History", "Pictures", "SaveOnInterrupt"}
+
+
+def test_a_callback_can_be_left_out(tmp_path):
+    cfg = compose_run(["~callbacks.pictures"])
+    cfg.paths.run = str(tmp_path)
+    assert "Pictures" not in {type(c).__name__ for c in build.build_trainer(cfg).callbacks}
+
+
+def test_the_packages_that_are_installed_are_those_that_exist():
+    import tomllib
+
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / "centernet").rglob("*.py")
+        if "__pycache__" not in path.parts
+    }
+    assert set(declared["packages"]) == folders | {"centernet.configs"}
+    assert declared["package-dir"]["centernet.configs"] == "configs"
+
+
+def test_the_console_commands_exist():
+    import tomllib
+
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert set(scripts) == {"centernet-train", "centernet-eval"}
+    for target in scripts.values():
+        module, _, function = target.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_any_backbone_of_timm_is_a_choice_of_the_group():
+    cfg = compose_run(["backbone=mobilenetv3_small_050"])
+    assert cfg.backbone.name == "mobilenetv3_small_050"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("task=ctdt", r"unknown task 'ctdt'; did you mean ctdet\?"),
+        ("data=shape", r"unknown data 'shape'; did you mean shapes"),
+        ("augment=center", r"unknown augment 'center'; did you mean centernet"),
+        ("logger=wandbb", r"unknown logger 'wandbb'; did you mean wandb"),
+        ("trainer=ddb", r"unknown trainer 'ddb'; did you mean ddp"),
+        ("schedule=adam", r"unknown schedule 'adam'; did you mean adam_140"),
+    ],
+)
+def test_an_unknown_option_of_a_group_proposes_close_ones(given, message):
+    from centernet.structures import InputError
+
+    with pytest.raises(InputError, match=message):
+        app.understand_groups([given])
+
+
+def test_what_is_no_group_choice_is_left_to_hydra():
+    app.understand_groups(["seed=1", "task.k=50", "~callbacks.pictures", "--help", "-m", "hydra=none", "paths=null"])
+
+
+def test_configuration_lies_beside_the_package():
+    assert app.CONFIGS.resolve() == Path(CONFIGS).resolve()
