@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help install quickstart test test-fast lint format lock list-experiments model-info clean
+.PHONY: help install quickstart test test-fast lint format lock model-info clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -40,6 +40,9 @@ test: $(STAMP) ## all tests, the slow ones too
 
 test-fast: $(STAMP) ## the tests that take seconds
 	@$(PY) -m pytest -m "not slow"
+
+model-info: $(STAMP) ## parameters, multiply-accumulates and stride of every network
+	@$(PY) scripts/model_info.py
 
 lint: $(STAMP) ## ruff: rules and formatting
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
