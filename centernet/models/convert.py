@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import difflib
-import pickle
+import pickletools
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +20,16 @@ from torch import Tensor
 
 from centernet.models.centernet import build_network, network_spec
 from centernet.models.head import hidden_width
-from centernet.models.originals import CLASS_NAMES, CLASSES, FAMILIES, HEADS, NETWORKS, TASKS, Family
+from centernet.models.originals import CLASS_NAMES, CLASSES, FAMILIES, HEADS, NETWORKS, TASKS, VOC_CLASSES, Family
+from centernet.models.transfer import copy_weights
 from centernet.structures import Head, InputError
+
+__all__ = ["Conversion", "ConversionReport", "convert", "convert_checkpoint", "copy_weights", "read_checkpoint"]
 
 # How torch.save begins a file: a zip archive, or (before 1.6) the pickle of a magic number.
 ZIP_START = b"PK\x03\x04"
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+NO_CHECKPOINT = "this is no PyTorch checkpoint; give a .pth or .ckpt file written by torch.save"
 # How many differing tensors an error lists.
 LISTED = 3
 
@@ -74,30 +79,51 @@ def read_checkpoint(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of foreign pickles; the message below says what is wrong
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a file from anywhere can fail anyhow
+        raise InputError(f"{path}: {_why_unreadable(path, str(error))}") from None
+
+
+def _why_unreadable(path: Path, message: str) -> str:
     with path.open("rb") as file:
         start = file.read(len(LEGACY_START))
     is_zip, is_legacy = start.startswith(ZIP_START), start == LEGACY_START
+    found = re.search(r"GLOBAL ([\w.]+)", message)
+    code = found[1] if found else None if is_zip or is_legacy else _find_code(path)
+    if code:
+        return (
+            f"refused, because reading it would run code of its author's choice ({code}); "
+            "ask for a file with tensors only, such as torch.save(model.state_dict(), path)"
+        )
     if is_zip and not zipfile.is_zipfile(path):
-        raise InputError(f"{path}: the file is truncated (its archive has no end); download or copy it again")
+        return "the file is truncated (its archive has no end); download or copy it again"
+    if is_zip:
+        with zipfile.ZipFile(path) as archive:
+            if not any(name.endswith("/data.pkl") for name in archive.namelist()):
+                return NO_CHECKPOINT
+        if "TorchScript" in message:
+            return "this is a TorchScript program, no checkpoint; give the .pth file that it was made from"
+    return "the file is truncated or damaged; download or copy it again" if is_zip or is_legacy else NO_CHECKPOINT
+
+
+def _find_code(path: Path) -> str | None:
+    """The first function or class that a plain pickle asks for; found without loading it."""
+    words: list[str] = []
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"(?:Unsupported|GLOBAL|global) .*?([\w.]+\.[\w.]+)", str(error))
-        if "Unsupported" in str(error) or "not an allowed global" in str(error):
-            what = f" ({refused.group(1)})" if refused else ""
-            raise InputError(
-                f"{path}: refused, because reading it would run code of the file's author{what}; "
-                "ask for a file with tensors only, such as the state_dict saved by torch.save"
-            ) from None
-        raise InputError(_unreadable(path, is_zip, is_legacy)) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, IndexError):
-        raise InputError(_unreadable(path, is_zip, is_legacy)) from None
-
-
-def _unreadable(path: Path, is_zip: bool, is_legacy: bool) -> str:
-    if is_zip or is_legacy:
-        return f"{path}: the file is truncated or damaged; download or copy it again"
-    return f"{path}: this is no PyTorch checkpoint; give a .pth or .ckpt file written by torch.save"
+        with path.open("rb") as file:
+            for operation, argument, _ in pickletools.genops(file):
+                if operation.name in ("GLOBAL", "INST"):
+                    return str(argument).replace(" ", ".")
+                if operation.name == "STACK_GLOBAL":
+                    return ".".join(words[-2:])
+                if "UNICODE" in operation.name:
+                    words.append(str(argument))
+    except (ValueError, OverflowError):
+        pass  # no pickle at all
+    return None
 
 
 def convert_checkpoint(
@@ -157,7 +183,7 @@ def convert(
         "num_classes": num_classes,
         "class_names": list(class_names or known or []) or None,
         # Pascal and KITTI were trained with ImageNet's values in RGB order on BGR images.
-        "normalization": "imagenet_swapped" if task == "ddd" or (task, num_classes) == ("ctdet", 20) else "coco",
+        "normalization": "imagenet_swapped" if task == "ddd" or num_classes == len(VOC_CLASSES) else "coco",
     }
     return Conversion(state, spec, report)
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import zlib
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,15 +22,15 @@ from centernet.models.convert import convert
 from centernet.models.originals import HEADS, NETWORKS
 from centernet.models.summary import count_macs, count_parameters
 from centernet.structures import Head
+from tests.places import REFERENCE
 
-FOLDER = Path(os.environ.get("CENTERNET_REFERENCE") or Path(__file__).parents[3] / "shared" / "reference")
 TRANSPOSED = {"res": (0, 3, 6), "resdcn": (3, 9, 15)}
 SLOW = ("hourglass",)
 
 
 @cache
 def read(name: str) -> dict[str, Any]:
-    path = FOLDER / name
+    path = REFERENCE / name
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
@@ -44,7 +42,7 @@ def rows(having: str = "heads") -> list[Any]:
         for task, row in tasks.items()
         if isinstance(row, dict) and having in row
     ]
-    reason = f"no networks.json in {FOLDER} (set CENTERNET_REFERENCE)"
+    reason = f"no networks.json in {REFERENCE} (set CENTERNET_REFERENCE)"
     return found or [pytest.param("", "", marks=pytest.mark.skip(reason=reason))]
 
 
@@ -53,7 +51,7 @@ def parity_cases() -> list[Any]:
         pytest.param(name, marks=[pytest.mark.slow] if case["arch"] in SLOW else [])
         for name, case in read("network_parity.json").items()
     ]
-    reason = f"no network_parity.json in {FOLDER} (set CENTERNET_REFERENCE)"
+    reason = f"no network_parity.json in {REFERENCE} (set CENTERNET_REFERENCE)"
     return found or [pytest.param("", marks=pytest.mark.skip(reason=reason))]
 
 
@@ -147,7 +145,7 @@ def test_convolutions_cost_what_they_cost_in_the_original(arch: str, task: str) 
 
 @pytest.mark.parametrize("name", parity_cases())
 def test_a_converted_network_computes_what_the_original_computes(name: str) -> None:
-    case, arrays = read("network_parity.json")[name], np.load(FOLDER / "network_parity.npz")
+    case, arrays = read("network_parity.json")[name], np.load(REFERENCE / "network_parity.npz")
     arch = case["arch"]
     state = {
         key: make_weight(arch, key, shape, case["weight_seed"], case["gain_by_key_prefix"])
