@@ -30,6 +30,10 @@ class ProgressBar(TQDMProgressBar):
     def __init__(self) -> None:
         super().__init__(refresh_rate=1 if sys.stderr.isatty() else 0)
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, *rest: Any) -> None:
+        super().on_train_epoch_start(trainer, *rest)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1:>3}")
+
     def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
         shown = super().get_metrics(trainer, module)
         shown.pop("v_num", None)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from centernet.models.centernet import CenterNet, build_network
+from centernet.models.centernet import CenterNet, build_network, network_spec
 from centernet.models.layers import DeformConv2d
 from centernet.structures import HEATMAP_BIAS, Head
 
@@ -50,13 +50,15 @@ def count_macs(network: nn.Module, input_size: tuple[int, int]) -> int:
     return total
 
 
-def build_counted(backbone: str | Mapping[str, Any], num_classes: int = 80, dense: bool = False) -> CenterNet:
+def build_counted(backbone: str | Mapping[str, Any], num_classes: int = 80) -> CenterNet:
     """A network for 2D boxes without weights (on ``meta``), to be counted.
 
-    ``dense``: heads of HarDNet's variant (four sides instead of a size and an offset).
+    Its heads are those it was published with: heatmap, size and offset, or for HarDNet heatmap and four sides.
     """
-    heads = {"heatmap": Head(num_classes, "focal", bias=HEATMAP_BIAS), "size": Head(4 if dense else 2, "l1")}
-    if not dense:
-        heads["offset"] = Head(2, "l1")
+    heads = {"heatmap": Head(num_classes, "focal", bias=HEATMAP_BIAS)}
+    if network_spec(backbone)["neck"]["name"] == "hardnet_up":
+        heads |= {"size": Head(4, "l1")}
+    else:
+        heads |= {"size": Head(2, "l1"), "offset": Head(2, "l1")}
     with torch.device("meta"):
         return build_network(backbone, heads)
