@@ -31,7 +31,7 @@ def make_objects(
     boxes: Sequence[Sequence[float]], labels: Sequence[int] | None = None, crowd: Sequence[bool] | None = None
 ) -> Objects:
     """Truth of one image; labels default to 0, crowd to False, areas to those of the boxes."""
-    corners = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)
+    corners = torch.as_tensor(boxes, dtype=torch.float64).reshape(-1, 4)
     count = len(corners)
     return {
         "boxes": corners,

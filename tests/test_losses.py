@@ -1,0 +1,186 @@
+"""Losses against their formulas written out, and what must not disturb them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from centernet.losses import LOSSES, clamped_sigmoid, dense_l1, focal, l1, mse, smooth_l1
+from centernet.structures import AtCells, DenseMap
+
+SHAPE = (2, 3, 4, 5)
+
+
+def random_maps(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Raw output and a heatmap with centres."""
+    torch.manual_seed(seed)
+    target = torch.rand(SHAPE) * 0.9
+    target[0, 1, 2, 3] = target[1, 0, 0, 0] = target[1, 2, 3, 4] = 1
+    return (torch.randn(SHAPE) * 3).requires_grad_(), target
+
+
+def random_cells(channels: int = 2, seed: int = 0) -> tuple[Tensor, AtCells]:
+    torch.manual_seed(seed)
+    output = torch.randn(2, channels, 4, 5).requires_grad_()
+    cell = torch.tensor([[3, 19, 3, 0], [7, 0, 0, 0]])
+    mask = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    return output, AtCells(cell, torch.randn(2, 4, channels) * 3, mask)
+
+
+def test_the_focal_loss_is_equation_one():
+    raw, target = random_maps()
+    total, centers = 0.0, 0
+    for x, y in zip(raw.flatten().tolist(), target.flatten().tolist(), strict=True):
+        p = min(max(1 / (1 + math.exp(-x)), 1e-4), 1 - 1e-4)
+        if y == 1:
+            total, centers = total + (1 - p) ** 2 * math.log(p), centers + 1
+        else:
+            total += (1 - y) ** 4 * p**2 * math.log(1 - p)
+    assert focal(raw, DenseMap(target)).item() == pytest.approx(-total / centers, rel=1e-5)
+
+
+def test_the_focal_loss_ignores_what_its_weight_hides():
+    raw, target = random_maps()
+    weight = torch.ones(SHAPE)
+    weight[0, 0] = 0
+    focal(raw, DenseMap(target, weight)).backward()
+    assert (raw.grad[0, 0] == 0).all()
+    assert (raw.grad[0, 2] != 0).all()
+    other = raw.detach().clone()
+    other[0, 0] = 7
+    assert focal(other, DenseMap(target, weight)) == focal(raw, DenseMap(target, weight))
+
+
+def test_a_centre_inside_an_ignored_region_still_counts():
+    raw, target = random_maps()
+    focal(raw, DenseMap(target, torch.zeros(SHAPE))).backward()
+    assert torch.equal(raw.grad != 0, target == 1)
+
+
+def test_a_heatmap_without_centres_is_pushed_down_and_not_divided_by_zero():
+    raw = torch.zeros(SHAPE, requires_grad=True)
+    loss = focal(raw, DenseMap(torch.zeros(SHAPE)))
+    loss.backward()
+    assert loss.item() == pytest.approx(raw.numel() * 0.25 * math.log(2), rel=1e-5)
+    assert (raw.grad > 0).all()
+
+
+@pytest.mark.parametrize("logit", [-200.0, 200.0])
+def test_the_focal_loss_stays_finite_however_sure_the_network_is(logit):
+    raw = torch.full(SHAPE, logit, requires_grad=True)
+    loss = focal(raw, DenseMap(random_maps()[1]))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(raw.grad).all()
+
+
+def test_losses_are_computed_in_float32_whatever_the_network_gives():
+    raw, target = random_maps()
+    half = raw.detach().bfloat16()
+    assert clamped_sigmoid(half).dtype == torch.float32
+    for loss in (focal, mse, dense_l1):
+        assert loss(half, DenseMap(target)).dtype == torch.float32
+        assert loss(half, DenseMap(target)) == loss(half.float(), DenseMap(target))
+    output, cells = random_cells()
+    for loss in (l1, smooth_l1):
+        assert loss(output.bfloat16(), cells).dtype == torch.float32
+
+
+def test_mse_is_the_mean_over_all_cells():
+    raw, target = random_maps()
+    assert mse(raw, DenseMap(target)).item() == pytest.approx(((raw - target) ** 2).mean().item(), rel=1e-6)
+    hidden = DenseMap(target, torch.zeros(SHAPE))
+    assert mse(raw, hidden).item() == 0
+
+
+def test_l1_is_the_mean_over_supervised_elements():
+    output, target = random_cells()
+    values = output.detach().flatten(2)
+    errors = [
+        abs(values[b, c, target.cell[b, m]] - target.value[b, m, c]).item()
+        for b, m in target.mask.nonzero().tolist()
+        for c in range(2)
+    ]
+    assert l1(output, target).item() == pytest.approx(np.mean(errors), rel=1e-4)
+
+
+def test_smooth_l1_is_the_sum_per_object():
+    output, target = random_cells()
+    values = output.detach().flatten(2)
+    errors = np.array(
+        [
+            abs(values[b, c, target.cell[b, m]] - target.value[b, m, c]).item()
+            for b, m in target.mask.nonzero().tolist()
+            for c in range(2)
+        ]
+    )
+    wanted = np.where(errors < 1, errors**2 / 2, errors - 0.5).sum() / 4
+    assert smooth_l1(output, target).item() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_dense_l1_is_the_weighted_mean():
+    raw, target = random_maps()
+    weight = torch.rand(SHAPE)
+    wanted = ((raw - target).abs() * weight).sum() / weight.sum()
+    assert dense_l1(raw, DenseMap(target, weight)).item() == pytest.approx(wanted.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", [l1, smooth_l1])
+def test_a_mask_may_pick_single_elements(loss):
+    output, target = random_cells()
+    elements = torch.zeros(2, 4, 2)
+    elements[0, 1, 1] = 1
+    loss(output, AtCells(target.cell, target.value, elements)).backward()
+    assert output.grad.nonzero().tolist() == [[0, 1, 3, 4]]
+
+
+@pytest.mark.parametrize("loss", [l1, smooth_l1])
+def test_without_objects_the_loss_is_zero_and_its_gradient_usable(loss):
+    output, target = random_cells()
+    nothing = AtCells(target.cell, target.value, torch.zeros_like(target.mask))
+    value = loss(output, nothing)
+    value.backward()
+    assert value.item() == 0
+    assert (output.grad == 0).all()
+    no_rows = AtCells(target.cell[:, :0], target.value[:, :0], target.mask[:, :0])
+    value = loss(output, no_rows)
+    value.backward()
+    assert value.item() == 0
+
+
+def test_a_dense_target_without_weight_anywhere_is_zero_with_a_usable_gradient():
+    raw, target = random_maps()
+    value = dense_l1(raw, DenseMap(target, torch.zeros(SHAPE)))
+    value.backward()
+    assert value.item() == 0
+    assert (raw.grad == 0).all()
+
+
+@pytest.mark.parametrize("loss", [l1, smooth_l1])
+@pytest.mark.parametrize("garbage", [math.nan, math.inf, 1e30])
+def test_whatever_stands_in_the_padding_is_harmless(loss, garbage):
+    output, target = random_cells()
+    clean = loss(output, target)
+    dirty_value = target.value.masked_fill(~target.mask[..., None], garbage)
+    dirty = loss(output, AtCells(target.cell, dirty_value, target.mask))
+    assert dirty == clean
+    dirty.backward()
+    assert torch.isfinite(output.grad).all()
+
+
+def test_two_objects_in_one_cell_both_pull_at_it():
+    output, target = random_cells()
+    l1(output, target).backward()
+    touched = {(b, target.cell[b, m].item()) for b, m in target.mask.nonzero().tolist()}
+    moved = {(b, y * 5 + x) for b, _, y, x in output.grad.nonzero().tolist()}
+    assert moved <= touched
+    assert len(moved) == 3
+
+
+def test_every_loss_has_a_name_that_heads_can_give():
+    assert {focal, mse, l1, smooth_l1, dense_l1} <= set(LOSSES.values())
+    assert all(name == loss.__name__ for name, loss in LOSSES.items())
