@@ -34,6 +34,11 @@ class ProgressBar(TQDMProgressBar):
         super().on_train_epoch_start(trainer, *rest)
         self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1:>3}")
 
+    def make_room(self) -> None:
+        """Wipe the bar's line, so that the next printed line starts clean; the bar draws itself again below."""
+        if self.is_enabled and self._train_progress_bar is not None:
+            self.train_progress_bar.clear()
+
     def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
         shown = super().get_metrics(trainer, module)
         shown.pop("v_num", None)
@@ -103,7 +108,9 @@ class History(Callback):
         module.log("lr", row["lr"], rank_zero_only=True)
         self.rows = [old for old in self.rows if old["epoch"] < row["epoch"]] + [row]
         if trainer.is_global_zero:
-            print(epoch_line(row, trainer.max_epochs, module.task.monitor), flush=True)
+            if isinstance(trainer.progress_bar_callback, ProgressBar):
+                trainer.progress_bar_callback.make_room()
+            log.info(epoch_line(row, trainer.max_epochs, module.task.monitor))
             self.write()
         skipped = int(trainer.datamodule.datasets["train"].skipped) if getattr(trainer, "datamodule", None) else 0
         if skipped and trainer.is_global_zero:

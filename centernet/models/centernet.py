@@ -166,6 +166,10 @@ def _create_backbone(name: str, pretrained: bool | str | Path, extra: Mapping[st
         close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
         hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists the names"
         raise InputError(f"unknown backbone {name!r}; {hint}")
+    config = timm.get_pretrained_cfg(name)
+    if config is not None and config.fixed_input_size and not extra:
+        size = "x".join(map(str, config.input_size[1:]))
+        raise InputError(f"timm's {name!r} takes {size} images only; choose a convolutional backbone")
     options: dict[str, Any] = {"features_only": True, **extra}
     if isinstance(pretrained, (str, Path)):
         if not Path(pretrained).is_file():
