@@ -286,7 +286,7 @@ def _tell_where(run: Path, data: Any) -> None:
         f"""
 checkpoints   {best}, {shown}/last.ckpt
 pictures      {shown}/pictures/ (truth, prediction, heatmap)
-curves        {shown}/curves.png, numbers in {shown}/history.csv
+curves        {shown}/curves.png, numbers in {shown}/history.csv and {shown}/per_class.csv
 detections    {shown}/detections.json (COCO results), {shown}/metrics.json
 
 next: python eval.py ckpt={best}

@@ -64,18 +64,22 @@ class BestAndLast(ModelCheckpoint):
 
 
 class History(Callback):
-    """One line per epoch on the screen; ``history.csv`` and ``curves.png`` in the run folder. Survives a resume."""
+    """One line per epoch on the screen; ``history.csv``, ``per_class.csv`` and ``curves.png`` in the run folder.
+
+    Survives a resume: its rows travel in the checkpoint.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.rows: list[dict[str, float]] = []
+        self.class_rows: list[dict[str, Any]] = []
         self._images, self._busy, self._since = 0, 0.0, None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        return {"rows": self.rows, "class_rows": self.class_rows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.rows = list(state["rows"])
+        self.rows, self.class_rows = list(state["rows"]), list(state["class_rows"])
 
     def on_train_batch_start(self, *_: Any) -> None:
         self._since = self._since or time.perf_counter()
@@ -96,7 +100,8 @@ class History(Callback):
         self._pause()
         rate = self._images / self._busy if self._busy else 0.0
         self._images, self._busy = 0, 0.0
-        measured = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("bar_")}
+        # Only what this epoch measured: rate and lr of the last epoch are among the metrics as well.
+        measured = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("train/", "val/"))}
         row = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
@@ -107,6 +112,11 @@ class History(Callback):
         module.log("images_per_second", rate, rank_zero_only=True)
         module.log("lr", row["lr"], rank_zero_only=True)
         self.rows = [old for old in self.rows if old["epoch"] < row["epoch"]] + [row]
+        classes = [{"epoch": row["epoch"], "class": name, **values} for name, values in module.per_class.items()]
+        self.class_rows = [old for old in self.class_rows if old["epoch"] < row["epoch"]] + classes
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and classes:
+                logger.log_table("val/per_class", list(classes[0]), [list(line.values()) for line in classes])
         if trainer.is_global_zero:
             if isinstance(trainer.progress_bar_callback, ProgressBar):
                 trainer.progress_bar_callback.make_room()
@@ -117,13 +127,13 @@ class History(Callback):
             log.warning(f"{skipped} unreadable images were skipped so far")
 
     def write(self) -> None:
-        """Write ``history.csv`` (one row per epoch, whole on every call)."""
+        """Write the csv files, whole on every call."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
-        with open(self.folder / "history.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        for name, rows in (("history.csv", self.rows), ("per_class.csv", self.class_rows)):
+            with open(self.folder / name, "w", newline="") as file:
+                writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+                writer.writeheader()
+                writer.writerows(rows)
 
     @rank_zero_only
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -62,7 +62,7 @@ def make_coco(
 ) -> tuple[Path, Path]:
     """Write one split as COCO files and return its json and its image folder.
 
-    Images get a name, a size of 48x64 and a file; annotations an id, an area and ``iscrowd``, unless they bring theirs.
+    Images get a name, a size of 48x64 and a file; annotations get an id, a category and ``iscrowd``, unless they bring theirs.
     ``changes`` replace or (with None) remove keys of the json.
     """
     pictures = folder / split
@@ -72,16 +72,7 @@ def make_coco(
         path = pictures / entry["file_name"]
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), make_image(entry["height"], entry["width"], seed=n)[..., ::-1])
-    rows = [
-        {
-            "id": n + 1,
-            "category_id": 1,
-            "iscrowd": 0,
-            "area": row["bbox"][2] * row["bbox"][3] if "bbox" in row else 1,
-            **row,
-        }
-        for n, row in enumerate(annotations)
-    ]
+    rows = [{"id": n + 1, "category_id": 1, "iscrowd": 0, **row} for n, row in enumerate(annotations)]
     content = {"images": entries, "annotations": rows, "categories": list(categories), **changes}
     (folder / "annotations").mkdir(exist_ok=True)
     path = folder / "annotations" / f"instances_{split}.json"

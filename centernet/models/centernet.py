@@ -21,7 +21,7 @@ from centernet.structures import Head, InputError
 
 # What each published network is made of. Any other name is a timm backbone with the default.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
-    # For the built-in data and for CPUs: a ResNet-18 of half the width (a quarter of the parameters) and all its levels.
+    # For the built-in data and for CPUs: a ResNet-18 of half the width (a quarter of the parameters), all its levels.
     "resnet18_half": {
         "body": "resnet18",
         "options": {"channels": [32, 64, 128, 256]},

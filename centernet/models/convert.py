@@ -62,8 +62,8 @@ class Conversion(NamedTuple):
     """A converted checkpoint.
 
     ``state_dict`` of a ``CenterNet``; ``spec``: ``backbone`` (what ``build_network`` takes), ``task``, ``heads``
-    (channels by name), ``num_classes``, ``class_names`` (None where the number of classes does not tell),
-    ``normalization``.
+    (channels by name), ``task_options`` that these heads ask for, ``num_classes``, ``class_names`` (None where the
+    number of classes does not tell), ``normalization``.
     """
 
     state_dict: dict[str, Tensor]
@@ -180,12 +180,23 @@ def convert(
         "backbone": best.backbone,
         "task": task,
         "heads": channels,
+        "task_options": _task_options(task, channels),
         "num_classes": num_classes,
         "class_names": list(class_names or known or []) or None,
         # Pascal and KITTI were trained with ImageNet's values in RGB order on BGR images.
         "normalization": "imagenet_swapped" if task == "ddd" or num_classes == len(VOC_CLASSES) else "coco",
     }
     return Conversion(state, spec, report)
+
+
+def _task_options(task: str, channels: Mapping[str, int]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if task == "ctdet":
+        if "offset" not in channels:
+            options["offset"] = False
+        if channels["size"] > 2:
+            options["size_target"] = "per_class"
+    return options
 
 
 def unwrap(checkpoint: Any) -> dict[str, Tensor]:

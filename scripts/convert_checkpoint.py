@@ -1,0 +1,87 @@
+"""Original weights into a checkpoint of this project: `python scripts/convert_checkpoint.py ORIGINAL.pth OUT.ckpt`.
+
+Takes the files of xingyizhou/CenterNet and CenterNet-HarDNet. What comes out is an ordinary checkpoint, for
+`eval.py ckpt=OUT`, `scripts/demo.py OUT` and `train.py pretrained=OUT`. Code in a file is never run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+
+from centernet.data.transforms import EVAL_MODES
+from centernet.models.convert import Conversion, convert_checkpoint
+from centernet.models.originals import NETWORKS, TASKS, VOC_CLASSES
+from centernet.module import CenterNetModule, require_divisible
+from centernet.structures import InputError
+
+# How the published numbers were measured: resolution (height, width) and mode; `keep` is the image's own resolution.
+TESTED = {"ddd": ([384, 1280], "fit"), "pascal": ([512, 512], "fit"), "hardnet85": ([512, 512], "stretch")}
+USUAL = ([512, 512], "keep")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("original", help="the .pth file")
+    parser.add_argument("out", type=Path, help="the checkpoint to write (.ckpt)")
+    parser.add_argument("--arch", help=f"network, found by itself by default: {', '.join(NETWORKS)}")
+    parser.add_argument("--task", help=f"task, found by itself by default: {', '.join(TASKS)}")
+    parser.add_argument(
+        "--classes", nargs="+", metavar="NAME", help="class names, where they are not the published ones"
+    )
+    parser.add_argument("--resolution", type=int, nargs=2, metavar=("H", "W"), help="input size of predictions")
+    parser.add_argument("--mode", choices=EVAL_MODES, help="how images become inputs (default: as published)")
+    args = parser.parse_args()
+    try:
+        conversion = convert_checkpoint(args.original, args.arch, args.task, args.classes)
+        module = write_checkpoint(conversion, args.out, args.resolution, args.mode)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    print(conversion.report)
+    evaluation = module.eval_spec
+    print(f"predicts in mode {evaluation['mode']} at {evaluation['resolution'][0]}x{evaluation['resolution'][1]}")
+    print(f"wrote {args.out}")
+
+
+def write_checkpoint(
+    conversion: Conversion, out: Path, resolution: Sequence[int] | None = None, mode: str | None = None
+) -> CenterNetModule:
+    """Write a conversion as a checkpoint with everything that using it takes, and return its module."""
+    spec = conversion.spec
+    module = CenterNetModule(
+        task=spec["task"],
+        class_names=spec["class_names"] or [str(label) for label in range(spec["num_classes"])],
+        backbone=spec["backbone"],
+        normalization=spec["normalization"],
+        task_options=spec["task_options"],
+    )
+    network = module.detector.network
+    try:
+        network.load_state_dict(conversion.state_dict)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"task {spec['task']} has other heads than the file: {reason}") from None
+    data = "pascal" if spec["num_classes"] == len(VOC_CLASSES) else conversion.report.backbone
+    size, usual_mode = TESTED.get(spec["task"]) or TESTED.get(data) or USUAL
+    size = list(resolution or size)
+    require_divisible(size, network.divisor)
+    module.eval_spec = {"resolution": size, "mode": mode or usual_mode, "divisor": network.divisor}
+    checkpoint = {
+        "state_dict": module.state_dict(),
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": pl.__version__,
+    }
+    module.on_save_checkpoint(checkpoint)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(checkpoint, out)
+    return module
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,384 @@
+"""COCO-format files as people have them: what is read, what is dropped with a word, what is refused with one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+
+from centernet.data.coco import CocoDataModule, CocoDataset, class_table
+from centernet.data.datamodule import collate
+from centernet.data.images import read_image
+from centernet.data.transforms import eval_pipeline, train_pipeline
+from centernet.ops.affine import transform_boxes
+from centernet.structures import InputError
+from tests.tiny import make_coco
+
+BOX = {"image_id": 1, "bbox": [4, 4, 20, 10]}
+
+
+def open_dataset(
+    folder: Path, *annotations: dict[str, Any], size: tuple[int, int] = (32, 32), **options: Any
+) -> CocoDataset:
+    """A data set of the given annotations; further options of ``make_coco``."""
+    path, images = make_coco(folder, annotations, **options)
+    return CocoDataset(path, images, eval_pipeline(size))
+
+
+def test_boxes_labels_crowds_and_areas_are_read(tmp_path):
+    dataset = open_dataset(
+        tmp_path,
+        {**BOX, "category_id": 2, "area": 50},
+        {"image_id": 2, "bbox": [1, 2, 3, 4]},
+        {**BOX, "iscrowd": 1, "bbox": [0, 0, 60, 40]},
+    )
+    first, second = dataset.objects(0), dataset.objects(1)
+    assert first["boxes"].tolist() == [[4, 4, 24, 14], [0, 0, 60, 40]]
+    assert first["labels"].tolist() == [1, 0]
+    assert first["crowd"].tolist() == [False, True]
+    assert first["area"].tolist() == [50, 2400]
+    assert second["boxes"].tolist() == [[1, 2, 4, 6]]
+    assert dataset.class_names == ["cat", "dog"]
+    assert not dataset.notes
+    assert class_table(dataset) == [("cat", 1), ("dog", 1)]
+
+
+def test_annotations_need_not_be_sorted_by_image(tmp_path):
+    rows = [{"image_id": 1 + n % 2, "bbox": [n, 0, 5, 5]} for n in range(6)]
+    dataset = open_dataset(tmp_path, *rows)
+    assert [row[0] for row in dataset.objects(0)["boxes"].tolist()] == [0, 2, 4]
+    assert [row[0] for row in dataset.objects(1)["boxes"].tolist()] == [1, 3, 5]
+
+
+def test_category_ids_may_have_gaps_and_any_order(tmp_path):
+    categories = [{"id": 90, "name": "toothbrush"}, {"id": 3, "name": "car"}, {"id": 17, "name": "cat"}]
+    dataset = open_dataset(tmp_path, {**BOX, "category_id": 17}, {**BOX, "category_id": 90}, categories=categories)
+    assert dataset.class_names == ["car", "cat", "toothbrush"]
+    assert dataset.category_ids == [3, 17, 90]
+    assert dataset.objects(0)["labels"].tolist() == [1, 2]
+    found = {"boxes": torch.tensor([[1.0, 2, 11, 22]]), "scores": torch.tensor([0.5]), "labels": torch.tensor([2])}
+    assert dataset.result_rows(1, found) == [{"image_id": 1, "category_id": 90, "bbox": [1, 2, 10, 20], "score": 0.5}]
+
+
+def test_the_order_of_classes_can_be_given(tmp_path):
+    path, images = make_coco(tmp_path, [{**BOX, "category_id": 1}])
+    dataset = CocoDataset(path, images, eval_pipeline((32, 32)), class_names=["dog", "cat"])
+    assert dataset.objects(0)["labels"].tolist() == [1]
+    assert dataset.category_ids == [2, 1]
+    with pytest.raises(
+        InputError, match=r"has the classes cat, dog, expected were cat, bird \(not in both: bird, dog\)"
+    ):
+        CocoDataset(path, images, eval_pipeline((32, 32)), class_names=["cat", "bird"])
+
+
+def test_image_ids_may_be_text(tmp_path):
+    images = [{"id": "kitchen-7"}, {"id": "garden-2"}]
+    dataset = open_dataset(tmp_path, {"image_id": "garden-2", "bbox": [1, 1, 5, 5]}, images=images)
+    assert dataset.ids.tolist() == [0, 1]
+    assert len(dataset.objects(1)["labels"]) == 1
+    assert dataset[1]["image_id"] == 1
+    found = {"boxes": torch.zeros(1, 4), "scores": torch.zeros(1), "labels": torch.zeros(1, dtype=torch.long)}
+    assert dataset.result_rows(1, found)[0]["image_id"] == "garden-2"
+
+
+def test_large_image_ids_survive(tmp_path):
+    dataset = open_dataset(tmp_path, images=[{"id": 2**40 + 1}, {"id": 2**40 + 2}])
+    assert dataset.ids.tolist() == [2**40 + 1, 2**40 + 2]
+
+
+def test_images_without_annotations_are_negatives(tmp_path):
+    dataset = open_dataset(tmp_path)
+    assert len(dataset) == 2
+    sample = dataset[0]
+    assert sample["objects"]["boxes"].shape == (0, 4)
+    batch = collate([dataset[0], dataset[1]])
+    assert batch["truth"]["valid"].shape == (2, 0)
+
+
+def test_dropped_boxes_are_counted_in_one_line(tmp_path):
+    dataset = open_dataset(
+        tmp_path,
+        BOX,
+        {"image_id": 1, "bbox": [5, 5, 0, 10]},
+        {"image_id": 1, "bbox": [5, 5, 10, -3]},
+        {"image_id": 1, "bbox": [5, 5, float("nan"), 3]},
+        {"image_id": 2, "bbox": [64, 5, 10, 10]},
+        {"image_id": 2, "bbox": [-20, 5, 20, 10]},
+        {"image_id": 2, "bbox": [60, 40, 20, 20]},  # only partly outside
+    )
+    assert [len(dataset.objects(n)["labels"]) for n in (0, 1)] == [1, 1]
+    assert len(dataset.notes) == 1
+    assert dataset.notes[0].endswith(
+        "instances_train.json: 3 boxes without area and 2 outside their image were dropped"
+    )
+
+
+def test_corner_boxes_in_a_file_of_corner_and_size_are_suspected(tmp_path):
+    dataset = open_dataset(tmp_path, *({"image_id": 1, "bbox": [30, 20, 60, 45]} for _ in range(3)))
+    assert len(dataset.notes) == 1
+    assert dataset.notes[0].endswith(
+        "3 of 3 boxes reach beyond their image; COCO's bbox is [x, y, width, height], these look like [x1, y1, x2, y2]"
+    )
+
+
+def test_missing_sizes_and_areas_do_no_harm(tmp_path):
+    path, images = make_coco(tmp_path, [{**BOX, "area": None}, {"image_id": 1, "bbox": [90, 2, 3, 4]}])
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        del image["height"], image["width"]
+    path.write_text(json.dumps(content))
+    dataset = CocoDataset(path, images, eval_pipeline((32, 32)))
+    assert dataset.objects(0)["area"].tolist() == [200, 12]
+    assert not dataset.notes
+
+
+def test_a_sample_is_the_warped_image_with_its_objects(tmp_path):
+    dataset = open_dataset(tmp_path, BOX, size=(32, 64))
+    sample = dataset[0]
+    assert sample["image"].dtype == torch.uint8
+    assert tuple(sample["image"].shape) == (3, 32, 64)
+    assert sample["image_size"].tolist() == [48, 64]
+    assert sample["input_from_image"].dtype == torch.float64
+    moved = transform_boxes(sample["input_from_image"], sample["truth"]["boxes"])
+    assert torch.allclose(sample["objects"]["boxes"].double(), moved, atol=1e-4)
+    assert sample["truth"]["boxes"].tolist() == [[4, 4, 24, 14]]
+
+
+def test_truth_is_left_out_while_training(tmp_path):
+    path, images = make_coco(tmp_path, [BOX])
+    sample = CocoDataset(path, images, train_pipeline((32, 32)), train=True)[0]
+    assert len(sample["objects"]["labels"]) == 1
+    assert len(sample["truth"]["labels"]) == 0
+
+
+def test_images_may_lie_in_folders_below(tmp_path):
+    dataset = open_dataset(tmp_path, images=[{"id": 1, "file_name": "a/x.png"}, {"id": 2, "file_name": "b/x.png"}])
+    assert not torch.equal(dataset[0]["image"], dataset[1]["image"])
+
+
+def corrupt(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def test_an_unreadable_image_stops_by_default_and_can_be_skipped_in_training(tmp_path):
+    path, images = make_coco(tmp_path, [BOX])
+    corrupt(images / "1.png")
+    strict = CocoDataset(path, images, train_pipeline((32, 32)), train=True)
+    with pytest.raises(InputError, match=r"image .*1\.png is truncated"):
+        strict[0]
+    lenient = CocoDataset(path, images, train_pipeline((32, 32)), train=True, on_bad_image="skip")
+    assert lenient[0]["image_id"] == 2
+    assert len(lenient[0]["objects"]["labels"]) == 0
+    assert int(lenient.skipped) == 2
+    corrupt(images / "2.png")
+    with pytest.raises(InputError, match="none of the 2 images can be read"):
+        lenient[0]
+    with pytest.raises(InputError, match=r"data.on_bad_image='ignore' is unknown; choose error or skip"):
+        CocoDataset(path, images, train_pipeline((32, 32)), on_bad_image="ignore")
+
+
+def bad_json(text: str) -> Any:
+    def write(folder: Path) -> None:
+        path, _ = make_coco(folder)
+        path.write_text(text)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (bad_json("{"), r"instances_train\.json is not valid json .*; is the download complete\?"),
+        (bad_json("[]"), "holds a list, not COCO annotations"),
+        (bad_json("\xff\xfe"), "is not valid json"),
+        (lambda f: make_coco(f, categories=[]), "has an empty list of categories"),
+        (lambda f: make_coco(f, images=[]), "has an empty list of images"),
+        (lambda f: rewrite(f, categories=None), "has no 'categories'; COCO annotations need images, annotations and"),
+        (lambda f: rewrite(f, annotations=None), "has no 'annotations'"),
+        (lambda f: rewrite(f, images=None), "has no 'images'"),
+        (
+            lambda f: make_coco(f, [{**BOX, "image_id": 9}]),
+            "annotation 1 points to image 9, which is not in the json's",
+        ),
+        (lambda f: make_coco(f, [{**BOX, "category_id": 5}]), "annotation 1 points to category 5, which is not in the"),
+        (lambda f: make_coco(f, [{"image_id": 1}]), r"annotation 1 has bbox None; COCO wants \[x, y, width, height\]"),
+        (lambda f: make_coco(f, [{"image_id": 1, "bbox": [1, 2, 3]}]), r"annotation 1 has bbox \[1, 2, 3\]"),
+        (lambda f: make_coco(f, [{"bbox": [1, 2, 3, 4]}]), "annotation 1 has no 'image_id'"),
+        (lambda f: make_coco(f, images=[{"id": 1}, {"id": 1}]), "image id 1 is there twice"),
+        (
+            lambda f: make_coco(f, categories=[{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]),
+            "two categories are called 'cat'; give every class its own name",
+        ),
+        (lambda f: remove(f, "1.png"), r"1 of 2 images of .* are not in .* \(first: 1\.png\); check the images folder"),
+    ],
+)
+def test_what_is_wrong_with_the_files_is_said_in_one_sentence(tmp_path, make, message):
+    make(tmp_path)
+    path, images = tmp_path / "annotations" / "instances_train.json", tmp_path / "train"
+    with pytest.raises(InputError, match=message) as raised:
+        CocoDataset(path, images, eval_pipeline((32, 32)))
+    assert "\n" not in str(raised.value)
+    assert str(path) in str(raised.value)
+
+
+def rewrite(folder: Path, **changes: Any) -> None:
+    make_coco(folder, [BOX])
+    path = folder / "annotations" / "instances_train.json"
+    content = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def remove(folder: Path, name: str) -> None:
+    make_coco(folder)
+    (folder / "train" / name).unlink()
+
+
+def data_of(**options: Any) -> CocoDataModule:
+    return CocoDataModule(resolution=(32, 32), batch_size=2, num_workers=0, **options)
+
+
+@pytest.mark.parametrize(
+    ("json_name", "images_name"),
+    [
+        ("annotations/instances_{}2017.json", "{}2017"),
+        ("annotations/instances_{}2017.json", "images/{}2017"),
+        ("annotations/instances_{}.json", "{}"),
+        ("annotations/instances_{}.json", "images"),
+        ("annotations/{}.json", "images/{}"),
+        ("{}/_annotations.coco.json", "{}"),
+        ("{}.json", "images"),
+    ],
+)
+def test_the_usual_layouts_are_found(tmp_path, json_name, images_name):
+    for n, split in enumerate(("train", "val")):
+        path, images = make_coco(tmp_path / "made", images=[{"id": 10 * n + 1}, {"id": 10 * n + 2}], split=split)
+        place = tmp_path / "data" / images_name.format(split)
+        place.mkdir(parents=True, exist_ok=True)
+        for image in images.iterdir():
+            shutil.copy(image, place)
+        target = tmp_path / "data" / json_name.format(split)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    data = data_of(root=tmp_path / "data")
+    data.setup("fit")
+    assert data.class_names == ["cat", "dog"]
+    assert data.datasets["train"].ids.tolist() == [1, 2]
+    assert data.datasets["val"].ids.tolist() == [11, 12]
+    assert next(iter(data.val_dataloader()))["image"].shape == (2, 3, 32, 32)
+
+
+def test_the_four_paths_can_be_named(tmp_path):
+    train, train_images = make_coco(tmp_path / "somewhere", split="train")
+    val, val_images = make_coco(tmp_path / "else", split="val", images=[{"id": 5}])
+    data = data_of(train_annotations=train, train_images=train_images, val_annotations=val, val_images=val_images)
+    data.setup("fit")
+    assert [len(data.datasets[split]) for split in ("train", "val")] == [2, 1]
+
+
+def test_evaluation_needs_no_training_split(tmp_path):
+    val, images = make_coco(tmp_path, split="val")
+    data = data_of(val_annotations=val, val_images=images)
+    data.setup("validate")
+    assert list(data.datasets) == ["val"]
+
+
+def test_both_splits_must_have_the_same_classes(tmp_path):
+    make_coco(tmp_path, split="train")
+    make_coco(tmp_path, split="val", categories=[{"id": 1, "name": "cat"}, {"id": 2, "name": "cow"}])
+    data = data_of(root=tmp_path)
+    with pytest.raises(InputError, match=r"instances_val\.json has the classes cat, cow, expected were cat, dog"):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "no data given; say data.root=DIR, or name data.train_annotations"),
+        ({"root": "absent"}, "data.root=.*absent does not exist or is no folder; give the folder that holds the data"),
+        ({"root": "empty"}, r"no train annotations in .*empty \(looked for annotations/instances_train2017\.json, "),
+        (
+            {"train_annotations": "absent.json"},
+            "train annotations .*absent.json do not exist; say data.train_annotations=",
+        ),
+        (
+            {"train_annotations": "made/annotations/instances_train.json", "train_images": "absent"},
+            "train images folder .*absent does not exist; say data.train_images=FOLDER",
+        ),
+        ({"root": "made", "validate_on": "test"}, "data.validate_on='test' is unknown; choose val or train"),
+        ({"root": "made", "test_mode": "fill"}, "test mode 'fill' is unknown; choose one of fit, keep, stretch"),
+        (
+            {"root": "made", "augment": {"warp": "crops"}},
+            r"augment.warp='crops' is unknown; choose one of crop, jitter or",
+        ),
+    ],
+)
+def test_what_is_missing_is_said_with_what_to_do(tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    make_coco(tmp_path / "made", split="train")
+    make_coco(tmp_path / "made", split="val")
+    with pytest.raises(InputError, match=message) as raised:
+        data_of(**options).setup("fit")
+    assert "\n" not in str(raised.value)
+
+
+def test_limit_keeps_the_first_images_and_training_images_can_be_validated_on(shapes):
+    data = data_of(root=shapes, limit=3, validate_on="train")
+    data.setup("fit")
+    train, val = data.datasets["train"], data.datasets["val"]
+    assert len(train) == len(val) == 3
+    assert torch.equal(train.ids, val.ids)
+    whole = data_of(root=shapes)
+    whole.setup("fit")
+    for n in range(3):
+        for name, value in whole.datasets["train"].objects(n).items():
+            assert torch.equal(value, train.objects(n)[name])
+    assert train.most_objects <= whole.datasets["train"].most_objects
+
+
+def test_keep_evaluates_image_by_image_and_refuses_mixed_batches(tmp_path):
+    make_coco(tmp_path, split="train")
+    make_coco(tmp_path, split="val", images=[{"id": 1}, {"id": 2, "height": 90, "width": 30}])
+    data = data_of(root=tmp_path, test_mode="keep")
+    data.setup("fit")
+    assert [tuple(batch["image"].shape[2:]) for batch in data.val_dataloader()] == [(64, 96), (96, 32)]
+    data = data_of(root=tmp_path, test_mode="keep", eval_batch_size=2)
+    data.setup("fit")
+    with pytest.raises(
+        InputError, match=r"images of several sizes in one batch; test mode keep needs data.eval_batch_size=1"
+    ):
+        next(iter(data.val_dataloader()))
+
+
+def test_the_largest_number_of_objects_does_not_count_crowds(tmp_path):
+    dataset = open_dataset(tmp_path, BOX, BOX, {**BOX, "iscrowd": 1}, {**BOX, "image_id": 2})
+    assert dataset.most_objects == 2
+
+
+@pytest.mark.parametrize("name", ["bccd", "coco-tiny"])
+def test_real_files_are_read_as_pycocotools_reads_them(data_folder, name):
+    if not (data_folder / name).is_dir():
+        pytest.skip(f"no {name} in {data_folder}")
+    data = data_of(root=data_folder / name)
+    data.setup("fit")
+    for dataset in data.datasets.values():
+        theirs = COCO(str(dataset.source))
+        kept = [a for a in theirs.dataset["annotations"] if a["bbox"][2] > 0 and a["bbox"][3] > 0]
+        assert len(dataset.fields["labels"]) == len(kept)
+        assert int(dataset.fields["crowd"].sum()) == sum(a["iscrowd"] for a in kept)
+        assert len(dataset) == len(theirs.getImgIds())
+        for index in (0, len(dataset) // 2):
+            image_id = int(dataset.ids[index])
+            rows = [a for a in theirs.imgToAnns[image_id] if a["bbox"][2] > 0 and a["bbox"][3] > 0]
+            corners = np.array([[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in rows)]).reshape(-1, 4)
+            np.testing.assert_allclose(dataset.objects(index)["boxes"], corners)
+            names = [theirs.loadCats(a["category_id"])[0]["name"] for a in rows]
+            assert [dataset.class_names[label] for label in dataset.objects(index)["labels"]] == names
+            image = theirs.loadImgs(image_id)[0]
+            assert read_image(dataset.files[index]).shape == (image["height"], image["width"], 3)

@@ -1,0 +1,99 @@
+"""scripts/convert_checkpoint.py: what it writes is an ordinary checkpoint."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from centernet.data.transforms import eval_pipeline, warp_image
+from centernet.inference import NORMALIZATIONS, Predictor
+from centernet.models import CenterNet, build_network
+from centernet.models.convert import convert_checkpoint
+from centernet.module import load_module
+from centernet.structures import HEATMAP_BIAS, Head, unbatch
+from centernet.tasks.base import build_task
+from tests.places import ROOT
+
+NAMES = ["cat", "dog", "cow"]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None:
+    script = ROOT / "scripts" / "convert_checkpoint.py"
+    monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+    runpy.run_path(str(script), run_name="__main__")
+
+
+def write_original(path: Path) -> CenterNet:
+    """A file as the original repository writes it, and the network that it comes from (which reads BGR)."""
+    torch.manual_seed(0)
+    heads = {
+        "heatmap": Head(len(NAMES), "focal", bias=HEATMAP_BIAS),
+        "size": Head(2, "l1", bias=20.0),
+        "offset": Head(2, "l1"),
+    }
+    net = build_network("resnet18", heads).eval()
+    nn.init.normal_(net.head.stacks[0]["heatmap"][2].weight)
+    state: dict[str, Tensor] = {}
+    names = {
+        "backbone.body.": "",
+        "neck.layers.": "deconv_layers.",
+        "head.stacks.0.heatmap.": "hm.",
+        "head.stacks.0.size.": "wh.",
+        "head.stacks.0.offset.": "reg.",
+    }
+    for key, value in net.state_dict().items():
+        ours = next(prefix for prefix in names if key.startswith(prefix))
+        state[f"module.{names[ours]}{key.removeprefix(ours)}"] = value
+    torch.save({"epoch": 140, "state_dict": state}, path)
+    return net
+
+
+def test_a_converted_file_predicts_what_its_maps_decode_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "model_best.pth", tmp_path / "new" / "model.ckpt"
+    bgr_network = write_original(source)
+    run(monkeypatch, source, out, "--classes", *NAMES, "--resolution", 96, 128, "--mode", "fit")
+    printed = capsys.readouterr().out
+    assert "resnet18, task ctdet, 3 classes: 150 tensors matched" in printed
+    assert "predicts in mode fit at 96x128" in printed
+
+    image = np.random.default_rng(0).integers(0, 256, (110, 150, 3), dtype=np.uint8)
+    predictor = Predictor.from_checkpoint(out, device="cpu")
+    found = predictor(image)
+
+    # By hand: the original's network sees BGR, normalised in BGR.
+    pixels, matrix = warp_image(eval_pipeline((96, 128), "fit", 32), image)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in NORMALIZATIONS["coco"])
+    with torch.inference_mode():
+        maps = bgr_network(((pixels / 255 - mean) / std).flip(0)[None])[-1]
+    task = build_task("ctdet", len(NAMES))
+    (expected,) = unbatch(task.lift(task.detect(maps), {"input_from_image": matrix[None]}), 0.0)
+    torch.testing.assert_close(found["scores"], expected["scores"], rtol=1e-4, atol=1e-5)
+    # Random weights give scores close to each other: the strongest few are in a certain order.
+    torch.testing.assert_close(found["boxes"][:5], expected["boxes"][:5], rtol=1e-3, atol=1e-2)
+    assert found["names"][:5] == [NAMES[label] for label in expected["labels"][:5].tolist()]
+
+
+def test_a_converted_file_is_read_like_one_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = tmp_path / "model_best.pth", tmp_path / "model.ckpt"
+    write_original(source)
+    run(monkeypatch, source, out)
+    module, evaluation = load_module(out)
+    assert module.class_names == ["0", "1", "2"]
+    assert evaluation == {"resolution": [512, 512], "mode": "keep", "divisor": 32}
+    weights = convert_checkpoint(source).state_dict
+    assert all(torch.equal(value, weights[name]) for name, value in module.detector.network.state_dict().items())
+
+
+def test_bad_input_is_one_sentence_and_a_failing_exit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match=r"^error: .*none\.pth: no such checkpoint file$"):
+        run(monkeypatch, tmp_path / "none.pth", tmp_path / "out.ckpt")
+    assert not (tmp_path / "out.ckpt").exists()
