@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback as HydraCallback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from centernet.structures import InputError, NonFiniteLossError
+from centernet.errors import InputError, NonFiniteLossError
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

@@ -100,7 +100,7 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None) -> p
 
 
 def from_checkpoint(path: str | Path, cfg: DictConfig) -> tuple[CenterNetModule, CenterNetDataModule]:
-    """Module and data of a checkpoint; ``data``, ``resolution`` and ``test_mode`` of the configuration replace its own."""
+    """Module and data of a checkpoint; what ``data``, ``resolution`` and ``test_mode`` say replaces its own."""
     module, spec = load_module(path)
     transform = {"resolution": spec["resolution"], "test_mode": spec["mode"]}
     given = {key: value for key, value in plain(cfg.data).items() if value is not None}

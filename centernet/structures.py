@@ -14,13 +14,12 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
+from centernet.errors import InputError, NonFiniteLossError
 
-class InputError(ValueError):
-    """Something the user gave is wrong. The message is one sentence: what, where, what to do."""
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite; the message names the images of the batch."""
+__all__ = [
+    "HEATMAP_BIAS", "AtCells", "Batch", "DenseMap", "Detections", "Head", "InputError", "NonFiniteLossError", "Objects",
+    "Outputs", "Sample", "Target", "Targets", "empty_objects", "index", "stack_objects", "unbatch", "unstack_objects",
+]  # fmt: skip
 
 
 class Objects(TypedDict, total=False):

@@ -13,7 +13,8 @@ from tests.places import ROOT
 
 FLOORS: dict[str, set[str]] = {
     "ops": set(),
-    "structures": set(),
+    "errors": set(),
+    "structures": {"errors"},
     "losses": {"ops", "structures"},
     "models": {"ops", "structures"},
     "data": {"ops", "structures"},
@@ -38,7 +39,7 @@ HOMES: dict[str, set[str]] = {
     "omegaconf": {"app", "build"},
     "matplotlib": {"visualize"},
 }
-GROUND_FLOOR = ("ops", "structures")
+GROUND_FLOOR = ("errors", "ops", "structures")
 DRAWERS = {"util", "utils", "common", "helper", "helpers", "misc"}
 
 

@@ -19,7 +19,7 @@ from centernet.data.coco import CocoDataModule
 from centernet.structures import InputError
 
 # Raise it when the drawing changes, so that files drawn by an older version are drawn again.
-VERSION = 3
+VERSION = 4
 CLASSES = ("disc", "box", "triangle", "star")
 CROWD_SHARE, EMPTY_SHARE = 0.06, 0.06
 _SUBPIXEL = 4  # fractional bits of the coordinates given to OpenCV
@@ -144,17 +144,17 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
 
 def _outline(rng: np.random.Generator, label: int, side: float) -> np.ndarray:
     """Polygon ``[N, 2]`` of a shape around the origin, about ``side`` pixels across, turned and slightly stretched."""
-    name = CLASSES[label]
-    if name == "disc":
-        angles, radii = np.linspace(0, 2 * np.pi, 32, endpoint=False), np.ones(32)
-    elif name == "star":
-        angles, radii = np.linspace(0, 2 * np.pi, 10, endpoint=False), np.tile([1.0, 0.45], 5)
-    else:
-        corners = 4 if name == "box" else 3
-        angles, radii = np.linspace(0, 2 * np.pi, corners, endpoint=False), np.ones(corners)
+    # The first corner points up, a box stands on its side; all are then turned by up to 30 degrees.
+    corners = {"disc": 32, "box": 4, "triangle": 3, "star": 10}[CLASSES[label]]
+    angles = np.linspace(0, 2 * np.pi, corners, endpoint=False) - np.pi / 2
+    radii = np.ones(corners)
+    if CLASSES[label] == "box":
+        angles = angles + np.pi / 4
+    elif CLASSES[label] == "star":
+        radii = np.tile([1.0, 0.45], 5)
     points = np.stack([np.cos(angles), np.sin(angles)], 1) * radii[:, None] * side / 2
     points *= np.array([1.0, rng.uniform(0.7, 1.0)])
-    turn = rng.uniform(0, 2 * np.pi)
+    turn = rng.uniform(-np.pi / 6, np.pi / 6)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     return points @ rotation.T
 

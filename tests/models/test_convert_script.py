@@ -39,7 +39,10 @@ def write_original(path: Path) -> CenterNet:
         "offset": Head(2, "l1"),
     }
     net = build_network("resnet18", heads).eval()
-    nn.init.normal_(net.head.stacks[0]["heatmap"][2].weight)
+    # A fresh network says the same everywhere; this one has an order of peaks that rounding does not change.
+    for layer in net.neck.modules():
+        if isinstance(layer, nn.ConvTranspose2d):
+            nn.init.normal_(layer.weight, std=0.05)
     state: dict[str, Tensor] = {}
     names = {
         "backbone.body.": "",
@@ -77,9 +80,8 @@ def test_a_converted_file_predicts_what_its_maps_decode_to(
     task = build_task("ctdet", len(NAMES))
     (expected,) = unbatch(task.lift(task.detect(maps), {"input_from_image": matrix[None]}), 0.0)
     torch.testing.assert_close(found["scores"], expected["scores"], rtol=1e-4, atol=1e-5)
-    # Random weights give scores close to each other: the strongest few are in a certain order.
-    torch.testing.assert_close(found["boxes"][:5], expected["boxes"][:5], rtol=1e-3, atol=1e-2)
-    assert found["names"][:5] == [NAMES[label] for label in expected["labels"][:5].tolist()]
+    torch.testing.assert_close(found["boxes"], expected["boxes"], rtol=1e-3, atol=1e-2)
+    assert found["names"] == [NAMES[label] for label in expected["labels"].tolist()]
 
 
 def test_a_converted_file_is_read_like_one_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
