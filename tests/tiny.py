@@ -62,7 +62,7 @@ def make_coco(
 ) -> tuple[Path, Path]:
     """Write one split as COCO files and return its json and its image folder.
 
-    Images get a name, a size of 48x64 and a file; annotations get an id, a category and ``iscrowd``, unless they bring theirs.
+    Images get a name, a size of 48x64 and a file, annotations an id, a category and ``iscrowd``, unless they bring one.
     ``changes`` replace or (with None) remove keys of the json.
     """
     pictures = folder / split

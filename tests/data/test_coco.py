@@ -110,7 +110,7 @@ def test_dropped_boxes_are_counted_in_one_line(tmp_path):
         {"image_id": 1, "bbox": [5, 5, float("nan"), 3]},
         {"image_id": 2, "bbox": [64, 5, 10, 10]},
         {"image_id": 2, "bbox": [-20, 5, 20, 10]},
-        {"image_id": 2, "bbox": [60, 40, 20, 20]},  # only partly outside
+        {"image_id": 2, "bbox": [-10, 30, 20, 10]},  # only partly outside
     )
     assert [len(dataset.objects(n)["labels"]) for n in (0, 1)] == [1, 1]
     assert len(dataset.notes) == 1

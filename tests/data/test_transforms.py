@@ -1,0 +1,280 @@
+"""One warp per image: the matrix is what happens to the pixels, and the colours are one affine map."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from centernet.data.transforms import (
+    GREY,
+    PCA_VALUES,
+    PCA_VECTORS,
+    ColourJitter,
+    EvalWarp,
+    JitterWarp,
+    RandomCropWarp,
+    eval_pipeline,
+    seed_pipeline,
+    train_pipeline,
+    warp_image,
+    warp_objects,
+)
+from centernet.ops.affine import fit_extent, is_mirrored, transform_points
+from centernet.structures import InputError
+from tests.tiny import make_image, make_objects
+
+PIPELINES = {
+    "crop": lambda: train_pipeline((96, 128)),
+    "jitter": lambda: train_pipeline((96, 128), "jitter", scale=0.4, shift=0.1),
+    "none": lambda: train_pipeline((96, 128), None),
+    "fit": lambda: eval_pipeline((96, 128), "fit"),
+    "fit tall": lambda: eval_pipeline((160, 64), "fit"),
+    "keep": lambda: eval_pipeline((96, 128), "keep"),
+    "stretch": lambda: eval_pipeline((96, 128), "stretch"),
+}
+
+
+def dot(height: int, width: int, x: int, y: int) -> np.ndarray:
+    """A black image with a soft white dot."""
+    image = np.zeros((height, width), np.float32)
+    image[y, x] = 1
+    image = cv2.GaussianBlur(image, (0, 0), 3)
+    return np.repeat((image / image.max() * 255).astype(np.uint8)[..., None], 3, 2)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10_000), x=st.integers(30, 170), y=st.integers(30, 120))
+def test_convention_the_matrix_is_what_happens_to_the_pixels(name, seed, x, y):
+    pipeline = PIPELINES[name]()
+    seed_pipeline(pipeline, seed)
+    pixels, matrix = warp_image(pipeline, dot(150, 200, x, y))
+    at = transform_points(matrix, torch.tensor([[x, y]], dtype=torch.float64))[0]
+    height, width = pixels.shape[1:]
+    bright = pixels.float().mean(0)
+    if not (15 < at[0] < width - 15 and 15 < at[1] < height - 15):
+        return  # cropped away
+    ys, xs = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    found = torch.tensor([(bright * xs).sum(), (bright * ys).sum()]) / bright.sum()
+    assert (found - at).abs().max() < 0.25
+
+
+def test_the_dot_is_mostly_in_sight():
+    # The test above proves little if every dot is cropped away.
+    seen = 0
+    for seed in range(50):
+        pipeline = PIPELINES["crop"]()
+        seed_pipeline(pipeline, seed)
+        _, matrix = warp_image(pipeline, dot(150, 200, 100, 75))
+        x, y = transform_points(matrix, torch.tensor([[100.0, 75]]))[0].tolist()
+        seen += 15 < x < 113 and 15 < y < 81
+    assert seen > 25
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_box_moves_with_what_is_in_it(name):
+    image = np.zeros((150, 200, 3), np.uint8)
+    image[50:90, 80:130] = 255
+    for seed in range(10):
+        pipeline = PIPELINES[name]()
+        seed_pipeline(pipeline, seed)
+        pixels, matrix = warp_image(pipeline, image)
+        # Pixel centres lie at whole numbers, so that the white area reaches half a pixel less far than its box.
+        objects = warp_objects(make_objects([[79.5, 49.5, 129.5, 89.5]]), matrix)
+        x1, y1, x2, y2 = objects["boxes"][0].tolist()
+        height, width = pixels.shape[1:]
+        rows, columns = (pixels[0] > 127).nonzero(as_tuple=True)
+        if not len(rows):
+            assert x2 < 2 or y2 < 2 or x1 > width - 2 or y1 > height - 2
+            continue
+        found = [columns.min() - 0.5, rows.min() - 0.5, columns.max() + 0.5, rows.max() + 0.5]
+        wanted = [max(x1, -0.5), max(y1, -0.5), min(x2, width - 0.5), min(y2, height - 0.5)]
+        np.testing.assert_allclose(found, wanted, atol=0.8)
+        assert objects["boxes"].dtype == torch.float32
+
+
+def test_boxes_are_moved_and_everything_else_stays():
+    objects = make_objects([[1, 2, 3, 4]], [5], [True])
+    moved = warp_objects(objects, torch.diag(torch.tensor([2.0, 3, 1], dtype=torch.float64)))
+    assert moved["boxes"].tolist() == [[2, 6, 6, 12]]
+    for name in ("labels", "crowd", "area"):
+        assert moved[name] is objects[name]
+
+
+def matrices(warp: RandomCropWarp | JitterWarp, image_size: tuple[int, int], count: int = 400) -> np.ndarray:
+    warp.random_generator = np.random.default_rng(0)
+    return np.stack([warp.matrix(image_size) for _ in range(count)])
+
+
+def window(matrix: np.ndarray, size: tuple[int, int], width: int) -> tuple[float, float, float, bool]:
+    """Centre in the (perhaps mirrored) image, extent and whether mirrored."""
+    mirrored = bool(is_mirrored(torch.from_numpy(matrix)))
+    x, y, _ = np.linalg.inv(matrix) @ [size[1] / 2, size[0] / 2, 1]
+    return x, y, size[1] / abs(matrix[0, 0]), mirrored
+
+
+@pytest.mark.parametrize("image_size", [(480, 640), (300, 900), (60, 50)])
+def test_the_random_crop_follows_the_original(image_size):
+    size = (128, 160)
+    warp = RandomCropWarp(size)
+    seen = [window(m, size, image_size[1]) for m in matrices(warp, image_size)]
+    x, y, extent, mirrored = (np.array(column) for column in zip(*seen, strict=True))
+    ratios = extent / fit_extent(image_size, size)
+    assert set(np.round(ratios, 6)) == {0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3}
+    assert 0.4 < mirrored.mean() < 0.6
+    # The border is 128 pixels, halved until it leaves room: a centre keeps that distance from the edge.
+    for side, centers in ((image_size[1], x), (image_size[0], y)):
+        border = next(128 // 2**n for n in range(9) if side - 128 // 2**n > 128 // 2**n)
+        assert centers.min() >= border - 1 - 1e-6
+        assert centers.max() <= side - border + 1e-6
+        assert np.ptp(centers) > 0.7 * (side - 2 * border - 1)
+
+
+def test_jitter_scales_and_shifts_within_its_bounds():
+    size, image_size = (128, 128), (300, 400)
+    warp = JitterWarp(size, scale=0.4, shift=0.1, flip=0.0)
+    seen = [window(m, size, 400) for m in matrices(warp, image_size)]
+    x, y, extent, mirrored = (np.array(column) for column in zip(*seen, strict=True))
+    assert not mirrored.any()
+    assert extent.min() >= 0.6 * 400 - 1e-6
+    assert extent.max() <= 1.4 * 400 + 1e-6
+    assert np.abs(x - 200).max() <= 0.2 * 400 + 1e-6
+    assert np.abs(y - 150).max() <= 0.2 * 400 + 1e-6
+    assert 0.2 < np.std(extent / 400) < 0.4
+    assert 0.08 < np.std((x - 200) / 400) < 0.12
+    still = JitterWarp(size, p_jitter=0.0, flip=0.0)
+    assert np.ptp(matrices(still, image_size, 5), axis=0).max() == 0
+    np.testing.assert_allclose(matrices(still, image_size, 1)[0], EvalWarp(size).matrix(image_size))
+    half = matrices(JitterWarp(size, p_jitter=0.5, flip=0.0), image_size)
+    untouched = np.isclose(half, EvalWarp(size).matrix(image_size)).all((1, 2)).mean()
+    assert 0.4 < untouched < 0.6
+
+
+def test_fit_shows_the_whole_image_in_the_middle_on_black():
+    pixels, matrix = warp_image(eval_pipeline((64, 64), "fit"), np.full((30, 120, 3), 200, np.uint8))
+    assert matrix[0, 0] == matrix[1, 1] == 64 / 120
+    filled = (pixels[0] > 100).nonzero()
+    assert filled[:, 1].min() <= 1
+    assert filled[:, 1].max() >= 62
+    assert (filled[:, 0] >= 24).all()
+    assert (filled[:, 0] <= 40).all()
+    assert (pixels[:, :20] == 0).all()
+
+
+def test_keep_leaves_the_resolution_and_pads_to_the_divisor():
+    image = make_image(50, 70)
+    pixels, matrix = warp_image(eval_pipeline((1, 1), "keep", divisor=32), image)
+    assert tuple(pixels.shape) == (3, 64, 96)
+    assert matrix[0, 0] == matrix[1, 1] == 1
+    dx, dy = int(matrix[0, 2]), int(matrix[1, 2])
+    assert np.array_equal(pixels[:, dy : dy + 50, dx : dx + 70].permute(1, 2, 0).numpy(), image)
+    assert tuple(warp_image(eval_pipeline((1, 1), "keep", 128), image)[0].shape) == (3, 128, 128)
+    # As in the original an exact multiple gets one more.
+    assert EvalWarp((1, 1), "keep", 32).output_size((64, 96)) == (96, 128)
+
+
+def test_stretch_fills_the_input():
+    pixels, matrix = warp_image(eval_pipeline((64, 32), "stretch"), np.full((32, 64, 3), 200, np.uint8))
+    assert matrix.diag().tolist() == [0.5, 2, 1]
+    assert (pixels[:, :60, :30] > 150).all()
+
+
+def test_the_pipeline_gives_bytes_in_channel_order():
+    pixels, _ = warp_image(train_pipeline((32, 32), colour={}), make_image())
+    assert pixels.dtype == torch.uint8
+    assert tuple(pixels.shape) == (3, 32, 32)
+
+
+def step_by_step(image: np.ndarray, rng: np.random.Generator, amount: float, lighting: float) -> np.ndarray:
+    """The original's colour augmentation written out on a float image, drawing in the same order."""
+    grey = (image * GREY).sum(-1, keepdims=True)
+    mean = grey.mean()
+    for step in rng.permutation(3):
+        alpha = 1 + rng.uniform(-amount, amount)
+        image = image * alpha
+        if step == 1:  # contrast: towards the mean grey of the image
+            image = image + (1 - alpha) * mean
+        elif step == 2:  # saturation: towards the grey of each pixel
+            image = image + (1 - alpha) * grey
+    return image + PCA_VECTORS @ (PCA_VALUES * rng.normal(0, lighting, 3)) * 255
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_colour_matrix_is_all_steps_in_one(seed):
+    image = make_image(seed=seed).astype(np.float64)
+    jitter = ColourJitter()
+    jitter.random_generator = np.random.default_rng(seed)
+    matrix = jitter.colour_matrix(float((image * GREY).sum(-1).mean()))
+    ours = image @ matrix[:, :3].T + matrix[:, 3]
+    np.testing.assert_allclose(ours, step_by_step(image, np.random.default_rng(seed), 0.4, 0.1), atol=1e-6)
+    applied = ColourJitter()
+    applied.random_generator = np.random.default_rng(seed)
+    pixels = applied.apply(image.astype(np.uint8))
+    assert pixels.dtype == np.uint8
+    assert np.abs(pixels - ours.clip(0, 255)).max() <= 1
+
+
+def test_without_amounts_the_colours_stay():
+    jitter = ColourJitter(brightness=0, contrast=0, saturation=0, lighting=0)
+    jitter.random_generator = np.random.default_rng(0)
+    assert np.array_equal(jitter.apply(make_image()), make_image())
+
+
+def test_grey_stays_grey_without_lighting():
+    jitter = ColourJitter(lighting=0)
+    jitter.random_generator = np.random.default_rng(3)
+    grey = np.repeat(make_image()[..., :1], 3, 2)
+    changed = jitter.apply(grey).astype(int)
+    assert np.ptp(changed, axis=2).max() <= 1
+    assert not np.array_equal(changed, grey)
+
+
+def test_a_seed_repeats_the_whole_pipeline_and_another_does_not():
+    pipeline, image = train_pipeline((32, 32), colour={}), make_image()
+    seed_pipeline(pipeline, 1, 2, 3)
+    first = warp_image(pipeline, image)
+    second = warp_image(pipeline, image)
+    assert not torch.equal(first[1], second[1])  # the stream goes on
+    seed_pipeline(pipeline, 1, 2, 3)
+    again = warp_image(pipeline, image)
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    seed_pipeline(pipeline, 1, 2, 4)
+    assert not torch.equal(first[1], warp_image(pipeline, image)[1])
+
+
+def test_every_step_has_a_stream_of_its_own():
+    pipeline = train_pipeline((32, 32), colour={})
+    seed_pipeline(pipeline, 5)
+    first, second = (step.random_generator.random(4).tolist() for step in pipeline.transforms)
+    assert first != second
+
+
+def test_no_augmentation_is_the_evaluations_warp():
+    image = make_image()
+    plain, evaluated = (warp_image(p, image) for p in (train_pipeline((32, 48), None), eval_pipeline((32, 48))))
+    assert torch.equal(plain[0], evaluated[0])
+    assert torch.equal(plain[1], evaluated[1])
+
+
+def test_an_unknown_option_is_an_error():
+    with pytest.raises(InputError, match=r"augment.warp='zoom' is unknown; choose one of crop, jitter or null"):
+        train_pipeline((32, 32), "zoom")
+    with pytest.raises(InputError, match="test mode 'crop' is unknown; choose one of fit, keep, stretch"):
+        eval_pipeline((32, 32), "crop")
+    with pytest.raises((InputError, TypeError), match="flipp"):
+        train_pipeline((32, 32), flipp=0.5)
+    with pytest.raises((InputError, TypeError), match="bright"):
+        train_pipeline((32, 32), colour={"bright": 0.5})
+
+
+def test_an_unknown_argument_of_an_albumentations_transform_is_an_error_in_tests():
+    import albumentations as A
+
+    # By itself albumentations only warns and goes on without the argument; pyproject.toml turns that into an error.
+    with pytest.raises(UserWarning, match="not valid for transform"):
+        A.HorizontalFlip(probability=0.5)
