@@ -58,7 +58,7 @@ def test_the_script_prints_a_row_for_each_network(
 
 
 def test_the_script_answers_an_unknown_name_with_close_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SystemExit, match="^error: unknown backbone 'hardnet86'; did you mean hardnet"):
+    with pytest.raises(SystemExit, match=r"^error: unknown backbone 'hardnet86'; did you mean hardnet"):
         run(monkeypatch, "hardnet86")
 
 
