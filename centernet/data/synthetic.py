@@ -19,7 +19,7 @@ from centernet.data.coco import CocoDataModule
 from centernet.structures import InputError
 
 # Raise it when the drawing changes, so that files drawn by an older version are drawn again.
-VERSION = 4
+VERSION = 5
 CLASSES = ("disc", "box", "triangle", "star")
 CROWD_SHARE, EMPTY_SHARE = 0.06, 0.06
 _SUBPIXEL = 4  # fractional bits of the coordinates given to OpenCV
@@ -105,10 +105,10 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any
     if kind < EMPTY_SHARE + CROWD_SHARE:
         annotations.append(_draw_crowd(rng, image))
     boxes: list[np.ndarray] = [_corners(a["bbox"]) for a in annotations]
-    for _ in range(int(rng.integers(1, 9))):
+    for _ in range(int(rng.integers(1, 8))):
         label = int(rng.integers(len(CLASSES)))
         # Sizes are spread evenly over octaves: as many small objects as large ones.
-        side = float(np.exp(rng.uniform(np.log(18), np.log(0.85 * min(height, width)))))
+        side = float(np.exp(rng.uniform(np.log(22), np.log(0.85 * min(height, width)))))
         center = rng.uniform((0, 0), (width, height))
         polygon = _outline(rng, label, side) + center
         visible = np.clip(polygon, 0, (width - 1, height - 1))
@@ -136,10 +136,10 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     """A colour gradient with a few strokes and noise."""
     corners = rng.integers(40, 216, (2, 2, 3)).astype(np.float32)
     image = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
-    for _ in range(int(rng.integers(0, 7))):
+    for _ in range(int(rng.integers(0, 5))):
         a, b = (tuple(int(v) for v in rng.uniform((0, 0), (width, height))) for _ in range(2))
         cv2.line(image, a, b, rng.integers(0, 256, 3).tolist(), int(rng.integers(1, 3)), cv2.LINE_AA)
-    return np.clip(image + rng.normal(0, 7, image.shape), 0, 255).astype(np.uint8)
+    return np.clip(image + rng.normal(0, 5, image.shape), 0, 255).astype(np.uint8)
 
 
 def _outline(rng: np.random.Generator, label: int, side: float) -> np.ndarray:
