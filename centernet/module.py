@@ -229,8 +229,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(f"{path} is no checkpoint of plain data (or holds code, which is not run)") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is no checkpoint or is truncated ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # a damaged file can fail anyhow
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} is no checkpoint or is truncated ({reason})") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} is no checkpoint of this project")
     read_description(content, path)
