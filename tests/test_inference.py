@@ -1,0 +1,156 @@
+"""Detector and Predictor: an image goes in, boxes in its own pixels come out, the same one by one and in batches."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from centernet.data.transforms import eval_pipeline, warp_image
+from centernet.inference import NORMALIZATIONS, Detector, Predictor
+from centernet.models import build_network
+from centernet.ops.affine import transform_boxes
+from centernet.structures import Detections
+from centernet.tasks.ctdet import CtdetTask
+from tests import tiny
+
+NAMES = ["red", "green", "blue"]
+
+
+class ColourNetwork(nn.Module):
+    """A network without weights that finds filled squares of pure colours: class by colour, size from the area."""
+
+    stride, divisor = 4, 4
+
+    def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
+        colours = nn.functional.avg_pool2d((images > 0).float(), 4)
+        heat = nn.functional.avg_pool2d(colours, 5, stride=1, padding=2)
+        side = colours.sum((2, 3), keepdim=True).amax(1, keepdim=True).sqrt()
+        size = side.expand(-1, 2, *heat.shape[2:])
+        return [{"heatmap": torch.logit(heat, 1e-4), "size": size, "offset": torch.zeros_like(size)}]
+
+
+def build_detector() -> Detector:
+    torch.manual_seed(0)
+    task = CtdetTask(3, k=20)
+    network = tiny.enliven(build_network(tiny.NETWORK, task.heads))
+    return Detector(network, task).eval()
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return Predictor(build_detector(), NAMES, (64, 96))
+
+
+@pytest.fixture(scope="module")
+def images() -> list[np.ndarray]:
+    return [tiny.make_image(*size, seed=n) for n, size in enumerate([(48, 64), (100, 60), (64, 96), (33, 77)])]
+
+
+def by_hand(predictor: Predictor, image: np.ndarray) -> Detections:
+    """The same by the parts: warp, normalise, network, decode, move back."""
+    pixels, matrix = warp_image(eval_pipeline((64, 96)), image)
+    mean, std = (np.array(values)[:, None, None] * 255 for values in NORMALIZATIONS["coco"])
+    normalised = torch.from_numpy((pixels.numpy() - mean) / std).float()
+    detector = predictor.detector
+    with torch.no_grad():
+        found = detector.task.decode(detector.task.activate(detector.network(normalised[None])[-1]))
+    boxes = transform_boxes(torch.linalg.inv(matrix), found["boxes"][0])
+    return {"boxes": boxes, "scores": found["scores"][0], "labels": found["labels"][0]}
+
+
+def assert_close(found: Detections, wanted: Detections) -> None:
+    assert torch.allclose(found["scores"], wanted["scores"], atol=1e-5)
+    assert torch.equal(found["labels"], wanted["labels"])
+    assert torch.allclose(found["boxes"], wanted["boxes"], atol=1e-2)
+
+
+def test_predicting_is_what_the_parts_do_by_hand(predictor, images):
+    for image in images:
+        found = predictor(image)
+        assert found["scores"].std() > 1e-3  # or the network says the same everywhere
+        assert_close(found, by_hand(predictor, image))
+        assert found["names"] == [NAMES[label] for label in found["labels"].tolist()]
+        assert len(found["scores"]) == 20
+
+
+def test_images_in_a_batch_are_predicted_as_one_by_one(predictor, images):
+    for together, image in zip(predictor.predict(images), images, strict=True):
+        assert_close(together, predictor(image))
+
+
+def test_images_of_several_sizes_keep_their_order_in_keep_mode(images):
+    predictor = Predictor(build_detector(), NAMES, (64, 96), mode="keep")
+    mixed = [images[1], images[0], images[1], images[3]]
+    found = predictor.predict(mixed)
+    assert_close(found[0], found[2])
+    for together, image in zip(found, mixed, strict=True):
+        assert_close(together, predictor(image))
+
+
+def test_files_and_arrays_give_the_same(predictor, images, tmp_path):
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), images[0][..., ::-1])
+    assert_close(predictor(path), predictor(images[0]))
+    assert_close(predictor(str(path)), predictor(images[0]))
+
+
+def test_the_threshold_drops_what_is_less_sure(predictor, images):
+    scores = predictor(images[0])["scores"]
+    cut = float(scores[4])
+    found = predictor(images[0], threshold=cut)
+    assert found["scores"].tolist() == scores[scores >= cut].tolist()
+    nothing = predictor(images[0], threshold=1.1)
+    assert nothing["boxes"].shape == (0, 4)
+    assert nothing["names"] == []
+
+
+def test_no_images_give_no_detections(predictor):
+    assert predictor.predict([]) == []
+
+
+@pytest.mark.parametrize("mode", ["fit", "keep", "stretch"])
+def test_boxes_are_in_the_pixels_of_the_image(mode):
+    image = np.zeros((120, 200, 3), np.uint8)
+    image[40:72, 100:132, 1] = 255  # a green square of 32 pixels
+    predictor = Predictor(Detector(ColourNetwork(), CtdetTask(3, k=5)), NAMES, (160, 160), mode=mode)
+    best = {name: value[0] for name, value in predictor(image).items()}
+    assert best["names"] == "green"
+    x1, y1, x2, y2 = best["boxes"].tolist()
+    # The network sees cells of four input pixels, and its size is that of a square of the same area.
+    assert (x1 + x2) / 2 == pytest.approx(116, abs=8)
+    assert (y1 + y2) / 2 == pytest.approx(56, abs=8)
+    assert (x2 - x1) * (y2 - y1) == pytest.approx(32 * 32, rel=0.2)
+
+
+def test_the_heatmap_is_the_largest_over_classes_in_grid_space(predictor, images):
+    heatmap, matrix = predictor.heatmap(images[0])
+    assert heatmap.shape == (16, 24)
+    assert heatmap.dtype == np.float32
+    pixels, wanted = warp_image(predictor.pipeline, images[0])
+    with torch.no_grad():
+        maps = predictor.detector.maps(pixels[None])
+    np.testing.assert_allclose(heatmap, maps["heatmap"][0].amax(0))
+    assert np.array_equal(matrix, wanted.numpy())
+    assert heatmap.max() == pytest.approx(predictor(images[0])["scores"][0].item())
+
+
+def test_bytes_and_floats_are_normalised_alike():
+    detector = Detector(nn.Identity(), CtdetTask(1), "imagenet")
+    pixels = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    normalised = detector.normalize(pixels)
+    assert normalised.dtype == torch.float32
+    assert torch.equal(normalised, detector.normalize(pixels.float()))
+    channel = (pixels[0, 0, 0, 0].item() / 255 - 0.485) / 0.229
+    assert normalised[0, 0, 0, 0].item() == pytest.approx(channel, abs=1e-5)
+
+
+def test_the_normalisation_is_no_weight():
+    assert not [name for name in build_detector().state_dict() if "mean" in name.split(".")[:1] or name == "std"]
+
+
+def test_the_predictor_switches_to_evaluation():
+    detector = build_detector().train()
+    assert not Predictor(detector, NAMES, (64, 64)).detector.training
