@@ -19,7 +19,7 @@ from centernet.data.coco import CocoDataModule
 from centernet.structures import InputError
 
 # Raise it when the drawing changes, so that files drawn by an older version are drawn again.
-VERSION = 5
+VERSION = 6
 CLASSES = ("disc", "box", "triangle", "star")
 CROWD_SHARE, EMPTY_SHARE = 0.06, 0.06
 _SUBPIXEL = 4  # fractional bits of the coordinates given to OpenCV
@@ -105,10 +105,10 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any
     if kind < EMPTY_SHARE + CROWD_SHARE:
         annotations.append(_draw_crowd(rng, image))
     boxes: list[np.ndarray] = [_corners(a["bbox"]) for a in annotations]
-    for _ in range(int(rng.integers(1, 8))):
+    for _ in range(int(rng.integers(4, 15))):
         label = int(rng.integers(len(CLASSES)))
         # Sizes are spread evenly over octaves: as many small objects as large ones.
-        side = float(np.exp(rng.uniform(np.log(22), np.log(0.85 * min(height, width)))))
+        side = float(np.exp(rng.uniform(np.log(20), np.log(0.6 * min(height, width)))))
         center = rng.uniform((0, 0), (width, height))
         polygon = _outline(rng, label, side) + center
         visible = np.clip(polygon, 0, (width - 1, height - 1))

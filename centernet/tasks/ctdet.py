@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from centernet.metrics.coco import CocoAP
+from centernet.metrics.coco import BACKENDS, CocoAP
 from centernet.ops.boxes import box_sides, clip_boxes
 from centernet.ops.heatmap import (
     RADII,
@@ -46,6 +46,7 @@ class CtdetTask(Task):
     - ``size_target``: ``center`` (one size map, supervised at centres), ``per_class`` (a size map per class) or
       ``dense`` (supervised under the whole Gaussian, weighted by it).
     - ``offset``: whether to regress where in its cell a centre lies.
+    - ``evaluator``: ``faster-coco-eval`` or ``pycocotools``; same numbers.
     - ``crowds``: ``ignore`` (no loss inside crowd regions) or ``objects`` (trained like objects, as the original does).
     """
 
@@ -66,6 +67,7 @@ class CtdetTask(Task):
         size_target: str = "center",
         offset: bool = True,
         crowds: str = "ignore",
+        evaluator: str = "faster-coco-eval",
     ) -> None:
         super().__init__(num_classes, stride, k)
         for option, value, choices in (
@@ -74,13 +76,14 @@ class CtdetTask(Task):
             ("regression_loss", regression_loss, ("l1", "smooth_l1")),
             ("size_target", size_target, ("center", "per_class", "dense")),
             ("crowds", crowds, ("ignore", "objects")),
+            ("evaluator", evaluator, BACKENDS),
         ):
             if value not in choices:
                 raise InputError(f"task {self.name}: {option}={value!r} is unknown; choose one of {', '.join(choices)}")
         self.radius, self.min_overlap = radius, min_overlap
         self.heatmap_weight, self.size_weight, self.offset_weight = heatmap_weight, size_weight, offset_weight
         self.heatmap_loss, self.regression_loss = heatmap_loss, regression_loss
-        self.size_target, self.offset, self.crowds = size_target, offset, crowds
+        self.size_target, self.offset, self.crowds, self.evaluator = size_target, offset, crowds, evaluator
 
     @property
     def heads(self) -> dict[str, Head]:
@@ -154,7 +157,7 @@ class CtdetTask(Task):
         return merged
 
     def metric(self, class_names: Sequence[str]) -> CocoAP:
-        return CocoAP(class_names, max_detections=self.k)
+        return CocoAP(class_names, max_detections=self.k, backend=self.evaluator)
 
 
 def _per_class(cell: Tensor, size: Tensor, is_object: Tensor, labels: Tensor, num_classes: int) -> AtCells:
