@@ -105,17 +105,16 @@ class CenterNetModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         parts = self._losses(batch, self.detector.outputs(batch["image"]))
-        if not torch.isfinite(parts["loss"]):
-            raise NonFiniteLossError(
-                f"the loss is {parts['loss'].item()} in epoch {self.current_epoch}, step {self.global_step}; the "
-                f"batch holds the images {batch['image_id'].tolist()}; lower schedule.lr or look at these images"
-            )
+        self._require_finite(parts["loss"], batch)
         self._log_losses("train", parts, len(batch["image"]))
         return parts["loss"]
 
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         outputs = self.detector.outputs(batch["image"])
-        self._log_losses("val", self._losses(batch, outputs), len(batch["image"]))
+        parts = self._losses(batch, outputs)
+        # The last step of an epoch may have spoilt the weights; nothing of that may become the last checkpoint.
+        self._require_finite(parts["loss"], batch)
+        self._log_losses("val", parts, len(batch["image"]))
         maps = self.task.activate(outputs[-1])
         detections = self.task.lift(self.task.decode(maps), batch)
         self.metric.update(detections, batch["truth"], batch["image_id"])
@@ -133,6 +132,14 @@ class CenterNetModule(pl.LightningModule):
     def _losses(self, batch: Batch, outputs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         grid_size = tuple(next(iter(outputs[-1].values())).shape[-2:])
         return self.task.losses(outputs, self.task.encode(batch["objects"], grid_size))
+
+    def _require_finite(self, loss: Tensor, batch: Batch) -> None:
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(
+                f"the {'' if self.training else 'validation '}loss is {loss.item()} in epoch {self.current_epoch + 1}, "
+                f"step {self.global_step}; the batch holds the images {batch['image_id'].tolist()}; "
+                "lower schedule.lr or look at these images"
+            )
 
     def _log_losses(self, split: str, parts: Mapping[str, Tensor], count: int) -> None:
         training = split == "train"
