@@ -16,14 +16,16 @@ from torch import Tensor, nn
 from centernet.data.images import read_image
 from centernet.data.transforms import eval_pipeline, warp_image
 from centernet.models.centernet import CenterNet
+from centernet.models.fuse import fuse
 from centernet.structures import Detections, Outputs, unbatch
 from centernet.tasks.base import Task
 
-# Mean and standard deviation of RGB in 0 .. 1. "coco" is what CenterNet trains with on COCO, "imagenet" on KITTI and
-# VOC.
+# Mean and standard deviation of RGB in 0 .. 1. "coco" is what CenterNet trains with on COCO. On KITTI and VOC it gives
+# ImageNet's values, which are in RGB order, to BGR images: "imagenet_swapped" is what converted weights of these expect.
 NORMALIZATIONS = {
     "coco": ((0.47026115, 0.44719302, 0.40789654), (0.27809835, 0.27408164, 0.28863828)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "imagenet_swapped": ((0.406, 0.456, 0.485), (0.225, 0.224, 0.229)),
 }
 
 
@@ -36,7 +38,7 @@ class Detector(nn.Module):
 
     def __init__(self, network: CenterNet, task: Task, normalization: str = "coco") -> None:
         super().__init__()
-        self.network, self.task = network, task
+        self.network, self.task, self.normalization = network, task, normalization
         mean, std = NORMALIZATIONS[normalization]
         # Constants, not weights: they follow from the name that the checkpoint stores.
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
@@ -56,6 +58,13 @@ class Detector(nn.Module):
 
     def forward(self, images: Tensor) -> Detections:
         return self.task.decode(self.maps(images))
+
+    def fuse(self) -> Detector:
+        """A copy for inference: batch norm folded into convolutions, HarDNet's blocks without concatenations.
+
+        Same outputs up to rounding; see ``centernet.models.fuse``.
+        """
+        return Detector(fuse(self.network), self.task, self.normalization).to(self.mean.device)
 
 
 class Predictor:

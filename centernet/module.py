@@ -8,7 +8,6 @@ network, evaluation transform, and (from the command line) the whole run configu
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from centernet.inference import NORMALIZATIONS, Detector
+from centernet.models import convert
 from centernet.models.centernet import build_network, network_spec
 from centernet.schedule import Schedule
 from centernet.structures import Batch, InputError, NonFiniteLossError
@@ -227,18 +227,8 @@ def require_divisible(resolution: Sequence[int], divisor: int) -> None:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint file on the CPU; no code in it is run. Raises ``InputError`` when it is none of
-    ours."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"checkpoint {path} does not exist")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(f"{path} is no checkpoint of plain data (or holds code, which is not run)") from None
-    except Exception as error:  # a damaged file can fail anyhow
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path} is no checkpoint or is truncated ({reason})") from None
+    """The content of a checkpoint of this project on the CPU; no code in it is run. Raises ``InputError``."""
+    content = convert.read_checkpoint(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} is no checkpoint of this project")
     read_description(content, path)

@@ -140,7 +140,9 @@ def test_a_truncated_checkpoint_is_refused_wherever_it_is_cut(trained, tmp_path)
     path = tmp_path / "cut.ckpt"
     for size in [0, 1, 3, 10, 100, 1000, *(len(data) * n // 10 for n in range(1, 10)), len(data) - 1]:
         path.write_bytes(data[:size])
-        with pytest.raises(InputError, match=r"cut\.ckpt is no checkpoint") as raised:
+        with pytest.raises(
+            InputError, match=r"cut\.ckpt: (the file is truncated|this is no PyTorch checkpoint)"
+        ) as raised:
             read_checkpoint(path)
         assert "\n" not in str(raised.value)
 
@@ -164,7 +166,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, plainly):
     else:
         torch.save(content, path)
     with pytest.raises(
-        InputError, match=r"evil\.ckpt is no checkpoint of plain data \(or holds code, which is not run\)"
+        InputError, match=r"evil\.ckpt: refused, because reading it would run code of its author's choice"
     ):
         read_checkpoint(path)
     assert not mark.exists()
@@ -176,9 +178,9 @@ def test_other_files_are_refused(trained, tmp_path):
         with pytest.raises(InputError, match=r"other\.ckpt is no checkpoint of this project"):
             read_checkpoint(tmp_path / "other.ckpt")
     (tmp_path / "text.ckpt").write_text("hello, I am no checkpoint")
-    with pytest.raises(InputError, match=r"text\.ckpt is no checkpoint"):
+    with pytest.raises(InputError, match=r"text\.ckpt: this is no PyTorch checkpoint"):
         read_checkpoint(tmp_path / "text.ckpt")
-    with pytest.raises(InputError, match=r"checkpoint .*absent\.ckpt does not exist"):
+    with pytest.raises(InputError, match=r"absent\.ckpt: no such checkpoint file"):
         read_checkpoint(tmp_path / "absent.ckpt")
     newer = torch.load(trained[1], weights_only=True)
     newer["centernet"]["format"] = 999
