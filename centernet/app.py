@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -300,7 +301,7 @@ def _overrides() -> str:
     if not HydraConfig.initialized():
         return ""
     given = [o for o in HydraConfig.get().overrides.task if not o.startswith("ckpt=")]
-    return " ".join(f"'{o}'" if any(c in o for c in "[]{}() ") else o for o in given)
+    return " ".join(shlex.quote(override) for override in given)
 
 
 def _minutes(seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -46,9 +47,7 @@ class ProgressBar(TQDMProgressBar):
 
 
 class BestAndLast(ModelCheckpoint):
-    """Keeps ``best.ckpt`` by the task's metric and ``last.ckpt`` in the run folder."""
-
-    CHECKPOINT_NAME_LAST = "last"
+    """Keeps ``best.ckpt`` by the task's metric, and ``last.ckpt`` of every epoch, in the run folder."""
 
     def __init__(self, folder: str | Path, monitor: str = "val/AP") -> None:
         super().__init__(
@@ -57,10 +56,15 @@ class BestAndLast(ModelCheckpoint):
             monitor=monitor,
             mode="max",
             save_top_k=1,
-            save_last=True,
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, module)
+        # Lightning's `save_last` writes only together with a new best one; and only now the epoch is in History.
+        if not trainer.fast_dev_run:
+            trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
 
 
 class History(Callback):
@@ -235,7 +239,8 @@ class SaveOnInterrupt(Callback):
             state = f"saved after step {trainer.global_step}"
         print(f"\ninterrupted; checkpoint {path} {state}", flush=True)
         if path.is_file() and self.resume_command:
-            print(f"go on with: {self.resume_command.format(path=path)}", flush=True)
+            # Not str.format: overrides may hold braces.
+            print("go on with:", self.resume_command.replace("{path}", shlex.quote(str(path))), flush=True)
 
 
 class CollectDetections(Callback):
