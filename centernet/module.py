@@ -212,6 +212,23 @@ class CtdetModule(CenterNetModule):
         super().__init__("ctdet", num_classes, class_names, backbone, pretrained, schedule, normalization, task_options)
 
 
+class CtdetDenseModule(CenterNetModule):
+    """2D boxes as HarDNet regresses them; used like ``CtdetModule``. Task options: ``CtdetDenseTask``."""
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        backbone: str | Mapping[str, Any] = "hardnet85",
+        pretrained: bool | str = False,
+        schedule: Schedule | Mapping[str, Any] | None = None,
+        normalization: str = "coco",
+        task_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        name = "ctdet_dense"
+        super().__init__(name, num_classes, class_names, backbone, pretrained, schedule, normalization, task_options)
+
+
 def require_divisible(resolution: Sequence[int], divisor: int) -> None:
     """Raise ``InputError`` with the nearest sizes when height or width is not a multiple of ``divisor``."""
     height, width = resolution

@@ -15,6 +15,26 @@ from torch import Tensor
 Size = tuple[int, int]
 
 
+def place_matrix(
+    center: tuple[float, float], target: tuple[float, float], scale: tuple[float, float], rotation: float = 0.0
+) -> np.ndarray:
+    """Input-from-image matrix that brings one point of the image to one point of the input, float64 ``[3, 3]``.
+
+    ``center`` (x, y) in the image and ``target`` (x, y) in the input; ``rotation`` in degrees, the image turns
+    counter-clockwise on the screen around that point; then ``scale`` (along x, along y) stretches it.
+    """
+    angle = np.deg2rad(rotation)
+    cos, sin = np.cos(angle), np.sin(angle)
+    (sx, sy), (cx, cy) = scale, (float(center[0]), float(center[1]))
+    return np.array(
+        [
+            [cos * sx, sin * sx, target[0] - sx * (cos * cx + sin * cy)],
+            [-sin * sy, cos * sy, target[1] + sy * (sin * cx - cos * cy)],
+            [0.0, 0.0, 1.0],
+        ]
+    )
+
+
 def crop_matrix(center: tuple[float, float], extent: float, size: Size, rotation: float = 0.0) -> np.ndarray:
     """Input-from-image matrix that shows a window of the image, float64 ``[3, 3]``.
 
@@ -24,17 +44,8 @@ def crop_matrix(center: tuple[float, float], extent: float, size: Size, rotation
     """
     height, width = size
     scale = width / extent
-    angle = np.deg2rad(rotation)
-    cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
-    cx, cy = float(center[0]), float(center[1])
-    # The window's axes are turned by `rotation`; to bring them upright the image turns the other way.
-    return np.array(
-        [
-            [cos, sin, width / 2 - cos * cx - sin * cy],
-            [-sin, cos, height / 2 + sin * cx - cos * cy],
-            [0.0, 0.0, 1.0],
-        ]
-    )
+    # The window is turned by `rotation`; to bring it upright the image turns the other way.
+    return place_matrix(center, (width / 2, height / 2), (scale, scale), rotation)
 
 
 def flip_matrix(width: int) -> np.ndarray:

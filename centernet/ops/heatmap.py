@@ -52,11 +52,14 @@ def gaussian_radius(height: Tensor, width: Tensor, min_overlap: float = 0.7, for
     return torch.stack(roots).amin(0)
 
 
-def gaussian_windows(centers: Tensor, radius: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+def gaussian_windows(
+    centers: Tensor, radius: Tensor, size: tuple[int, int], sharpness: float = 6.0, unit_sum: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """Every cell that the Gaussians of N objects touch: object ``[T]``, cell ``[T]``, value ``[T]``.
 
     ``centers`` int ``[N, 2]`` (x, y) inside or outside the grid, ``radius`` int ``[N]``, ``size`` (height, width) of
-    the grid. A Gaussian has sigma (2 r + 1) / 6, value 1 at its centre, and ends at the square of r cells around it.
+    the grid. A Gaussian has sigma (2 r + 1) / ``sharpness``, ends at the square of r cells around its centre, and is 1
+    there, or (``unit_sum``) sums to 1 over that square, whether all of it lies in the grid or not.
     The windows are laid out one after the other, so memory follows their real area and not N x H x W.
     """
     height, width = size
@@ -72,9 +75,20 @@ def gaussian_windows(centers: Tensor, radius: Tensor, size: tuple[int, int]) -> 
     gx = x1[owner] + nth % per_row
     gy = y1[owner] + torch.div(nth, per_row, rounding_mode="floor")
     squared = (gx - x[owner]).square() + (gy - y[owner]).square()
-    sigma = (2 * radius + 1).to(torch.float32) / 6
+    sigma = (2 * radius + 1).to(torch.float32) / sharpness
     value = torch.exp(-squared.to(torch.float32) / (2 * sigma.square())[owner])
+    if unit_sum:
+        value = value / _gaussian_sum(radius, sigma)[owner]
     return owner, gy * width + gx, value
+
+
+def _gaussian_sum(radius: Tensor, sigma: Tensor) -> Tensor:
+    """Sum ``[N]`` of each Gaussian over its whole square: the square of the sum along one axis."""
+    if not len(radius):
+        return sigma
+    step = torch.arange(int(radius.max()) + 1, device=radius.device)
+    half = torch.exp(-step.square() / (2 * sigma.square())[:, None]) * (step <= radius[:, None])
+    return (2 * half.sum(1) - 1).square()
 
 
 def draw_gaussians(
@@ -93,13 +107,21 @@ def draw_gaussians(
     return flat.view(shape)
 
 
-def dense_owner(centers: Tensor, radius: Tensor, image: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+def dense_owner(
+    centers: Tensor,
+    radius: Tensor,
+    image: Tensor,
+    shape: tuple[int, int, int],
+    sharpness: float = 6.0,
+    unit_sum: bool = False,
+) -> tuple[Tensor, Tensor]:
     """Which object owns each cell: owner int64 ``[B, H, W]`` (-1 = none) and its Gaussian ``[B, H, W]``.
 
-    The object with the largest Gaussian wins a cell, the later one where two are equal.
+    The object with the largest Gaussian wins a cell, the later one where two are equal. For ``sharpness`` and
+    ``unit_sum`` see ``gaussian_windows``.
     """
     _, height, width = shape
-    owner, cell, value = gaussian_windows(centers, radius, (height, width))
+    owner, cell, value = gaussian_windows(centers, radius, (height, width), sharpness, unit_sum)
     where = image[owner] * (height * width) + cell
     strongest = value.new_zeros(shape).view(-1)
     strongest.scatter_reduce_(0, where, value, "amax")

@@ -84,12 +84,7 @@ class Task:
 
     def losses(self, outputs: Sequence[Outputs], targets: Targets) -> dict[str, Tensor]:
         """Loss of each head, averaged over the stacks and unweighted, and under ``loss`` their weighted sum."""
-        parts = {
-            name: sum(LOSSES[head.loss](stack[name], targets[name]) for stack in outputs) / len(outputs)
-            for name, head in self.heads.items()
-        }
-        total = sum(head.weight * parts[name] for name, head in self.heads.items())
-        return {"loss": total, **parts}
+        return weighted_losses(self.heads, outputs, targets)
 
     def perfect(self, targets: Targets, grid_size: tuple[int, int]) -> Outputs:
         """The raw output that a flawless network would give for ``targets``; makes every task its own test."""
@@ -109,6 +104,16 @@ class Task:
                 flat.scatter_(1, cell, torch.where(mask[:, m, None] > 0, target.value[:, m, None], old))
             outputs[name] = flat.transpose(1, 2).reshape(rows, channels, height, width)
         return outputs
+
+
+def weighted_losses(terms: Mapping[str, Head], outputs: Sequence[Outputs], targets: Targets) -> dict[str, Tensor]:
+    """What ``Task.losses`` returns, for any named parts of the output and their targets."""
+    parts = {
+        name: sum(LOSSES[term.loss](stack[name], targets[name]) for stack in outputs) / len(outputs)
+        for name, term in terms.items()
+    }
+    total = sum(term.weight * parts[name] for name, term in terms.items())
+    return {"loss": total, **parts}
 
 
 def task_names() -> list[str]:
@@ -146,4 +151,4 @@ def require_fields(task: Task, objects: Mapping[str, Tensor], where: str) -> Non
         raise InputError(f"task {task.name} needs objects with {', '.join(missing)}, which {where} does not have")
 
 
-__all__ = ["AtCells", "DenseMap", "Task", "build_task", "require_fields", "task_names"]
+__all__ = ["AtCells", "DenseMap", "Task", "build_task", "require_fields", "task_names", "weighted_losses"]

@@ -6,6 +6,7 @@ Objects as Points, Sec. 3 (targets, losses) and Sec. 4.1 (decoding).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,6 +38,20 @@ from centernet.structures import (
 from centernet.tasks.base import Task
 
 
+class Placed(NamedTuple):
+    """Objects ``[B, M]`` on the grid; all numbers in cells."""
+
+    boxes: Tensor  # [B, M, 4] clipped
+    size: Tensor  # [B, M, 2] width, height
+    center: Tensor  # [B, M, 2]
+    corner: Tensor  # [B, M, 2] of the cell that holds the centre
+    cell: Tensor  # int64 [B, M] its flat index, 0 where there is no object
+    present: Tensor  # bool [B, M] a crowd region or an object, with something of it inside the grid
+    is_object: Tensor  # bool [B, M] trained as an object
+    rows: tuple[Tensor, ...]  # the N places where is_object
+    radius: Tensor  # int64 [N] of their Gaussians
+
+
 class CtdetTask(Task):
     """Boxes from centre heatmap, size and sub-cell offset.
 
@@ -51,6 +66,8 @@ class CtdetTask(Task):
     """
 
     name = "ctdet"
+    edge: ClassVar[int] = 1
+    """How many cells before the grid's end boxes are clipped; the original keeps them off the last cell."""
 
     def __init__(
         self,
@@ -99,41 +116,56 @@ class CtdetTask(Task):
 
     def encode(self, objects: Objects, grid_size: tuple[int, int]) -> Targets:
         height, width = grid_size
-        boxes = clip_boxes(objects["boxes"].float() / self.stride, width - 1, height - 1)
-        labels = objects["labels"]
+        placed = self.place(objects, grid_size)
+        targets: Targets = {"heatmap": self.encode_heatmap(placed, objects["labels"], grid_size)}
+        if self.size_target == "center":
+            targets["size"] = AtCells(placed.cell, placed.size, placed.is_object)
+        elif self.size_target == "per_class":
+            args = placed.cell, placed.size, placed.is_object, objects["labels"], self.num_classes
+            targets["size"] = _per_class(*args)
+        else:
+            shape = (len(placed.boxes), height, width)
+            owner, gaussian = dense_owner(placed.corner[placed.rows].long(), placed.radius, placed.rows[0], shape)
+            size = placed.size[placed.rows]
+            values = torch.cat([size, size.new_zeros(1, 2)])  # the last row stands for "no owner"
+            targets["size"] = DenseMap(values[owner].permute(0, 3, 1, 2), gaussian[:, None].expand(-1, 2, -1, -1))
+        if self.offset:
+            targets["offset"] = AtCells(placed.cell, placed.center - placed.corner, placed.is_object)
+        return targets
+
+    def place(self, objects: Objects, grid_size: tuple[int, int]) -> Placed:
+        """Where padded objects (input pixels) lie on a grid of this size, and which of them are trained."""
+        height, width = grid_size
+        boxes = clip_boxes(objects["boxes"].float() / self.stride, width - self.edge, height - self.edge)
         object_width, object_height = box_sides(boxes)
         present = objects["valid"] & (object_width > 0) & (object_height > 0)
         is_object = present & ~objects["crowd"] if self.crowds == "ignore" else present
         center = (boxes[..., :2] + boxes[..., 2:]) / 2
         corner = center.floor()
-        size = torch.stack([object_width, object_height], -1)
-        cell = (corner[..., 1] * width + corner[..., 0]).long() * is_object
+        rows = is_object.nonzero(as_tuple=True)
+        radius = gaussian_radius(object_height[rows].ceil(), object_width[rows].ceil(), self.min_overlap, self.radius)
+        return Placed(
+            boxes=boxes,
+            size=torch.stack([object_width, object_height], -1),
+            center=center,
+            corner=corner,
+            cell=(corner[..., 1] * width + corner[..., 0]).long() * is_object,
+            present=present,
+            is_object=is_object,
+            rows=rows,
+            radius=radius.long(),
+        )
 
-        image, nth = is_object.nonzero(as_tuple=True)
-        radius = gaussian_radius(
-            object_height[image, nth].ceil(), object_width[image, nth].ceil(), self.min_overlap, self.radius
-        ).long()
-        shape = (len(boxes), self.num_classes, height, width)
-        heatmap = draw_gaussians(corner[image, nth].long(), radius, labels[image, nth], shape, image)
-
-        weight = None
-        ignored = present & ~is_object
-        if ignored.any():
-            row, n = ignored.nonzero(as_tuple=True)
-            weight = (~draw_regions(boxes[row, n], labels[row, n], shape, row)).to(heatmap.dtype)
-
-        targets: Targets = {"heatmap": DenseMap(heatmap, weight)}
-        if self.size_target == "center":
-            targets["size"] = AtCells(cell, size, is_object)
-        elif self.size_target == "per_class":
-            targets["size"] = _per_class(cell, size, is_object, labels, self.num_classes)
-        else:
-            owner, gaussian = dense_owner(corner[image, nth].long(), radius, image, (len(boxes), height, width))
-            values = torch.cat([size[image, nth], size.new_zeros(1, 2)])  # the last row stands for "no owner"
-            targets["size"] = DenseMap(values[owner].permute(0, 3, 1, 2), gaussian[:, None].expand(-1, 2, -1, -1))
-        if self.offset:
-            targets["offset"] = AtCells(cell, center - corner, is_object)
-        return targets
+    def encode_heatmap(self, placed: Placed, labels: Tensor, grid_size: tuple[int, int]) -> DenseMap:
+        """The Gaussians of the objects, and no weight inside crowd regions."""
+        shape = (len(labels), self.num_classes, *grid_size)
+        corner = placed.corner[placed.rows].long()
+        heatmap = draw_gaussians(corner, placed.radius, labels[placed.rows], shape, placed.rows[0])
+        ignored = placed.present & ~placed.is_object
+        if not ignored.any():
+            return DenseMap(heatmap)
+        regions = draw_regions(placed.boxes[ignored], labels[ignored], shape, ignored.nonzero(as_tuple=True)[0])
+        return DenseMap(heatmap, (~regions).to(heatmap.dtype))
 
     def decode(self, maps: Outputs) -> Detections:
         width = maps["heatmap"].shape[-1]
