@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_only
 
 from centernet.data.images import read_image
@@ -65,6 +67,18 @@ class BestAndLast(ModelCheckpoint):
         # Lightning's `save_last` writes only together with a new best one; and only now the epoch is in History.
         if not trainer.fast_dev_run:
             trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # A resumed run has a folder of its own: it starts with the best checkpoint so far, if that is still there.
+        theirs, mine = Path(state_dict["best_model_path"]), Path(self.dirpath) / "best.ckpt"
+        if not theirs.is_file():
+            return
+        if rank_zero_only.rank == 0 and theirs.resolve() != mine.resolve():
+            mine.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(theirs, mine)
+        kept = {"dirpath": self.dirpath, "best_model_path": str(mine), "kth_best_model_path": str(mine)}
+        score = {"best_k_models": {str(mine): state_dict["best_model_score"]}}
+        super().load_state_dict({**state_dict, **kept, **score})
 
 
 class History(Callback):
@@ -177,7 +191,9 @@ class Pictures(Callback):
         if trainer.sanity_checking or not trainer.is_global_zero or not self.count:
             return False
         epoch = trainer.current_epoch + 1
-        return not trainer.training or epoch % self.every == 0 or epoch == trainer.max_epochs
+        # Not `trainer.training`: that is False during the validation of a training, too.
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        return not fitting or epoch % self.every == 0 or epoch == trainer.max_epochs
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int, dataloader_idx: int = 0
