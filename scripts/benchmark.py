@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("kind", choices=("data",))
     parser.add_argument("--rounds", type=int, default=5, help="passes over the files; the best one counts (default: 5)")
     parser.add_argument("overrides", nargs="*", help="as for train.py: data=coco data.root=DIR resolution=[512,512]")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()  # options may stand between the overrides
     try:
         benchmark_data(args.overrides, args.rounds)
     except InputError as error:
