@@ -288,6 +288,22 @@ def test_a_loss_that_is_no_number_stops_and_names_the_images(shapes, tmp_path):
         assert all(torch.isfinite(value).all() for value in good.state_dict().values())
 
 
+def test_a_validation_loss_that_is_no_number_stops_before_anything_is_saved(shapes, tmp_path):
+    class Poison(pl.Callback):
+        def on_validation_start(self, trainer: Any, module: Any) -> None:
+            if trainer.current_epoch == 1:  # as a last, too large step of an epoch would leave it
+                next(module.detector.network.head.parameters()).data.fill_(float("nan"))
+
+    module = CtdetModule(class_names=SHAPES, backbone=tiny.NETWORK)
+    trainer = build_trainer(tmp_path, max_epochs=3, callbacks=[Poison(), BestAndLast(tmp_path)])
+    with pytest.raises(
+        NonFiniteLossError, match="the validation loss is nan in epoch 2, step 6; the batch holds the images"
+    ):
+        trainer.fit(module, build_data(shapes))
+    good, _ = load_module(tmp_path / "last.ckpt")
+    assert all(torch.isfinite(value).all() for value in good.state_dict().values())
+
+
 def test_the_learning_rate_follows_the_batch_in_use(shapes, tmp_path):
     schedule = {"lr": 0.01, "batch_size": 4, "decay": "constant"}
     module = CtdetModule(class_names=SHAPES, backbone=tiny.NETWORK, schedule=schedule)

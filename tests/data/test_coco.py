@@ -314,7 +314,7 @@ def test_both_splits_must_have_the_same_classes(tmp_path):
         ({"root": "made", "test_mode": "fill"}, "test mode 'fill' is unknown; choose one of fit, keep, stretch"),
         (
             {"root": "made", "augment": {"warp": "crops"}},
-            r"augment.warp='crops' is unknown; choose one of crop, jitter or",
+            r"augment.warp='crops' is unknown; choose one of crop, jitter",
         ),
     ],
 )

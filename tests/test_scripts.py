@@ -1,0 +1,130 @@
+"""The scripts: thin, but what they print and write is relied upon."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+
+from centernet.data.images import find_images, read_image
+from centernet.inference import Predictor
+from centernet.module import CtdetModule
+from tests import tiny
+from tests.places import ROOT
+from tests.test_module import SHAPES, build_data, build_trainer, pytestmark  # noqa: F401  the same warnings are quiet
+
+
+class Result(NamedTuple):
+    code: int | str
+    output: str
+
+
+@pytest.fixture
+def script(monkeypatch, capfd, tmp_path) -> Callable[..., Result]:
+    """Run a script in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(name: str, *arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        capfd.readouterr()
+        code: int | str = 0
+        try:
+            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capfd.readouterr()
+        return Result(code, out + err + (code if isinstance(code, str) else ""))
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def checkpoint(shapes, tmp_path_factory) -> Path:
+    """A checkpoint of an untrained network that has seen the data module."""
+    folder = tmp_path_factory.mktemp("run")
+    pl.seed_everything(0, verbose=False)
+    module = CtdetModule(class_names=SHAPES, backbone=tiny.NETWORK, task_options={"k": 5})
+    tiny.enliven(module.detector.network)
+    trainer = build_trainer(folder)
+    trainer.validate(module, build_data(shapes), verbose=False)
+    trainer.save_checkpoint(folder / "best.ckpt")
+    return folder / "best.ckpt"
+
+
+def test_the_demo_draws_and_lists_a_folder(script, checkpoint, shapes, tmp_path):
+    result = script("demo.py", checkpoint, shapes / "val", "--out", "out", "--threshold", "0", "--heatmap")
+    assert result.code == 0, result.output
+    found = json.loads((tmp_path / "out" / "detections.json").read_text())
+    images = find_images(shapes / "val")
+    assert list(found) == [image.name for image in images]
+    predictor = Predictor.from_checkpoint(checkpoint, device="cpu")
+    for image in images[:2]:
+        wanted = predictor(image)
+        assert [row["name"] for row in found[image.name]] == wanted["names"]
+        assert [row["score"] for row in found[image.name]] == pytest.approx(wanted["scores"].tolist(), abs=1e-4)
+        np.testing.assert_allclose([row["box"] for row in found[image.name]], wanted["boxes"], atol=0.051)
+        picture = read_image(tmp_path / "out" / f"{image.stem}.png")
+        assert max(picture.shape) >= 320
+        assert read_image(tmp_path / "out" / f"{image.stem}_heatmap.png").shape == read_image(image).shape
+    assert "8 images in" in result.output
+
+
+def test_the_demo_takes_one_image_and_a_threshold(script, checkpoint, shapes, tmp_path):
+    image = find_images(shapes / "val")[0]
+    result = script("demo.py", checkpoint, image, "--threshold", "1.1")
+    assert result.code == 0, result.output
+    assert f"{image.name}: nothing" in result.output
+    assert (tmp_path / "runs" / "demo" / f"{image.stem}.png").is_file()
+
+
+def test_one_broken_file_does_not_cost_the_others(script, checkpoint, tmp_path):
+    from PIL import Image
+
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(tiny.make_image()).save(tmp_path / "photos" / "good.png")
+    (tmp_path / "photos" / "bad.png").write_bytes(b"no image")
+    result = script("demo.py", checkpoint, "photos", "--out", "out")
+    assert result.code != 0
+    assert "bad.png is not an image that OpenCV can read" in result.output
+    assert "1 of 2 files could not be read" in result.output
+    assert (tmp_path / "out" / "good.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("absent.ckpt", "photos"), "photos does not exist; give an image file or a folder of images"),
+        (("absent.ckpt", "."), "no image"),
+    ],
+)
+def test_the_demo_says_what_is_missing(script, arguments, message):
+    result = script("demo.py", *arguments)
+    assert result.code != 0
+    assert message in result.output
+
+
+def test_the_demo_says_that_a_checkpoint_is_missing(script, shapes):
+    result = script("demo.py", "absent.ckpt", shapes / "val")
+    assert result.code == "error: absent.ckpt: no such checkpoint file"
+
+
+def test_the_data_benchmark_compares_with_bare_reading(script, shapes):
+    options = [f"data.root={shapes}", "data.train_count=24", "data.val_count=8", "resolution=[64,64]"]
+    result = script("benchmark.py", "data", "--rounds", "1", *options)
+    assert result.code == 0, result.output
+    assert "images/s" in result.output
+    assert "imread" in result.output
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "scripts").glob("*.py")))
+def test_every_script_explains_itself(script, name):
+    result = script(name, "--help")
+    assert result.code == 0
+    assert "usage:" in result.output

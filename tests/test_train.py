@@ -1,0 +1,530 @@
+"""The commands from end to end: train, evaluate, resume, two processes, sweeps, interruption, and bad input.
+
+Journeys that must cross a process are run as one (slow); the others call the command's main function in this one.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from centernet import app
+from centernet.data.images import read_image
+from tests import tiny
+from tests.places import ROOT
+
+DATA = ["data.train_count=20", "data.val_count=5", "data.num_workers=0", "resolution=[64,64]"]
+SHORT = [*DATA, *tiny.NETWORK_OVERRIDES, "callbacks.pictures.count=2"]
+# A little larger and longer, until it has learnt a dozen images so far that AP says something.
+LEARNING = [
+    *DATA,
+    "backbone=test_resnet",
+    "backbone.neck={name: dla_up, channels: 32}",
+    "backbone.head_channels=16",
+    "debug=overfit",
+    "data.batch_size=4",
+    "schedule.epochs=20",
+    "schedule.lr=0.005",
+]
+
+
+class Result(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    output: str
+    folder: Path
+
+    @property
+    def run(self) -> Path:
+        """The run folder that a training named."""
+        (line,) = [line for line in self.output.splitlines() if line.startswith("run folder: ")]
+        return Path(line.removeprefix("run folder: "))
+
+
+def environment() -> dict[str, str]:
+    """For a command of its own: nothing of the tests' process, one thread, no network."""
+    kept = {name: value for name, value in os.environ.items() if name not in (app.RUN_STAMP, "PL_GLOBAL_SEED")}
+    return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def start(folder: Path, script: str, *overrides: str) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / script), *overrides]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def run(folder: Path, script: str, *overrides: str) -> Result:
+    """Run a command as a process of its own."""
+    process = start(folder, script, *overrides)
+    output, _ = process.communicate(timeout=240)
+    return Result(process.returncode, output, folder)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capfd) -> Iterator[Callable[..., Result]]:
+    """Run ``train`` or ``eval`` in this process, as the console commands do, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    runs = 0
+
+    def call(name: str, *overrides: str) -> Result:
+        nonlocal runs
+        runs += 1
+        monkeypatch.setenv(app.RUN_STAMP, f"run-{runs}")
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *overrides])
+        capfd.readouterr()
+        code = 0
+        try:
+            {"train": app.train_main, "eval": app.eval_main}[name]()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        return Result(code, out + err, tmp_path)
+
+    yield call
+    root.handlers[:], root.level = (
+        handlers,
+        level,
+    )  # Hydra's handlers write into captured streams that are closed by now
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+# The first journey: train as the quickstart does, but on a dozen images; then evaluate the checkpoint.
+
+
+@pytest.fixture(scope="module")
+def journey(tmp_path_factory) -> Result:
+    return run(tmp_path_factory.mktemp("journey"), "train.py", *LEARNING)
+
+
+@pytest.mark.slow
+def test_training_ends_well_and_leaves_everything_in_the_run_folder(journey):
+    assert journey.code == 0, journey.output
+    names = {path.name for path in journey.run.iterdir()}
+    wanted = (
+        "best.ckpt last.ckpt metrics.json detections.json curves.png history.csv metrics.csv run.log pictures .hydra"
+    )
+    assert set(wanted.split()) <= names
+    assert read_image(journey.run / "curves.png").std() > 5
+    pictures = sorted((journey.run / "pictures").iterdir())
+    assert len(pictures) == 8
+    assert all(read_image(path).shape[0] >= 200 for path in pictures)
+    rows = rows_of(journey.run / "history.csv")
+    assert [int(float(row["epoch"])) for row in rows] == list(range(1, 21))
+    for name in ("train/loss/heatmap", "val/loss/size", "val/AP50", "lr", "images_per_second"):
+        assert name in rows[0]
+
+
+@pytest.mark.slow
+def test_a_dozen_images_are_learnt_by_heart(journey):
+    losses = [float(row["train/loss"]) for row in rows_of(journey.run / "history.csv")]
+    assert losses[-1] < losses[0] / 3
+    metrics = read_json(journey.run / "metrics.json")
+    assert metrics["metrics"]["AP50"] > 0.3
+    assert metrics["images"] == 12
+
+
+@pytest.mark.slow
+def test_what_was_reached_and_where_it_lies_is_said(journey):
+    metrics = read_json(journey.run / "metrics.json")
+    assert f"AP    {metrics['metrics']['AP']:6.3f}" in journey.output
+    for name in ("disc", "box", "triangle", "star"):
+        assert f"\n{name}" in journey.output
+        assert set(metrics["per_class"][name]) == {"AP", "AP50", "AR100", "objects"}
+    shown = journey.run.relative_to(journey.folder)
+    for words in ("best.ckpt", "curves.png", "pictures/", "detections.json", f"next: python eval.py ckpt={shown}/best"):
+        assert words in journey.output
+    assert journey.output.count("\nepoch ") == 20
+    assert "Traceback" not in journey.output
+    assert "Warning" not in journey.output
+    assert "run folder: " in (journey.run / "run.log").read_text()
+
+
+@pytest.mark.slow
+def test_the_best_and_not_the_last_weights_are_evaluated(journey):
+    best = max(float(row["val/AP"]) for row in rows_of(journey.run / "history.csv"))
+    assert read_json(journey.run / "metrics.json")["metrics"]["AP"] == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_detections_are_written_as_coco_results(journey):
+    from pycocotools.coco import COCO
+
+    truth = COCO(str(journey.folder / "data" / "shapes" / "annotations" / "instances_train.json"))
+    found = truth.loadRes(str(journey.run / "detections.json"))
+    ids = {row["image_id"] for row in found.dataset["annotations"]}
+    assert ids == set(sorted(truth.getImgIds())[:12])
+    assert {row["category_id"] for row in found.dataset["annotations"]} <= set(truth.getCatIds())
+
+
+@pytest.mark.slow
+def test_evaluating_the_checkpoint_needs_nothing_else_and_gives_the_same_again(journey):
+    evaluated = run(journey.folder, "eval.py", f"ckpt={journey.run / 'best.ckpt'}")
+    assert evaluated.code == 0, evaluated.output
+    folder = max((journey.folder / "runs" / "eval").iterdir())
+    first, second = (read_json(path / "metrics.json") for path in (journey.run, folder))
+    assert second["metrics"] == pytest.approx(first["metrics"], abs=1e-6, nan_ok=True)
+    assert second["per_class"].keys() == first["per_class"].keys()
+    assert (folder / "detections.json").is_file()
+    assert len(list((folder / "pictures").iterdir())) == 8
+    assert f"AP    {first['metrics']['AP']:6.3f}" in evaluated.output
+
+
+@pytest.mark.slow
+def test_other_data_of_the_same_classes_is_evaluated_by_its_folder(journey, command, shapes):
+    evaluated = command("eval", f"ckpt={journey.run / 'best.ckpt'}", f"data.root={shapes}", "pictures=0")
+    assert evaluated.code == 0, evaluated.output
+    metrics = read_json(evaluated.folder / "runs" / "eval" / "run-1" / "metrics.json")
+    assert metrics["images"] == 8
+    assert metrics["annotations"] == str(shapes / "annotations" / "instances_val.json")
+
+
+@pytest.mark.slow
+def test_data_of_other_classes_is_not_evaluated(journey, command, tmp_path):
+    tiny.make_coco(tmp_path / "pets", split="val")
+    refused = command("eval", f"ckpt={journey.run / 'best.ckpt'}", "data.root=pets")
+    assert refused.code != 0
+    assert "has the classes cat, dog, expected were disc, box, triangle, star" in refused.output
+    assert "Traceback" not in refused.output
+
+
+@pytest.mark.slow
+def test_another_training_starts_from_a_checkpoint_by_class_name(journey, command, tmp_path):
+    for split in ("train", "val"):
+        tiny.make_coco(
+            tmp_path / "mine",
+            [{"image_id": 1, "bbox": [4, 4, 20, 10]}],
+            categories=[{"id": 1, "name": "star"}, {"id": 2, "name": "moon"}],
+            split=split,
+        )
+    backbone = LEARNING[4:7]
+    options = [
+        "data=coco",
+        "data.root=mine",
+        "resolution=[64,64]",
+        "data.num_workers=0",
+        "schedule.epochs=1",
+        *backbone,
+    ]
+    started = command("train", *options, f"pretrained={journey.run / 'best.ckpt'}")
+    assert started.code == 0, started.output
+    assert "star" in started.output
+    assert "moon" in started.output
+
+
+# Going on.
+
+
+def test_one_epoch_and_another_after_a_resume_equal_two(command):
+    straight = command("train", *SHORT, "schedule.epochs=2", "evaluate=false")
+    assert straight.code == 0, straight.output
+    first = command("train", *SHORT, "schedule.epochs=2", "evaluate=false", "trainer.max_epochs=1")
+    last = first.run / "last.ckpt"
+    resumed = command("train", *SHORT, "schedule.epochs=2", "evaluate=false", f"ckpt={last}")
+    assert resumed.code == 0, resumed.output
+    runs = [resumed.folder / "runs" / "train" / f"run-{n}" for n in (1, 2, 3)]
+    wanted, halfway, found = (weights(path / "last.ckpt") for path in runs)
+    assert wanted.keys() == found.keys()
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    assert not all(torch.equal(wanted[name], halfway[name]) for name in wanted)
+    # The history goes on as well.
+    histories = [rows_of(path / "history.csv") for path in (runs[0], runs[2])]
+    assert [row["train/loss"] for row in histories[0]] == [row["train/loss"] for row in histories[1]]
+    assert len(histories[1]) == 2
+    refused = command(
+        "train", *SHORT, "data=coco", f"data.root={straight.folder}/data/shapes", "task.k=50", f"ckpt={last}"
+    )
+    assert "Traceback" not in refused.output
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_usable_checkpoint_and_says_how_to_go_on(command, tmp_path):
+    process = start(tmp_path, "train.py", *SHORT, "schedule.epochs=200")
+    output = ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        output += line
+        if line.startswith("epoch   2/200"):
+            process.send_signal(signal.SIGINT)
+            break
+    rest, _ = process.communicate(timeout=60)
+    output += rest
+    assert process.returncode not in (0, None), output
+    assert "Traceback" not in output
+    (folder,) = (tmp_path / "runs" / "train").iterdir()
+    last = folder / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] >= 4
+    assert f"interrupted; checkpoint {last}" in output
+    (line,) = [line for line in output.splitlines() if line.startswith("go on with: ")]
+    words = shlex.split(line.removeprefix("go on with: python train.py "))
+    assert words[-1] == f"ckpt={last}"
+    assert words[:-1] == [*SHORT, "schedule.epochs=200"]
+    # The printed command works.
+    went_on = command("train", *words, "trainer.max_epochs=4", "evaluate=false")
+    assert went_on.code == 0, went_on.output
+    assert "epoch   4/4" in went_on.output
+    assert "epoch   1/4" not in went_on.output
+
+
+# Several at once.
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_images_one_folder_and_one_log(command, tmp_path):
+    # Five validation images on two processes: the sampler pads with one that must not count twice.
+    result = run(tmp_path, "train.py", *SHORT, "trainer=ddp_cpu", "schedule.epochs=1", "data.batch_size=4")
+    assert result.code == 0, result.output
+    (folder,) = (tmp_path / "runs" / "train").iterdir()
+    assert sorted(path.name for path in folder.glob("*.log")) == ["run.log"]
+    assert "batch 4 x 2" in result.output
+    assert result.output.count("epoch   1/1") == 1
+    assert result.output.count("run folder:") == 1
+    content = read_json(tmp_path / "data" / "shapes" / "annotations" / "instances_val.json")
+    metrics = read_json(folder / "metrics.json")
+    counted = sum(values["objects"] for values in metrics["per_class"].values())
+    assert counted == sum(not row["iscrowd"] for row in content["annotations"])
+    per_image: dict[int, int] = {}
+    for row in read_json(folder / "detections.json"):
+        per_image[row["image_id"]] = per_image.get(row["image_id"], 0) + 1
+    assert sorted(per_image) == sorted(image["id"] for image in content["images"])
+    assert set(per_image.values()) == {100}
+    # One process gives the numbers of two.
+    alone = command("eval", f"ckpt={folder / 'best.ckpt'}", "pictures=0")
+    assert alone.code == 0, alone.output
+    single = read_json(tmp_path / "runs" / "eval" / "run-1" / "metrics.json")
+    assert single["metrics"] == pytest.approx(metrics["metrics"], abs=1e-6, nan_ok=True)
+
+
+def test_a_sweep_has_a_folder_per_run_and_a_table(command):
+    swept = command("train", "-m", *SHORT, "schedule.epochs=1", "task.k=10,20", "logger=none")
+    assert swept.code == 0, swept.output
+    folder = swept.folder / "runs" / "sweep" / "run-1"
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["0", "1"]
+    rows = rows_of(folder / "sweep.csv")
+    assert [row["run"] for row in rows] == ["0", "1"]
+    for n, row in enumerate(rows):
+        assert f"task.k={10 * (n + 1)}" in row["overrides"]
+        assert float(row["AP"]) == pytest.approx(read_json(folder / str(n) / "metrics.json")["metrics"]["AP"])
+        assert (folder / str(n) / "run.log").is_file()
+        assert (folder / str(n) / "best.ckpt").is_file()
+    assert f"table: {folder.relative_to(swept.folder) / 'sweep.csv'}" in swept.output
+
+
+# Loggers and help.
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
+def test_other_loggers_write_into_the_run_folder_without_a_network(command, logger):
+    logged = command("train", *SHORT, "schedule.epochs=1", "evaluate=false", f"logger={logger}")
+    assert logged.code == 0, logged.output
+    pattern = {"tensorboard": "tensorboard/events*", "wandb": "wandb/offline-run-*"}[logger]
+    assert list(logged.run.glob(pattern))
+
+
+def test_help_is_quick_and_names_every_group(tmp_path):
+    started = time.perf_counter()
+    shown = run(tmp_path, "train.py", "--help")
+    assert shown.code == 0
+    for words in (
+        "python train.py data=coco data.root=DIR",
+        "augment: centernet, jitter, none",
+        "python eval.py ckpt=",
+    ):
+        assert words in shown.output
+    assert time.perf_counter() - started < 10  # 1 s by itself; torch alone would take longer on a busy machine
+    assert not list(tmp_path.iterdir())
+
+
+# Bad input: one sentence, an exit code, no traceback.
+
+
+def test_a_misspelt_choice_is_answered_before_anything_heavy_is_loaded(tmp_path):
+    result = run(tmp_path, "train.py", "task=ctdt")
+    assert result.code == 2
+    assert result.output.startswith("error: unknown task 'ctdt'; did you mean ctdet")
+    assert result.output.count("\n") == 1
+
+
+@pytest.fixture
+def pets(tmp_path) -> Path:
+    """A small COCO folder of the user's own."""
+    for split in ("train", "val"):
+        tiny.make_coco(tmp_path / "pets", [{"image_id": 1, "bbox": [4, 4, 20, 10]}], split=split)
+    return tmp_path / "pets"
+
+
+OWN = [
+    "data=coco",
+    "data.root=pets",
+    "pretrained=false",
+    "data.num_workers=0",
+    "resolution=[64,64]",
+    *tiny.NETWORK_OVERRIDES,
+]
+
+
+def damage(pets: Path, how: str) -> None:
+    """Make something about the user's files wrong."""
+    path = pets / "annotations" / "instances_train.json"
+    content = read_json(path)
+    if how == "no json":
+        path.unlink()
+    elif how == "no categories":
+        del content["categories"]
+    elif how == "no annotations":
+        del content["annotations"]
+    elif how == "lost image":
+        content["annotations"][0]["image_id"] = 77
+    elif how == "lost category":
+        content["annotations"][0]["category_id"] = 77
+    elif how == "truncated image":
+        for image in (pets / "train").iterdir():
+            image.write_bytes(image.read_bytes()[:80])
+    elif how == "missing image":
+        (pets / "train" / "2.png").unlink()
+    if path.exists():
+        path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "how", "message"),
+    [
+        (
+            ["data.root=nowhere"],
+            "",
+            "data.root=nowhere does not exist or is no folder; give the folder that holds the data",
+        ),
+        (["data.root=null"], "", "no data given; say data.root=DIR"),
+        ([], "no json", "no train annotations in pets (looked for annotations/instances_train2017.json, "),
+        ([], "no categories", "pets/annotations/instances_train.json has no 'categories'"),
+        ([], "no annotations", "pets/annotations/instances_train.json has no 'annotations'"),
+        ([], "lost image", "annotation 1 points to image 77, which is not in the json's images"),
+        ([], "lost category", "annotation 1 points to category 77, which is not in the json's categories"),
+        (
+            [],
+            "missing image",
+            "1 of 2 images of pets/annotations/instances_train.json are not in pets/train (first: 2.png)",
+        ),
+        ([], "truncated image", "image pets/train/1.png is truncated"),
+        (["data.num_workers=1"], "truncated image", "is truncated (a PNG without its end); replace or remove it"),
+        (["resolution=[100,100]"], "", "input 100x100 is not divisible by 32; nearest: 96x96, 128x128"),
+        (["resolution=[101,64]"], "", "input 101x64 is not divisible by"),
+        (["backbone=resnet81"], "", "unknown backbone 'resnet81'; did you mean resnet18"),
+        (["task=ctdt"], "", "unknown task 'ctdt'; did you mean ctdet"),
+        (["data=cocoo"], "", "unknown data 'cocoo'; did you mean coco"),
+        (["backbone=vit_tiny_patch16_224"], "", "vit_tiny_patch16_224"),
+        (["backbone.neck={name: deconf}"], "", "unknown neck 'deconf'; choose one of "),
+        (["task.radius=round"], "", "task ctdet: radius='round' is unknown; choose one of centernet, cornernet, prop"),
+        (["schedule.optimizer=lion"], "", "schedule.optimizer='lion' is unknown; choose one of adam, adamw, sgd"),
+        (["augment.warp=zoom"], "", "augment.warp='zoom' is unknown; choose one of crop, jitter"),
+        (["data.test_mode=fill"], "", "test mode 'fill' is unknown; choose one of fit, keep, stretch"),
+        (["data.on_bad_image=skipp"], "", "data.on_bad_image='skipp' is unknown; choose error or skip"),
+        (["pretrained=absent.pth"], "", "pretrained=absent.pth: no such weight file; give a file, true or false"),
+        (["ckpt=absent.ckpt"], "", "absent.ckpt: no such checkpoint file"),
+        (["ckpt=pets/train/1.png"], "", "pets/train/1.png: this is no PyTorch checkpoint"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_sentence_and_an_exit_code(command, pets, overrides, how, message):
+    damage(pets, how)
+    given = {override.partition("=")[0]: override for override in [*OWN, *overrides]}
+    if any(override.startswith("backbone=") for override in overrides):
+        given = {name: override for name, override in given.items() if not name.startswith("backbone.")}
+    result = command("train", *given.values())
+    assert result.code != 0
+    (line,) = [line for line in result.output.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert "Traceback" not in result.output
+
+
+def test_unreadable_images_are_skipped_and_counted_where_that_is_wanted(command, pets):
+    (pets / "train" / "2.png").write_bytes(b"no image")
+    result = command(
+        "train", *OWN, "data.on_bad_image=skip", "schedule.epochs=1", "evaluate=false", "data.batch_size=2"
+    )
+    assert result.code == 0, result.output
+    assert "1 unreadable images were skipped so far" in result.output
+
+
+def test_weights_from_the_hub_are_refused_in_one_sentence_when_there_is_no_hub(command, pets):
+    started = time.perf_counter()
+    # Offline as all tests are; a hub that cannot be reached is tried for five seconds.
+    overrides = [o for o in OWN if "pretrained" not in o and not o.startswith("backbone")]
+    result = command("train", *overrides, "pretrained=true", "backbone=resnet34")
+    if result.code == 0 or "unknown" in result.output:
+        pytest.skip("the weights are in this machine's cache")
+    assert "error: pretrained weights of 'resnet34' cannot be fetched from huggingface.co" in result.output
+    assert "say pretrained=false to start from random weights, or pretrained=FILE for a local file" in result.output
+    assert "Traceback" not in result.output
+    assert time.perf_counter() - started < 15
+
+
+def test_a_checkpoint_of_other_classes_is_not_continued(command, pets):
+    trained = command("train", *OWN, "schedule.epochs=1", "evaluate=false")
+    assert trained.code == 0, trained.output
+    content = json.loads((pets / "annotations" / "instances_train.json").read_text())
+    for split in ("train", "val"):
+        content["categories"].append({"id": 3, "name": "bird"})
+        (pets / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+        content["categories"].pop()
+    refused = command("train", *OWN, f"ckpt={trained.run / 'last.ckpt'}")
+    assert refused.code != 0
+    assert "error: the checkpoint does not fit this run: it has 2 classes, this run has 3" in refused.output
+    assert "Traceback" not in refused.output
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "say which checkpoint: python eval.py ckpt=RUN/best.ckpt"),
+        (["ckpt=absent.ckpt"], "absent.ckpt: no such checkpoint file"),
+    ],
+)
+def test_evaluation_says_what_is_missing(command, overrides, message):
+    result = command("eval", *overrides)
+    assert result.code != 0
+    assert f"error: {message}" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_loss_that_is_no_number_ends_the_command_with_the_images(command, pets):
+    result = command("train", *OWN, "schedule.epochs=3", "schedule.lr=1e30", "schedule.batch_size=null")
+    assert result.code != 0
+    assert "loss is nan in epoch" in result.output
+    assert "images [" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_misspelt_key_is_named(command):
+    result = command("train", "schedule.learning_rate=1")
+    assert result.code != 0
+    assert "learning_rate" in result.output
+    assert "Traceback" not in result.output
