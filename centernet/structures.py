@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class Sample(TypedDict):
     image_size: Tensor  # int64 [2] (height, width) of the file
     objects: Objects  # in input space: what is encoded
     truth: Objects  # in image space: what is evaluated (empty while training)
+    mosaic: NotRequired[tuple[int, int] | None]  # where four images meet, if this one becomes a mosaic (x, y)
 
 
 class Batch(TypedDict):

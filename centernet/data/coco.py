@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from centernet.data.datamodule import CenterNetDataModule, ImageDataset
+from centernet.data.masks import Masks
 from centernet.structures import InputError, Objects
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ class CocoDataset(ImageDataset):
     """Images and boxes of one COCO json.
 
     ``annotations`` path of the json, ``images`` folder that its ``file_name`` entries are relative to; ``class_names``
-    fixes the order of the classes (by default that of the category ids). Raises ``InputError`` for everything that is
+    fixes the order of the classes (by default that of the category ids); ``masks``: keep the segmentations, for
+    augmentations that rebuild cut boxes from them. Raises ``InputError`` for everything that is
     wrong with the files, naming the entry.
 
     Attributes: ``class_names``, ``category_ids`` (by label), ``image_ids`` (as in the json), ``notes`` (what was
@@ -52,6 +54,7 @@ class CocoDataset(ImageDataset):
         train: bool = False,
         on_bad_image: str = "error",
         seed: int = 0,
+        masks: bool = False,
     ) -> None:
         content = _load_json(Path(annotations))
         self.source, self.folder = Path(annotations), Path(images)
@@ -68,7 +71,7 @@ class CocoDataset(ImageDataset):
         names = [str(_field(entry, "file_name", "image", self.source)) for entry in entries]
         _require_images(names, self.folder, self.source)
         sizes = [(entry.get("height") or 0, entry.get("width") or 0) for entry in entries]
-        fields, offsets = self._collect(content["annotations"], position, sizes)
+        fields, offsets, segmentations = self._collect(content["annotations"], position, sizes)
         super().__init__(
             files=[self.folder / name for name in names],
             image_ids=self.image_ids if self._numeric else range(len(entries)),
@@ -79,13 +82,16 @@ class CocoDataset(ImageDataset):
             on_bad_image=on_bad_image,
             seed=seed,
         )
+        if masks:
+            owners = np.repeat(np.arange(len(sizes)), np.diff(offsets))
+            self.masks = Masks(segmentations, [sizes[image] for image in owners])
 
     def _collect(
         self, annotations: Sequence[Mapping[str, Any]], position: Mapping[Any, int], sizes: Sequence[tuple[int, int]]
-    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Flat fields sorted by image, and the offsets ``[images + 1]`` of each image's rows."""
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, list[Any]]:
+        """Flat fields sorted by image, the offsets ``[images + 1]`` of each image's rows, and their segmentations."""
         label_of = {category: label for label, category in enumerate(self.category_ids)}
-        rows: list[tuple[int, int, bool, float, list[float]]] = []
+        rows: list[tuple[int, int, bool, float, list[float], Any]] = []
         empty = outside = beyond = 0
         for annotation in annotations:
             where = f"{self.source}: annotation {annotation.get('id', '(without id)')}"
@@ -113,7 +119,9 @@ class CocoDataset(ImageDataset):
                 continue
             beyond += bool(image_width and (x + width > image_width + 1 or y + height > image_height + 1))
             area = float(annotation.get("area") or width * height)
-            rows.append((image, label, bool(annotation.get("iscrowd", 0)), area, [x, y, x + width, y + height]))
+            corners = [x, y, x + width, y + height]
+            crowd = bool(annotation.get("iscrowd", 0))
+            rows.append((image, label, crowd, area, corners, annotation.get("segmentation")))
         if empty or outside:
             self.notes.append(
                 f"{self.source}: {empty} boxes without area and {outside} outside their image were dropped"
@@ -131,7 +139,7 @@ class CocoDataset(ImageDataset):
             "crowd": np.array([row[2] for row in rows], bool),
             "area": np.array([row[3] for row in rows], np.float64),
         }
-        return fields, np.concatenate([[0], np.cumsum(counts)])
+        return fields, np.concatenate([[0], np.cumsum(counts)]), [row[5] for row in rows]
 
     def result_rows(self, image_id: int, detections: Objects) -> list[dict[str, Any]]:
         """Detections of one image (image space) as rows of COCO's result format."""
@@ -181,6 +189,7 @@ class CocoDataModule(CenterNetDataModule):
             train=train,
             on_bad_image=self.on_bad_image if train else "error",
             seed=self.seed,
+            masks=train and self.visible_boxes,
         )
 
     def locate(self, split: str) -> tuple[Path, Path]:

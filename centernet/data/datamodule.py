@@ -18,7 +18,16 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from centernet.data.images import read_image
-from centernet.data.transforms import eval_pipeline, seed_pipeline, train_pipeline, warp_image, warp_objects
+from centernet.data.masks import Masks
+from centernet.data.mosaic import draw_cut, make_mosaics
+from centernet.data.transforms import (
+    eval_pipeline,
+    seed_pipeline,
+    train_pipeline,
+    trim_objects,
+    warp_image,
+    warp_objects,
+)
 from centernet.ops.affine import Size
 from centernet.structures import Batch, InputError, Objects, Sample, empty_objects, stack_objects
 
@@ -38,10 +47,16 @@ class ImageDataset(Dataset):
     ``files[n]`` belongs to ``image_ids[n]`` and to rows ``offsets[n]:offsets[n + 1]`` of every array in ``fields``
     (boxes in image pixels). ``pipeline`` comes from ``centernet.data.transforms``. ``on_bad_image``: ``error``, or
     ``skip`` to take the next image instead and count (``skipped``).
+
+    While training, ``visible_boxes`` reduces objects to what the crop shows of them (with ``masks`` where a subclass
+    sets them), and ``mosaic`` is the share of samples that become mosaics.
     """
 
     class_names: list[str]
     notes: list[str]
+    masks: Masks | None = None
+    visible_boxes: bool = False
+    mosaic: float = 0.0
 
     def __init__(
         self,
@@ -80,14 +95,21 @@ class ImageDataset(Dataset):
             seed_pipeline(self.pipeline, *entropy, index)
         pixels, input_from_image = warp_image(self.pipeline, image)
         truth = self.objects(index)
-        return {
+        objects = warp_objects(truth, input_from_image)
+        if self.train and self.visible_boxes:
+            size = tuple(pixels.shape[1:])
+            objects = trim_objects(objects, input_from_image.numpy(), size, self.masks, int(self.offsets[index]))
+        sample: Sample = {
             "image": pixels,
             "input_from_image": input_from_image,
             "image_id": int(self.ids[index]),
             "image_size": torch.tensor(image.shape[:2]),
-            "objects": warp_objects(truth, input_from_image),
+            "objects": objects,
             "truth": empty_objects() if self.train else truth,
         }
+        if self.train and self.mosaic:
+            sample["mosaic"] = draw_cut(self.mosaic, tuple(pixels.shape[1:]), *entropy, index)
+        return sample
 
     def _read(self, index: int) -> tuple[int, np.ndarray]:
         for step in range(len(self)):
@@ -130,6 +152,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     sizes = {tuple(sample["image"].shape) for sample in samples}
     if len(sizes) > 1:
         raise InputError("images of several sizes in one batch; test mode keep needs data.eval_batch_size=1")
+    samples = make_mosaics(samples)
     images = torch.stack([sample["image"].permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
     return {
         "image": images,
@@ -151,9 +174,9 @@ class CenterNetDataModule(pl.LightningDataModule):
 
     ``resolution`` (height, width) of the input; ``batch_size`` per process; ``eval_batch_size`` (default: the same, 1
     for ``keep``); ``num_workers`` per process (default: half the cores, at most 8); ``augment`` options of
-    ``train_pipeline`` (None: no augmentation); ``test_mode`` fit, keep or stretch, with ``divisor`` for keep;
-    ``on_bad_image`` error or skip; ``limit`` to the first N images of each split; ``validate_on`` val or train (to see
-    whether a model can learn its images by heart).
+    ``train_pipeline`` (None: its defaults) and besides them ``visible_boxes`` and ``mosaic`` (``ImageDataset``);
+    ``test_mode`` fit, keep or stretch, with ``divisor`` for keep; ``on_bad_image`` error or skip; ``limit`` to the
+    first N images of each split; ``validate_on`` val or train (to see whether a model can learn its images by heart).
 
     ``class_names`` is known after ``setup``; setting it before fixes the order of the classes.
     """
@@ -181,6 +204,10 @@ class CenterNetDataModule(pl.LightningDataModule):
         self.eval_batch_size = eval_batch_size or (1 if test_mode == "keep" else batch_size)
         self.num_workers = min(8, (os.cpu_count() or 2) // 2) if num_workers is None else num_workers
         self.augment = {"warp": "crop", "colour": {}} if augment is None else dict(augment)
+        self.visible_boxes = bool(self.augment.pop("visible_boxes", False))
+        self.mosaic = float(self.augment.pop("mosaic", 0.0))
+        if not 0 <= self.mosaic <= 1:
+            raise InputError(f"augment.mosaic={self.mosaic} is no probability; choose 0 (never) to 1 (always)")
         self.test_mode, self.divisor = test_mode, divisor
         self.on_bad_image, self.seed = on_bad_image, seed
         self.class_names: list[str] | None = None
@@ -199,6 +226,7 @@ class CenterNetDataModule(pl.LightningDataModule):
 
     def _add(self, role: str, split: str, pipeline: Callable[..., Any], train: bool) -> None:
         dataset = self.build_dataset(split, pipeline, train)
+        dataset.visible_boxes, dataset.mosaic = self.visible_boxes, self.mosaic
         if self.limit is not None:
             dataset.keep_first(self.limit)
         self.datasets[role] = dataset

@@ -19,11 +19,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from centernet.ops.affine import Size, crop_matrix, fit_extent, flip_matrix, stretch_matrix, transform_boxes
-from centernet.structures import InputError, Objects
+from centernet.data.masks import Masks
+from centernet.ops.affine import (
+    Size,
+    crop_matrix,
+    fit_extent,
+    flip_matrix,
+    place_matrix,
+    stretch_matrix,
+    transform_boxes,
+)
+from centernet.ops.boxes import box_area, clip_boxes
+from centernet.structures import InputError, Objects, index
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
+
+# An object that a crop cuts stays one if along one axis more than so many input pixels (two cells) or more than half of
+# it remain.
+KEPT_SIDE, KEPT_SHARE = 8.0, 0.5
+# A box that lost more than this share of its area says little about what is left of the object.
+CUT_SHARE = 0.1
 
 EVAL_MODES = ("fit", "keep", "stretch")
 
@@ -124,6 +140,44 @@ class JitterWarp(Warp):
         return _window(x, y, extent, self.size, width, mirrored=rng.random() < self.flip)
 
 
+class StretchWarp(Warp):
+    """HarDNet's scale, aspect, shift, flip and rotation in one warp (arXiv:1909.00948, the authors' training).
+
+    The image's shorter side is drawn from ``short_sides``, its longer side then keeps the aspect times a factor drawn
+    from ``distortion``; the image's centre is shifted, along each axis, by up to the larger of half of what hangs over
+    and ``shift`` of the input; flipped with probability ``flip``, turned by up to ``rotation`` degrees. ``short_sides``
+    are pixels of a 512 x 512 input and grow with the shorter side of another one.
+    """
+
+    def __init__(
+        self,
+        size: Size,
+        short_sides: Sequence[float] = tuple(range(192, 897, 64)),
+        distortion: Sequence[float] = (0.4, 1.6),
+        shift: float = 0.2,
+        flip: float = 0.5,
+        rotation: float = 0.0,
+    ) -> None:
+        super().__init__(size)
+        self.short_sides, self.distortion = tuple(short_sides), tuple(distortion)
+        self.shift, self.flip, self.rotation = shift, flip, rotation
+
+    def matrix(self, image_size: Size) -> np.ndarray:
+        height, width = image_size
+        rng = self.random_generator
+        scale = float(rng.choice(self.short_sides)) * min(self.size) / 512 / min(image_size)
+        other = scale * rng.uniform(*self.distortion)
+        # The longer side takes the distortion; of a square image the width does.
+        scales = (scale, other) if height > width else (other, scale)
+        target = []
+        for side, factor, room in zip((width, height), scales, self.size[::-1], strict=True):
+            reach = max((side * factor - room) / 2, self.shift * room)
+            target.append(room / 2 + rng.uniform(-reach, reach))
+        turn = rng.uniform(-self.rotation, self.rotation)
+        matrix = place_matrix((width / 2, height / 2), tuple(target), scales, turn)
+        return matrix @ flip_matrix(width) if rng.random() < self.flip else matrix
+
+
 class EvalWarp(Warp):
     """The deterministic warp of evaluation and prediction.
 
@@ -207,7 +261,7 @@ def _border(border: int, side: int) -> int:
     raise AssertionError
 
 
-WARPS: dict[str, type[Warp]] = {"crop": RandomCropWarp, "jitter": JitterWarp}
+WARPS: dict[str, type[Warp]] = {"crop": RandomCropWarp, "jitter": JitterWarp, "stretch": StretchWarp}
 
 
 def train_pipeline(
@@ -215,8 +269,8 @@ def train_pipeline(
 ) -> A.Compose:
     """The training pipeline: ``pipeline(image=RGB uint8, input_from_image=eye(3))``.
 
-    ``warp``: ``crop``, ``jitter`` or None (no augmentation: the whole image fitted); ``colour``: options of
-    ``ColourJitter`` or None; further options belong to the warp.
+    ``warp``: ``crop``, ``jitter``, ``stretch`` or None (no augmentation: the whole image fitted); ``colour``: options
+    of ``ColourJitter`` or None; further options belong to the warp.
     """
     if warp is None:
         steps: list[A.BasicTransform] = [EvalWarp(size)]
@@ -255,3 +309,33 @@ def warp_image(pipeline: A.Compose, image: np.ndarray) -> tuple[Tensor, Tensor]:
 def warp_objects(objects: Objects, input_from_image: Tensor) -> Objects:
     """Objects from image to input space (boxes float32); labels, flags and areas stay as they are."""
     return {**objects, "boxes": transform_boxes(input_from_image, objects["boxes"].double()).float()}
+
+
+def trim_objects(
+    objects: Objects, input_from_image: np.ndarray, size: Size, masks: Masks | None = None, first: int = 0
+) -> Objects:
+    """Objects in input space, reduced to what an input of ``size`` (height, width) shows of them.
+
+    Boxes are clipped. One that lost more than a tenth of its area, or that is the hull of a turned box, becomes the box
+    of the visible part of its mask, where it has one: row ``first + n`` of ``masks`` belongs to object n. Objects of
+    which too little is left are dropped, crowd regions only when nothing is.
+    """
+    whole = objects["boxes"]
+    boxes = clip_boxes(whole, size[1], size[0])
+    left = box_area(boxes)
+    if masks is not None:
+        is_turned = bool(abs(input_from_image[0, 1]) > 1e-9)
+        is_cut = (left < (1 - CUT_SHARE) * box_area(whole)) | is_turned
+        for n in (is_cut & (left > 0)).nonzero().flatten().tolist():
+            if masks.has_mask(first + n):
+                shown = masks.visible_box(first + n, input_from_image, size)
+                boxes[n] = 0 if shown is None else torch.from_numpy(shown)
+    return keep_shown(objects, boxes)
+
+
+def keep_shown(objects: Objects, shown: Tensor) -> Objects:
+    """Objects with the boxes ``shown [M, 4]`` of what is left of them, without those of which too little is left."""
+    whole = objects["boxes"]
+    sides, whole_sides = shown[:, 2:] - shown[:, :2], whole[:, 2:] - whole[:, :2]
+    is_enough = ((sides > KEPT_SIDE) | (sides > KEPT_SHARE * whole_sides)).any(-1) | objects["crowd"]
+    return index({**objects, "boxes": shown}, is_enough & (sides > 0).all(-1))

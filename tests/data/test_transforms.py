@@ -17,19 +17,22 @@ from centernet.data.transforms import (
     EvalWarp,
     JitterWarp,
     RandomCropWarp,
+    StretchWarp,
     eval_pipeline,
     seed_pipeline,
     train_pipeline,
     warp_image,
     warp_objects,
 )
-from centernet.ops.affine import fit_extent, is_mirrored, transform_points
+from centernet.ops.affine import fit_extent, flip_matrix, is_mirrored, transform_points
 from centernet.structures import InputError
 from tests.tiny import make_image, make_objects
 
 PIPELINES = {
     "crop": lambda: train_pipeline((96, 128)),
     "jitter": lambda: train_pipeline((96, 128), "jitter", scale=0.4, shift=0.1),
+    "stretched crop": lambda: train_pipeline((96, 128), "stretch"),
+    "turned": lambda: train_pipeline((96, 128), "stretch", short_sides=[512], rotation=30.0),
     "none": lambda: train_pipeline((96, 128), None),
     "fit": lambda: eval_pipeline((96, 128), "fit"),
     "fit tall": lambda: eval_pipeline((160, 64), "fit"),
@@ -262,7 +265,7 @@ def test_no_augmentation_is_the_evaluations_warp():
 
 
 def test_an_unknown_option_is_an_error():
-    with pytest.raises(InputError, match=r"augment.warp='zoom' is unknown; choose one of crop, jitter or null"):
+    with pytest.raises(InputError, match=r"augment.warp='zoom' is unknown; choose one of crop, jitter"):
         train_pipeline((32, 32), "zoom")
     with pytest.raises(InputError, match="test mode 'crop' is unknown; choose one of fit, keep, stretch"):
         eval_pipeline((32, 32), "crop")
@@ -278,3 +281,27 @@ def test_an_unknown_argument_of_an_albumentations_transform_is_an_error_in_tests
     # By itself albumentations only warns and goes on without the argument; pyproject.toml turns that into an error.
     with pytest.raises(UserWarning, match="not valid for transform"):
         A.HorizontalFlip(probability=0.5)
+
+
+@given(seed=st.integers(0, 10_000))
+def test_the_stretched_crop_draws_scale_aspect_and_shift_from_their_ranges(seed):
+    size, image = (256, 384), (300, 400)
+    warp = StretchWarp(size)
+    warp.random_generator = np.random.default_rng(seed)
+    matrix = warp.matrix(image)
+    if is_mirrored(torch.from_numpy(matrix)):
+        matrix = matrix @ flip_matrix(image[1])
+    along_x, along_y = matrix[0, 0], matrix[1, 1]
+    short = along_y * image[0]
+    assert min(abs(short - side / 2) for side in range(192, 897, 64)) < 1e-6  # half of those for 512
+    assert 0.4 <= along_x / along_y <= 1.6
+    center = matrix @ [200, 150, 1]
+    for at, shown, room in ((center[0], along_x * 400, 384), (center[1], short, 256)):
+        assert abs(at - room / 2) <= max((shown - room) / 2, 0.2 * room) + 1e-6
+
+
+def test_the_stretched_crop_distorts_the_longer_side_of_an_upright_image():
+    warp = StretchWarp((512, 512), short_sides=[512], distortion=(1.6, 1.6), flip=0)
+    warp.random_generator = np.random.default_rng(0)
+    matrix = warp.matrix((400, 200))
+    assert (matrix[0, 0] * 200, matrix[1, 1] * 400) == pytest.approx((512, 1024 * 1.6))

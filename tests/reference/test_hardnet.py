@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 from centernet.data.images import read_image
-from centernet.data.transforms import EvalWarp, eval_pipeline, warp_image
+from centernet.data.masks import Masks, visible_bitmap_box
+from centernet.data.mosaic import join_quadrants
+from centernet.data.transforms import EvalWarp, eval_pipeline, trim_objects, warp_image, warp_objects
 from centernet.inference import Detector
 from centernet.ops.affine import flip_matrix, place_matrix, transform_points
 from centernet.ops.heatmap import dense_owner
@@ -204,3 +206,68 @@ def test_the_recorded_arguments_make_the_recorded_matrix_and_the_pixels(entry):
     pixels = Detector(nn.Identity(), CtdetDenseTask(1), "coco").normalize(warped[None])[0]
     difference = np.abs(pixels.flip(0).flatten()[found["input_idx"]].numpy() - found["input_val"])
     assert difference.mean() < 0.05
+
+
+def is_shown_by_box(entry: dict[str, Any]) -> bool:
+    return entry["function"].startswith(("mask2box", "get_border_coord"))
+
+
+@pytest.mark.parametrize("entry", cases(IMAGE, is_shown_by_box))
+def test_the_box_of_the_visible_part_of_a_mask_is_that_of_the_original(entry):
+    case = read(IMAGE, entry)
+    left, top, right, bottom = case.params["crop_x0y0xeye"]
+    mask = case.inputs["mask"][:, ::-1] if case.params["flipped"] else case.inputs["mask"]
+    matrix = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1.0]]) @ np.concatenate([case.inputs["trans"], [[0, 0, 1]]])
+    box = visible_bitmap_box(mask, matrix, (bottom - top, right - left))
+    if not mask.any():
+        assert box is None
+        assert (case.outputs["box"] == 0).all()
+        return
+    # Theirs goes from the first pixel to the last one, ours to the end of the last one; theirs may overlap the border.
+    pixel = np.tile(np.abs(matrix[:2, :2]).sum(1), 2)
+    assert (np.abs(box + np.array([left, top, left, top]) - case.outputs["box"]) <= pixel + 1).all()
+
+
+@pytest.mark.parametrize("entry", cases(TARGETS, lambda entry: entry["split_mode"] == "train"))
+def test_objects_that_a_crop_cuts_are_kept_dropped_and_boxed_as_in_the_original(entry):
+    found, width, height = recorded(entry), picture(entry)["width"], picture(entry)["height"]
+    matrix = np.concatenate([found["trans_input"], [[0, 0, 1]]])
+    if entry["flipped"]:
+        matrix = matrix @ [[-1, 0, width], [0, 1, 0], [0, 0, 1]]  # of boxes the original mirrors the borders
+    content = annotations()
+    labels = sorted(row["id"] for row in content["categories"])
+    of_image = [row for row in content["annotations"] if row["image_id"] == entry["image_id"]]
+    # Boxes without a width or height are no objects here; the original rebuilds them from their masks.
+    rows = [row for row in of_image if min(row["bbox"][2:]) > 0]
+    boxes = [[x, y, x + w, y + h] for x, y, w, h in (row["bbox"] for row in rows)]
+    objects = make_objects(boxes, [labels.index(row["category_id"]) for row in rows])
+    masks = Masks([row["segmentation"] for row in rows], [(height, width)] * len(rows))
+    size = tuple(entry["input_shape"][1:])
+    ours = trim_objects(warp_objects(objects, torch.from_numpy(matrix)), matrix, size, masks)
+    noted = found["meta_gt_det"][found["meta_gt_det"][:, 4] > 0]
+    assert len(noted) - len(ours["boxes"]) in range(len(of_image) - len(rows) + 1)
+    # One pixel of the image and one of the input: theirs are made of the indices of pixels.
+    tolerance = np.tile(np.abs(matrix[:2, :2]).sum(1), 2) + 1.05
+    for box, label in zip(ours["boxes"].numpy(), ours["labels"].tolist(), strict=True):
+        same = noted[noted[:, 5] == label, :4] * 4
+        assert (np.abs(same - box) <= tolerance).all(1).any(), (box, same)
+
+
+@pytest.mark.parametrize("entry", cases(IMAGE, measures("blend_truth_mosaic")))
+def test_a_mosaic_is_put_together_as_in_the_original(entry):
+    case = read(IMAGE, entry)
+    images = torch.from_numpy(case.inputs["images"])
+    rows = case.inputs["anns_x1y1x2y2cls"]
+    four = [
+        {"image": image, "objects": make_objects(each[:, :4], each[:, 4])}
+        for image, each in zip(images, rows, strict=True)
+    ]
+    made = join_quadrants(four, (case.params["cut_x"], case.params["cut_y"]))
+    assert torch.equal(made["image"], torch.from_numpy(case.outputs["out_img"]))
+    # Theirs keeps every box of more than a pixel, ours those of which enough remains.
+    ours = torch.cat([made["objects"]["boxes"], made["objects"]["labels"][:, None]], 1).numpy()
+    theirs = case.outputs["kept_x1y1x2y2clsquadrant"][:, :5]
+    large = ours[(ours[:, 2:4] - ours[:, :2]).min(1) > 1]
+    assert len(large) > 3
+    for row in large:
+        assert np.abs(theirs - row).max(1).min() < 1e-4

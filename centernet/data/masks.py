@@ -1,0 +1,142 @@
+"""Masks of objects: kept flat for all objects of a data set, and asked for the box of the part that a crop shows.
+
+Formats of cocodataset.org: polygons, and run lengths (RLE) as numbers or compressed into a string.
+
+Convention: corners of pixels, as in COCO's boxes: pixel i of a mask covers i .. i + 1, before and after the warp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as rle
+
+from centernet.ops.affine import Size
+
+
+class Masks:
+    """One mask or none for each of N objects.
+
+    Flat arrays with offsets (polygon points, compressed run lengths), which worker processes share without copying;
+    COCO's 860 000 polygons take 200 MB and not gigabytes of Python lists.
+    """
+
+    def __init__(self, segmentations: Sequence[Any], sizes: Sequence[Size]) -> None:
+        """``segmentations`` as in the json (what is none or unusable counts as no mask); ``sizes`` (height, width) of
+        each object's image."""
+        points, rings_of, runs = [], [], []
+        for segmentation, size in zip(segmentations, sizes, strict=True):
+            rings = _rings(segmentation)
+            points += rings
+            rings_of.append(len(rings))
+            runs.append(_compress(segmentation, size) if isinstance(segmentation, Mapping) else b"")
+        self.points = np.concatenate(points) if points else np.zeros((0, 2), np.float32)
+        self.ring_ends = _offsets([len(ring) for ring in points])
+        self.rings = _offsets(rings_of)
+        self.runs = np.frombuffer(b"".join(runs), np.uint8)
+        self.run_ends = _offsets([len(text) for text in runs])
+        self.sizes = np.array(sizes, np.int32).reshape(-1, 2)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def has_mask(self, n: int) -> bool:
+        """Whether object ``n`` has a mask."""
+        return bool(self.rings[n + 1] > self.rings[n] or self.run_ends[n + 1] > self.run_ends[n])
+
+    def visible_box(self, n: int, input_from_image: np.ndarray, size: Size) -> np.ndarray | None:
+        """Box ``[4]`` in input pixels of the part of mask ``n`` that an input of ``size`` (height, width) shows.
+
+        None where it shows nothing of it. ``input_from_image`` float64 ``[3, 3]``.
+        """
+        first, last = self.rings[n], self.rings[n + 1]
+        if last > first:
+            ends = self.ring_ends[first : last + 1]
+            points = self.points[ends[0] : ends[-1]] @ input_from_image[:2, :2].T + input_from_image[:2, 2]
+            return visible_polygon_box(points, ends[1:] - ends[0], size)
+        return visible_bitmap_box(self.bitmap(n), input_from_image, size)
+
+    def bitmap(self, n: int) -> np.ndarray:
+        """The run lengths of object ``n`` as an image uint8 ``[H, W]`` of 0 and 1."""
+        counts = self.runs[self.run_ends[n] : self.run_ends[n + 1]].tobytes()
+        return rle.decode({"size": self.sizes[n].tolist(), "counts": counts})
+
+
+def visible_polygon_box(points: np.ndarray, ends: np.ndarray, size: Size) -> np.ndarray | None:
+    """Box of what lies in ``0 .. width, 0 .. height`` of a polygon of several rings, exact; None where nothing does.
+
+    ``points [P, 2]`` of all rings, one after the other; ``ends`` where each of them ends. The extent of a clipped
+    polygon is that of its clipped edges and of the window's corners inside it, so that no polygon has to be built.
+    """
+    following = np.arange(1, len(points) + 1)
+    following[ends - 1] = np.concatenate([[0], ends[:-1]])
+    start, step = points, points[following] - points
+    window = np.array([size[1], size[0]], np.float64)
+    # Liang and Barsky: the part of each edge between all four sides, as a range of its parameter.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        near, far = -start / step, (window - start) / step
+    flat = step == 0
+    outside = ((start < 0) | (start > window)) & flat
+    low = np.where(flat, 0, np.minimum(near, far)).max(1).clip(0)
+    high = np.where(flat, 1, np.maximum(near, far)).min(1).clip(max=1)
+    seen = (low <= high) & ~outside.any(1)
+    corners = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * window
+    found = [
+        start[seen] + low[seen, None] * step[seen],
+        start[seen] + high[seen, None] * step[seen],
+        corners[_inside(corners, start, step)],
+    ]
+    shown = np.concatenate(found)
+    return np.concatenate([shown.min(0), shown.max(0)]).clip(0) if len(shown) else None
+
+
+def visible_bitmap_box(bitmap: np.ndarray, input_from_image: np.ndarray, size: Size) -> np.ndarray | None:
+    """Box of the pixels of a mask ``[H, W]`` that lie at least partly in an input of this size; None for none."""
+    y, x = bitmap.nonzero()
+    linear = input_from_image[:2, :2]
+    centers = np.stack([x + 0.5, y + 0.5], 1) @ linear.T + input_from_image[:2, 2]
+    half = np.abs(linear).sum(1) / 2  # of a moved pixel's extent
+    window = np.array([size[1], size[0]], np.float64)
+    seen = centers[((centers + half > 0) & (centers - half < window)).all(1)]
+    if not len(seen):
+        return None
+    return np.concatenate([(seen.min(0) - half).clip(0), np.minimum(seen.max(0) + half, window)])
+
+
+def _inside(places: np.ndarray, start: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """Whether places ``[N, 2]`` lie inside the polygon with these edges ``[E, 2]``: odd number of crossings."""
+    x, y = places[:, :1], places[:, 1:]
+    crosses = (start[:, 1] > y) != (start[:, 1] + step[:, 1] > y)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        at = start[:, 0] + (y - start[:, 1]) / step[:, 1] * step[:, 0]
+    return (crosses & (x < at)).sum(1) % 2 == 1
+
+
+def _offsets(counts: Sequence[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(np.array(counts, np.int64))])
+
+
+def _rings(segmentation: Any) -> list[np.ndarray]:
+    """The rings of a polygon, float32 ``[P, 2]`` each; those of fewer than three points enclose nothing."""
+    if not isinstance(segmentation, (list, tuple)):
+        return []
+    return [
+        np.array(ring, np.float32).reshape(-1, 2)
+        for ring in segmentation
+        if isinstance(ring, (list, tuple)) and len(ring) >= 6 and len(ring) % 2 == 0
+    ]
+
+
+def _compress(segmentation: Mapping[str, Any], size: Size) -> bytes:
+    """Run lengths as COCO's compressed string; empty where they do not fit the image."""
+    counts = segmentation.get("counts")
+    given = segmentation.get("size") or size
+    if counts is None or tuple(given) != tuple(size):
+        return b""
+    if isinstance(counts, (list, tuple)):
+        if sum(counts) != size[0] * size[1]:
+            return b""
+        counts = rle.frPyObjects({"size": list(size), "counts": list(counts)}, *size)["counts"]
+    return counts.encode() if isinstance(counts, str) else bytes(counts)
