@@ -353,12 +353,10 @@ def test_help_is_quick_and_names_every_group(tmp_path):
     started = time.perf_counter()
     shown = run(tmp_path, "train.py", "--help")
     assert shown.code == 0
-    for words in (
-        "python train.py data=coco data.root=DIR",
-        "augment: centernet, jitter, none",
-        "python eval.py ckpt=",
-    ):
-        assert words in shown.output
+    assert "python train.py data=coco data.root=DIR" in shown.output
+    for folder in (ROOT / "configs").iterdir():
+        if folder.is_dir() and folder.name != "hydra":
+            assert f"\n{folder.name}: " in shown.output
     assert time.perf_counter() - started < 10  # 1 s by itself; torch alone would take longer on a busy machine
     assert not list(tmp_path.iterdir())
 
