@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help install quickstart test test-fast lint format lock model-info clean
+.PHONY: help install quickstart test test-fast lint format lock model-info list-experiments clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -43,6 +43,9 @@ test-fast: $(STAMP) ## the tests that take seconds
 
 model-info: $(STAMP) ## parameters, multiply-accumulates and stride of every network
 	@$(PY) scripts/model_info.py
+
+list-experiments: $(STAMP) ## the presets: network, task, data, schedule, published result
+	@$(PY) scripts/list_experiments.py
 
 lint: $(STAMP) ## ruff: rules and formatting
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
