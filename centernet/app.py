@@ -106,6 +106,7 @@ def _quiet() -> None:
         ".*Checkpoint directory.*",
         ".*persistent_workers.*",
         ".*overfit_batches.*",
+        ".*could not find the monitored key.*",  # a run that ends before its first validation
         ".*It is recommended to use.*sync_dist.*",
         ".*using `DistributedSampler`.*",
         ".*_pytree.*",
