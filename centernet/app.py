@@ -181,7 +181,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     import pytorch_lightning as pl
 
     from centernet import build
-    from centernet.callbacks import Pictures
+    from centernet.callbacks import Pictures, ProgressBar
 
     if OmegaConf.is_missing(cfg, "ckpt"):
         raise InputError("say which checkpoint: python eval.py ckpt=RUN/best.ckpt")
@@ -190,7 +190,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     run = Path(cfg.paths.run)
     data.prepare_data()
     data.setup("validate")
-    trainer = build.build_trainer(cfg, [Pictures(run / "pictures", count=cfg.pictures)])
+    trainer = build.build_trainer(cfg, [Pictures(run / "pictures", count=cfg.pictures), ProgressBar()])
     dataset = data.datasets["val"]
     log.info(f"{cfg.ckpt}: {module.task.name}, {module.backbone['name']}, {len(dataset)} images of {dataset.source}")
     results = _validate(trainer, module, data, run, None)
