@@ -39,7 +39,10 @@ def build_datamodule(data: Mapping[str, Any]) -> CenterNetDataModule:
         return instantiate(options, _convert_="all")
     except Exception as error:
         # Hydra wraps whatever a constructor raises.
-        raise _cause(error) from None
+        cause = _cause(error)
+        if isinstance(cause, TypeError) and "unexpected keyword argument" in str(cause):
+            raise InputError(f"data: {str(cause).partition(' ')[2]}; see configs/data for what there is") from None
+        raise cause from None
 
 
 def build_module(cfg: DictConfig, class_names: list[str]) -> CenterNetModule:

@@ -198,6 +198,14 @@ class CenterNetDataModule(pl.LightningDataModule):
         super().__init__()
         if validate_on not in ("train", "val"):
             raise InputError(f"data.validate_on={validate_on!r} is unknown; choose val or train")
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("limit", limit, 1),
+        ):
+            if value is not None and value < least:
+                raise InputError(f"data.{name}={value} is too small; give at least {least}")
         self.limit, self.validate_on = limit, validate_on
         self.resolution: Size = (int(resolution[0]), int(resolution[1]))
         self.batch_size = batch_size

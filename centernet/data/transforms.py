@@ -9,6 +9,7 @@ Convention: see ``centernet.ops.affine``; ``input_from_image`` is the only geome
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -275,12 +276,21 @@ def train_pipeline(
     if warp is None:
         steps: list[A.BasicTransform] = [EvalWarp(size)]
     elif warp in WARPS:
+        _require_known("augment", WARPS[warp], warp_options)
         steps = [WARPS[warp](size, **warp_options)]
     else:
         raise InputError(f"augment.warp={warp!r} is unknown; choose one of {', '.join(WARPS)} or null")
     if colour is not None:
+        _require_known("augment.colour", ColourJitter, colour)
         steps.append(ColourJitter(**colour))
     return A.Compose(steps)
+
+
+def _require_known(where: str, step: type, options: Mapping[str, Any]) -> None:
+    known = [name for name in inspect.signature(step).parameters if name != "size"]
+    for option in options:
+        if option not in known:
+            raise InputError(f"{where}.{option} is unknown; {step.__name__} has {', '.join(known)}")
 
 
 def eval_pipeline(size: Size, mode: str = "fit", divisor: int = 32) -> A.Compose:
