@@ -231,7 +231,10 @@ class CtdetDenseModule(CenterNetModule):
 
 def require_divisible(resolution: Sequence[int], divisor: int) -> None:
     """Raise ``InputError`` with the nearest sizes when height or width is not a multiple of ``divisor``."""
-    height, width = resolution
+    try:
+        height, width = (int(side) for side in resolution)
+    except (TypeError, ValueError):
+        raise InputError(f"resolution={resolution!r} must be [height, width], such as [512,512]") from None
     if height % divisor == 0 and width % divisor == 0 and height > 0 and width > 0:
         return
 

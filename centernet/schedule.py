@@ -48,6 +48,8 @@ class Schedule:
                 raise InputError(f"schedule.{name}={value!r} is unknown; choose one of {', '.join(choices)}")
         if self.lr <= 0:
             raise InputError(f"schedule.lr={self.lr} must be positive")
+        if self.epochs < 1:
+            raise InputError(f"schedule.epochs={self.epochs} is too small; give at least 1")
 
     @classmethod
     def of(cls, given: Schedule | Mapping[str, Any] | None) -> Schedule:
