@@ -91,6 +91,7 @@ def test_a_schedule_is_made_from_plain_data():
         ({"optimizer": "adamax"}, "schedule.optimizer='adamax' is unknown; choose one of adam, adamw, sgd"),
         ({"decay": "linear"}, "schedule.decay='linear' is unknown; choose one of step, cosine, constant"),
         ({"lr": -1.0}, "schedule.lr=-1.0 must be positive"),
+        ({"epochs": 0}, "schedule.epochs=0 is too small; give at least 1"),
         ({"learning_rate": 1.0}, "schedule: .*unexpected keyword argument 'learning_rate'; it has optimizer, lr, "),
     ],
 )

@@ -349,15 +349,20 @@ def test_other_loggers_write_into_the_run_folder_without_a_network(command, logg
     assert list(logged.run.glob(pattern))
 
 
-def test_help_is_quick_and_names_every_group(tmp_path):
-    started = time.perf_counter()
-    shown = run(tmp_path, "train.py", "--help")
-    assert shown.code == 0
-    assert "python train.py data=coco data.root=DIR" in shown.output
+def test_help_names_every_group_and_loads_nothing_heavy(tmp_path):
+    spy = (
+        "import atexit, runpy, sys\n"
+        "heavy = {'torch', 'pytorch_lightning', 'timm', 'albumentations', 'wandb'}\n"
+        "atexit.register(lambda: print('loaded:', sorted(heavy & set(sys.modules))))\n"
+        f"sys.argv = ['train.py', '--help']; runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')"
+    )
+    shown = subprocess.run([sys.executable, "-c", spy], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert "loaded: []" in shown.stdout
+    assert "python train.py data=coco data.root=DIR" in shown.stdout
     for folder in (ROOT / "configs").iterdir():
         if folder.is_dir() and folder.name != "hydra":
-            assert f"\n{folder.name}: " in shown.output
-    assert time.perf_counter() - started < 10  # 1 s by itself; torch alone would take longer on a busy machine
+            assert f"\n{folder.name}: " in shown.stdout
     assert not list(tmp_path.iterdir())
 
 
@@ -443,6 +448,15 @@ def damage(pets: Path, how: str) -> None:
         (["task.radius=round"], "", "task ctdet: radius='round' is unknown; choose one of centernet, cornernet, prop"),
         (["schedule.optimizer=lion"], "", "schedule.optimizer='lion' is unknown; choose one of adam, adamw, sgd"),
         (["augment.warp=zoom"], "", "augment.warp='zoom' is unknown; choose one of crop, jitter"),
+        (["+augment.flipp=1"], "", "augment.flipp is unknown; RandomCropWarp has scales, border, flip"),
+        (["+augment.colour.hue=1"], "", "augment.colour.hue is unknown; ColourJitter has brightness, contrast, "),
+        (["+data.speed=1"], "", "data: got an unexpected keyword argument 'speed'; see configs/data for what there is"),
+        (["data.batch_size=0"], "", "data.batch_size=0 is too small; give at least 1"),
+        (["data.limit=0"], "", "data.limit=0 is too small; give at least 1"),
+        (["data.num_workers=-1"], "", "data.num_workers=-1 is too small; give at least 0"),
+        (["schedule.epochs=0"], "", "schedule.epochs=0 is too small; give at least 1"),
+        (["resolution=512"], "", "resolution=512 must be [height, width], such as [512,512]"),
+        (["resolution=[64,wide]"], "", "resolution=[64, 'wide'] must be [height, width], such as [512,512]"),
         (["data.test_mode=fill"], "", "test mode 'fill' is unknown; choose one of fit, keep, stretch"),
         (["data.on_bad_image=skipp"], "", "data.on_bad_image='skipp' is unknown; choose error or skip"),
         (["pretrained=absent.pth"], "", "pretrained=absent.pth: no such weight file; give a file, true or false"),
@@ -482,7 +496,7 @@ def test_weights_from_the_hub_are_refused_in_one_sentence_when_there_is_no_hub(c
     assert "error: pretrained weights of 'resnet34' cannot be fetched from huggingface.co" in result.output
     assert "say pretrained=false to start from random weights, or pretrained=FILE for a local file" in result.output
     assert "Traceback" not in result.output
-    assert time.perf_counter() - started < 15
+    assert time.perf_counter() - started < 60  # a second by itself
 
 
 def test_a_checkpoint_of_other_classes_is_not_continued(command, pets):

@@ -269,9 +269,9 @@ def test_an_unknown_option_is_an_error():
         train_pipeline((32, 32), "zoom")
     with pytest.raises(InputError, match="test mode 'crop' is unknown; choose one of fit, keep, stretch"):
         eval_pipeline((32, 32), "crop")
-    with pytest.raises((InputError, TypeError), match="flipp"):
+    with pytest.raises(InputError, match=r"augment.flipp is unknown; RandomCropWarp has scales, border, flip"):
         train_pipeline((32, 32), flipp=0.5)
-    with pytest.raises((InputError, TypeError), match="bright"):
+    with pytest.raises(InputError, match=r"augment.colour.bright is unknown; ColourJitter has brightness, contrast, "):
         train_pipeline((32, 32), colour={"bright": 0.5})
 
 
