@@ -21,7 +21,7 @@ from centernet.structures import Detections, Outputs, unbatch
 from centernet.tasks.base import Task
 
 # Mean and standard deviation of RGB in 0 .. 1. "coco" is what CenterNet trains with on COCO. On KITTI and VOC it gives
-# ImageNet's values, which are in RGB order, to BGR images: "imagenet_swapped" is what converted weights of these expect.
+# ImageNet's values, which are in RGB order, to BGR images: what their converted weights expect is "imagenet_swapped".
 NORMALIZATIONS = {
     "coco": ((0.47026115, 0.44719302, 0.40789654), (0.27809835, 0.27408164, 0.28863828)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),

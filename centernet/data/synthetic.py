@@ -160,7 +160,7 @@ def _outline(rng: np.random.Generator, label: int, side: float) -> np.ndarray:
 
 
 def _fill(image: np.ndarray, polygon: np.ndarray, colour: list[int], rim: bool) -> None:
-    """Fill a polygon; ``rim`` draws a darker line along its inside (a small box is hard to tell from a disc otherwise)."""
+    """Fill a polygon; ``rim`` adds a darker line inside (a small box is hard to tell from a disc otherwise)."""
     points = np.round(polygon * 2**_SUBPIXEL).astype(np.int32)
     cv2.fillPoly(image, [points], colour, cv2.LINE_AA, _SUBPIXEL)
     if rim:
