@@ -81,9 +81,9 @@ class Schedule:
         lr = self.scaled_lr(global_batch)
         groups = _decay_groups(network.parameters(), self.weight_decay)
         if self.optimizer == "sgd":
-            return torch.optim.SGD(groups, lr=lr, momentum=self.momentum, fused=True)
+            return torch.optim.SGD(groups, lr=lr, momentum=self.momentum)
         kind = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
-        return kind(groups, lr=lr, fused=True)
+        return kind(groups, lr=lr)
 
 
 def _decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
