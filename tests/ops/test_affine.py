@@ -14,6 +14,7 @@ from centernet.ops.affine import (
     fit_extent,
     flip_matrix,
     is_mirrored,
+    place_matrix,
     stretch_matrix,
     transform_boxes,
     transform_points,
@@ -123,3 +124,10 @@ def test_convention_points_are_x_y_and_sizes_height_width():
     matrix = stretch_matrix(image_size=(10, 20), size=(30, 80))
     assert move(matrix, 20, 0) == [80, 0]
     assert move(matrix, 0, 10) == [0, 30]
+
+
+def test_a_point_is_placed_where_it_shall_be_and_the_image_is_turned_before_it_is_stretched():
+    matrix = place_matrix((10, 20), (100, 50), (3, 0.5), rotation=90)
+    moved = transform_points(torch.from_numpy(matrix), torch.tensor([[10.0, 20], [11, 20], [10, 21]]))
+    # Counter-clockwise on the screen: right becomes up, down becomes right.
+    assert torch.allclose(moved, torch.tensor([[100.0, 50], [100, 49.5], [103, 50]]), atol=1e-5)
