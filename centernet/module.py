@@ -161,9 +161,9 @@ class CenterNetModule(pl.LightningModule):
                 f"lr {self.schedule.lr:g} belongs to a batch of {self.schedule.batch_size}; scaled to "
                 f"{self.schedule.scaled_lr(lr_batch):g} for {lr_batch} (schedule.batch_size=null switches this off)"
             )
-        steps = trainer.estimated_stepping_batches
-        epochs = trainer.max_epochs if (trainer.max_epochs or 0) > 0 else self.schedule.epochs
-        per_epoch = max(steps / epochs, 1) if steps != float("inf") else 1
+        _ = trainer.estimated_stepping_batches  # makes the loaders, so that their length is known
+        batches = trainer.num_training_batches
+        per_epoch = max(batches / trainer.accumulate_grad_batches, 1) if batches != float("inf") else 1
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step / per_epoch))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
