@@ -78,7 +78,7 @@ def start(folder: Path, script: str, *overrides: str) -> subprocess.Popen:
 def run(folder: Path, script: str, *overrides: str) -> Result:
     """Run a command as a process of its own."""
     process = start(folder, script, *overrides)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=900)
     return Result(process.returncode, output, folder)
 
 
@@ -282,7 +282,7 @@ def test_ctrl_c_leaves_a_usable_checkpoint_and_says_how_to_go_on(command, tmp_pa
         if line.startswith("epoch   2/200"):
             process.send_signal(signal.SIGINT)
             break
-    rest, _ = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=300)
     output += rest
     assert process.returncode not in (0, None), output
     assert "Traceback" not in output
