@@ -81,6 +81,12 @@ class CenterNetModule(pl.LightningModule):
         if names is not None:
             if self.class_names is None:
                 self.class_names = list(names)
+            if len(names) == len(self.class_names) and list(names) != self.class_names:
+                first = next(pair for pair in zip(names, self.class_names, strict=True) if pair[0] != pair[1])
+                raise InputError(
+                    f"the data's classes are not the model's, or in another order (first: {first[0]!r} in the data, "
+                    f"{first[1]!r} in the model)"
+                )
             if len(names) != self.task.num_classes:
                 raise InputError(
                     f"the data has {len(names)} classes ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''}), "

@@ -217,8 +217,15 @@ def test_a_checkpoint_of_another_run_is_not_continued(trained, shapes, tmp_path,
         tiny.make_coco(tmp_path, categories=[{"id": 1, "name": "a"}, {"id": 2, "name": "b"}], split="train")
         tiny.make_coco(tmp_path, categories=[{"id": 1, "name": "a"}, {"id": 2, "name": "b"}], split="val")
         data = build_data(tmp_path)
+    data.class_names = module.class_names
     with pytest.raises(InputError, match=f"the checkpoint does not fit this run: {message}"):
         build_trainer(tmp_path).fit(module, data, ckpt_path=trained[1], weights_only=True)
+
+
+def test_classes_in_another_order_than_the_data_are_refused(shapes, tmp_path):
+    module = CtdetModule(class_names=["disc", "box", "star", "triangle"], backbone=tiny.NETWORK)
+    with pytest.raises(InputError, match="in another order \\(first: 'triangle' in the data, 'star' in the model"):
+        build_trainer(tmp_path).fit(module, build_data(shapes))
 
 
 def test_a_checkpoint_of_another_task_is_not_continued(trained, tmp_path, shapes):

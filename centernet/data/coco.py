@@ -59,6 +59,32 @@ class CocoDataset(ImageDataset):
         content = _load_json(Path(annotations))
         self.source, self.folder = Path(annotations), Path(images)
         self.notes: list[str] = []
+        try:
+            files, sizes, fields, offsets, segmentations = self._read_content(content, class_names)
+        except InputError:
+            raise
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{self.source} is not in COCO format ({error}); compare it with cocodataset.org"
+            ) from error
+        super().__init__(
+            files=files,
+            image_ids=self.image_ids if self._numeric else range(len(files)),
+            fields=fields,
+            offsets=offsets,
+            pipeline=pipeline,
+            train=train,
+            on_bad_image=on_bad_image,
+            seed=seed,
+        )
+        if masks:
+            owners = np.repeat(np.arange(len(sizes)), np.diff(offsets))
+            self.masks = Masks(segmentations, [sizes[image] for image in owners])
+
+    def _read_content(
+        self, content: Mapping[str, Any], class_names: Sequence[str] | None
+    ) -> tuple[list[Path], list[tuple[int, int]], dict[str, np.ndarray], np.ndarray, list[Any]]:
+        """Files, sizes, flat fields, offsets and segmentations of a json; sets classes and image ids."""
         self.class_names, self.category_ids = _classes(content, self.source, class_names)
         entries = content["images"]
         self.image_ids = [_field(entry, "id", "image", self.source) for entry in entries]
@@ -70,21 +96,8 @@ class CocoDataset(ImageDataset):
         self._numeric = all(isinstance(image_id, int) for image_id in self.image_ids)
         names = [str(_field(entry, "file_name", "image", self.source)) for entry in entries]
         _require_images(names, self.folder, self.source)
-        sizes = [(entry.get("height") or 0, entry.get("width") or 0) for entry in entries]
-        fields, offsets, segmentations = self._collect(content["annotations"], position, sizes)
-        super().__init__(
-            files=[self.folder / name for name in names],
-            image_ids=self.image_ids if self._numeric else range(len(entries)),
-            fields=fields,
-            offsets=offsets,
-            pipeline=pipeline,
-            train=train,
-            on_bad_image=on_bad_image,
-            seed=seed,
-        )
-        if masks:
-            owners = np.repeat(np.arange(len(sizes)), np.diff(offsets))
-            self.masks = Masks(segmentations, [sizes[image] for image in owners])
+        sizes = [(int(entry.get("height") or 0), int(entry.get("width") or 0)) for entry in entries]
+        return [self.folder / name for name in names], sizes, *self._collect(content["annotations"], position, sizes)
 
     def _collect(
         self, annotations: Sequence[Mapping[str, Any]], position: Mapping[Any, int], sizes: Sequence[tuple[int, int]]

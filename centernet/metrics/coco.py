@@ -27,20 +27,18 @@ class CocoAP(Metric):
     """AP and AR of boxes in image pixels.
 
     ``compute()`` returns ``AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl`` in 0 .. 1, NaN where there
-    is no ground truth (pycocotools says -1 there). ``per_class`` then holds ``{name: {AP, AP50, AR100, objects}}``.
-    Works across processes: an image that distributed padding brought twice counts once.
+    is no ground truth (pycocotools says -1 there); the best 100 detections of an image count. ``per_class`` then holds
+    ``{name: {AP, AP50, AR100, objects}}``. Works across processes: an image that distributed padding brought twice
+    counts once.
     """
 
     full_state_update = False
 
-    def __init__(
-        self, class_names: Sequence[str], max_detections: int = 100, backend: str = "faster-coco-eval", **kwargs: Any
-    ) -> None:
+    def __init__(self, class_names: Sequence[str], backend: str = "faster-coco-eval", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
         self.class_names, self.backend = list(class_names), backend
-        self.max_detections = max(max_detections, 100)
         self.per_class: dict[str, dict[str, float]] = {}
         # A visit is one passing of one image through this metric; it ties rows to images and tells duplicates apart.
         self.add_state("images", [], dist_reduce_fx="cat")  # int64 [N, 2]: image id, visit
@@ -88,7 +86,7 @@ class CocoAP(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         rows = {name: _cat(getattr(self, name)) for name in self._defaults}
-        evaluation = _evaluate(rows, len(self.class_names), self.max_detections, self.backend)
+        evaluation = _evaluate(rows, len(self.class_names), self.backend)
         results, per_class = _summarise(*evaluation)
         self.per_class = {name: per_class[label] for label, name in enumerate(self.class_names)}
         return {name: torch.tensor(value, dtype=torch.float32, device=self.device) for name, value in results.items()}
@@ -100,9 +98,7 @@ def _cat(state: list[Tensor] | Tensor) -> np.ndarray:
     return torch.cat(state).cpu().numpy() if state else np.zeros((0,))
 
 
-def _evaluate(
-    rows: dict[str, np.ndarray], num_classes: int, max_detections: int, backend: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _evaluate(rows: dict[str, np.ndarray], num_classes: int, backend: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """precision ``[T, R, K, A, M]``, recall ``[T, K, A, M]`` (-1 = undefined) and objects per class ``[K]``."""
     images = rows["images"].reshape(-1, 2).astype(np.int64)
     _, first = np.unique(images[:, 0], return_index=True)
@@ -133,7 +129,7 @@ def _evaluate(
         "annotations": annotations,
         "categories": [{"id": label, "name": str(label)} for label in range(num_classes)],
     }
-    max_dets = [1, 10, max_detections]
+    max_dets = [1, 10, 100]  # the protocol's, however many detections there are
     shape = (10, 101, num_classes, 4, 3)
     if not annotations:
         return -np.ones(shape), -np.ones(shape[:1] + shape[2:]), objects

@@ -105,6 +105,9 @@ def network_spec(backbone: str | Mapping[str, Any]) -> dict[str, Any]:
     given = {"name": backbone} if isinstance(backbone, str) else dict(backbone)
     name = given.pop("name")
     base = {"name": name, "options": {}, **ARCHITECTURES.get(name, {"body": name, **DEFAULT_ARCHITECTURE})}
+    known = ("body", "options", "neck", "head_channels", "head_start")
+    if unknown := [key for key in given if key not in known]:
+        raise InputError(f"backbone {name!r} has no option {unknown[0]!r}; it has {', '.join(known)}")
     given = {key: value for key, value in given.items() if value is not None}
     neck = given.pop("neck", None)
     if isinstance(neck, str):

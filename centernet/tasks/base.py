@@ -43,6 +43,8 @@ class Task:
     """Fields that the data's objects must carry."""
 
     def __init__(self, num_classes: int, stride: int = 4, k: int = 100) -> None:
+        if k < 1:
+            raise InputError(f"task {self.name}: k={k} is too small; give at least 1")
         self.num_classes, self.stride, self.k = num_classes, stride, k
 
     @property

@@ -97,6 +97,8 @@ class CtdetTask(Task):
         ):
             if value not in choices:
                 raise InputError(f"task {self.name}: {option}={value!r} is unknown; choose one of {', '.join(choices)}")
+        if not 0 < min_overlap < 1:
+            raise InputError(f"task {self.name}: min_overlap={min_overlap} must lie between 0 and 1")
         self.radius, self.min_overlap = radius, min_overlap
         self.heatmap_weight, self.size_weight, self.offset_weight = heatmap_weight, size_weight, offset_weight
         self.heatmap_loss, self.regression_loss = heatmap_loss, regression_loss
@@ -189,7 +191,7 @@ class CtdetTask(Task):
         return merged
 
     def metric(self, class_names: Sequence[str]) -> CocoAP:
-        return CocoAP(class_names, max_detections=self.k, backend=self.evaluator)
+        return CocoAP(class_names, backend=self.evaluator)
 
 
 def _per_class(cell: Tensor, size: Tensor, is_object: Tensor, labels: Tensor, num_classes: int) -> AtCells:

@@ -382,3 +382,23 @@ def test_real_files_are_read_as_pycocotools_reads_them(data_folder, name):
             assert [dataset.class_names[label] for label in dataset.objects(index)["labels"]] == names
             image = theirs.loadImgs(image_id)[0]
             assert read_image(dataset.files[index]).shape == (image["height"], image["width"], 3)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: content["annotations"].append("box"),
+        lambda content: content["annotations"][0].update(area="large"),
+        lambda content: content["annotations"][0].update(image_id=[1]),
+        lambda content: content["images"][0].update(width="wide"),
+        lambda content: content["categories"].append({"id": "seven", "name": "seven"}),
+    ],
+)
+def test_json_of_another_kind_is_refused_in_one_sentence(shapes, tmp_path, spoil):
+    content = json.loads((shapes / "annotations" / "instances_val.json").read_text())
+    spoil(content)
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"odd\.json is not in COCO format .*") as raised:
+        CocoDataset(path, shapes / "val", eval_pipeline((32, 32)))
+    assert "\n" not in str(raised.value)

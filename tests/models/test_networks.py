@@ -179,3 +179,8 @@ def test_no_neck_at_all_needs_maps_of_one_stride() -> None:
 def test_unknown_options_of_a_neck_are_named() -> None:
     with pytest.raises(InputError, match=r"neck 'deconv' does not take these options.*widths"):
         build_network({"name": "lcnet_050", "neck": {"name": "deconv", "widths": [8]}}, HEADS)
+
+
+def test_an_unknown_option_of_a_network_is_named():
+    with pytest.raises(InputError, match="backbone 'resnet18' has no option 'nek'; it has body, options, neck, "):
+        build_network({"name": "resnet18", "nek": "deconv"}, HEADS)

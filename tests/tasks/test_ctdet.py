@@ -336,3 +336,11 @@ def test_the_metric_knows_the_classes_and_counts_every_detection():
     metric.update(detections, truth, torch.tensor([5]))
     assert metric.compute()["AP"] == 1
     assert CtdetTask.monitor in metric.compute()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"), [({"k": 0}, "k=0 is too small"), ({"min_overlap": 2.0}, "min_overlap=2.0 must lie between")]
+)
+def test_numbers_that_make_no_sense_are_refused(option, message):
+    with pytest.raises(InputError, match=message):
+        CtdetTask(num_classes=2, **option)
