@@ -10,8 +10,10 @@ import numpy as np
 from centernet.structures import InputError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
+# Older releases of OpenCV decode to BGR only; turning the channels afterwards costs another pass over the image.
+DECODES_RGB = hasattr(cv2, "IMREAD_COLOR_RGB")
 # Annotations are made on the pixels as they are stored; OpenCV would otherwise turn photographs by their EXIF tag.
-FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+FLAGS = (cv2.IMREAD_COLOR_RGB if DECODES_RGB else cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -26,7 +28,7 @@ def read_image(path: str | Path) -> np.ndarray:
     image = None if fault else cv2.imdecode(data, FLAGS)
     if image is None:
         raise InputError(f"image {path} {fault or 'is not an image that OpenCV can read'}; replace or remove it")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    return image if DECODES_RGB else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _truncation(data: bytes) -> str:
