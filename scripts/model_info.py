@@ -39,7 +39,7 @@ def main() -> None:
         first, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         print("  ".join([row[0].ljust(len(first)), *rest]))
     print(
-        f"\n{args.classes} classes; heads: heatmap, size, offset (HarDNet: heatmap, four sides).\n"
+        f"\n{args.classes} classes; heads: heatmap, size, offset (HarDNet: heatmap, size with offset).\n"
         "GMACs: convolutions only, a multiply-accumulate counts 1; -: the size is no multiple of the divisor."
     )
 
