@@ -53,7 +53,7 @@ def count_macs(network: nn.Module, input_size: tuple[int, int]) -> int:
 def build_counted(backbone: str | Mapping[str, Any], num_classes: int = 80) -> CenterNet:
     """A network for 2D boxes without weights (on ``meta``), to be counted.
 
-    Its heads are those it was published with: heatmap, size and offset, or for HarDNet heatmap and four sides.
+    Its heads are those it was published with: heatmap, size and offset, or for HarDNet heatmap and size with offset.
     """
     heads = {"heatmap": Head(num_classes, "focal", bias=HEATMAP_BIAS)}
     if network_spec(backbone)["neck"]["name"] == "hardnet_up":
