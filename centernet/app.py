@@ -160,7 +160,7 @@ def train(cfg: DictConfig) -> float | None:
     trainer = build.build_trainer(cfg)
     data.prepare_data()
     data.setup("fit")
-    module = build.build_module(cfg, data.class_names)
+    module = build.build_module(cfg, data.class_names, data.facts)
     for callback in trainer.callbacks:
         if isinstance(callback, SaveOnInterrupt):
             callback.resume_command = f"python train.py {_overrides()} ckpt={{path}}".replace("  ", " ")

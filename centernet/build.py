@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from centernet.data.datamodule import CenterNetDataModule
 from centernet.module import CenterNetModule, load_module, read_checkpoint, require_divisible
 from centernet.structures import InputError
+from centernet.tasks.base import task_class
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +46,13 @@ def build_datamodule(data: Mapping[str, Any]) -> CenterNetDataModule:
         raise cause from None
 
 
-def build_module(cfg: DictConfig, class_names: list[str]) -> CenterNetModule:
-    """The LightningModule of a configuration, for these classes."""
+def build_module(cfg: DictConfig, class_names: list[str], facts: Mapping[str, Any] | None = None) -> CenterNetModule:
+    """The LightningModule of a configuration, for these classes; ``facts`` of the data fill in what the task takes."""
     task_options = plain(cfg.task)
     name = task_options.pop("name")
+    for option in task_class(name).takes:
+        if task_options.get(option) is None and option in (facts or {}):
+            task_options[option] = facts[option]
     pretrained = cfg.pretrained
     checkpoint = isinstance(pretrained, str) and pretrained.endswith(".ckpt")
     module = CenterNetModule(

@@ -21,7 +21,7 @@ from centernet.models import convert
 from centernet.models.centernet import build_network, network_spec
 from centernet.schedule import Schedule
 from centernet.structures import Batch, InputError, NonFiniteLossError
-from centernet.tasks.base import build_task, require_fields
+from centernet.tasks.base import build_task
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,8 @@ class CenterNetModule(pl.LightningModule):
     def _check_data(self, data: Any) -> None:
         require_divisible(data.resolution, self.detector.network.divisor)
         for split, dataset in data.datasets.items():
-            require_fields(self.task, dataset.fields, f"the {split} data")
+            where = f"the {split} data ({getattr(dataset, 'source', type(dataset).__name__)})"
+            self.task.check_data(dataset.fields, dataset.facts, where)
             if dataset.most_objects > self.task.k:
                 log.warning(
                     f"an image of the {split} data has {dataset.most_objects} objects, but at most "

@@ -29,9 +29,13 @@ from centernet.data.transforms import (
     warp_objects,
 )
 from centernet.ops.affine import Size
-from centernet.structures import Batch, InputError, Objects, Sample, empty_objects, stack_objects
+from centernet.structures import Batch, InputError, JointSet, Objects, Sample, stack_objects
 
 log = logging.getLogger(__name__)
+
+
+# Facts of an image that some data has; they are stacked as they are.
+PER_IMAGE = ("calibration",)
 
 
 class Draw(NamedTuple):
@@ -48,6 +52,9 @@ class ImageDataset(Dataset):
     (boxes in image pixels). ``pipeline`` comes from ``centernet.data.transforms``. ``on_bad_image``: ``error``, or
     ``skip`` to take the next image instead and count (``skipped``).
 
+    ``image_fields``: one row per image (``calibration``) that travels with the sample. ``facts``: what the data set
+    says of itself as plain data: a task takes from it the options in its ``takes`` (``joints``).
+
     While training, ``visible_boxes`` reduces objects to what the crop shows of them (with ``masks`` where a subclass
     sets them), and ``mosaic`` is the share of samples that become mosaics.
     """
@@ -57,6 +64,7 @@ class ImageDataset(Dataset):
     masks: Masks | None = None
     visible_boxes: bool = False
     mosaic: float = 0.0
+    joints: JointSet | None = None
 
     def __init__(
         self,
@@ -68,6 +76,7 @@ class ImageDataset(Dataset):
         train: bool,
         on_bad_image: str = "error",
         seed: int = 0,
+        image_fields: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         if on_bad_image not in ("error", "skip"):
             raise InputError(f"data.on_bad_image={on_bad_image!r} is unknown; choose error or skip")
@@ -76,12 +85,18 @@ class ImageDataset(Dataset):
         self.ids = torch.tensor(list(image_ids), dtype=torch.int64)
         self.fields = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in fields.items()}
         self.offsets = torch.from_numpy(np.asarray(offsets, np.int64))
+        self.image_fields = {name: torch.from_numpy(np.asarray(rows)) for name, rows in (image_fields or {}).items()}
         self.pipeline, self.train, self.seed = pipeline, train, seed
         self.on_bad_image = on_bad_image
         self.skipped = torch.zeros((), dtype=torch.int64).share_memory_()  # counted in the workers, read outside
 
     def __len__(self) -> int:
         return len(self.files)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What this data set says of itself, as plain data."""
+        return {} if self.joints is None else {"joints": self.joints.plain()}
 
     def objects(self, index: int) -> Objects:
         """Ground truth of one image, in image pixels."""
@@ -95,7 +110,7 @@ class ImageDataset(Dataset):
             seed_pipeline(self.pipeline, *entropy, index)
         pixels, input_from_image = warp_image(self.pipeline, image)
         truth = self.objects(index)
-        objects = warp_objects(truth, input_from_image)
+        objects = self.warp(truth, input_from_image, image.shape[:2])
         if self.train and self.visible_boxes:
             size = tuple(pixels.shape[1:])
             objects = trim_objects(objects, input_from_image.numpy(), size, self.masks, int(self.offsets[index]))
@@ -105,11 +120,16 @@ class ImageDataset(Dataset):
             "image_id": int(self.ids[index]),
             "image_size": torch.tensor(image.shape[:2]),
             "objects": objects,
-            "truth": empty_objects() if self.train else truth,
+            "truth": {name: value[:0] for name, value in truth.items()} if self.train else truth,
+            **{name: rows[index] for name, rows in self.image_fields.items()},
         }
         if self.train and self.mosaic:
             sample["mosaic"] = draw_cut(self.mosaic, tuple(pixels.shape[1:]), *entropy, index)
         return sample
+
+    def warp(self, truth: Objects, input_from_image: torch.Tensor, image_size: Size) -> Objects:
+        """Objects of an image of this size, from image to input space."""
+        return warp_objects(truth, input_from_image, self.joints.mirrored if self.joints else None)
 
     def _read(self, index: int) -> tuple[int, np.ndarray]:
         for step in range(len(self)):
@@ -126,6 +146,7 @@ class ImageDataset(Dataset):
         """Reduce to the first ``count`` images."""
         self.files, self.ids, self.offsets = self.files[:count], self.ids[:count], self.offsets[: count + 1]
         self.fields = {name: value[: int(self.offsets[-1])] for name, value in self.fields.items()}
+        self.image_fields = {name: rows[:count] for name, rows in self.image_fields.items()}
 
     @property
     def most_objects(self) -> int:
@@ -161,6 +182,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         "image_size": torch.stack([sample["image_size"] for sample in samples]),
         "objects": stack_objects([sample["objects"] for sample in samples]),
         "truth": stack_objects([sample["truth"] for sample in samples]),
+        **{name: torch.stack([sample[name] for sample in samples]) for name in PER_IMAGE if name in samples[0]},
     }
 
 
@@ -277,6 +299,12 @@ class CenterNetDataModule(pl.LightningDataModule):
         self.divisor = divisor
         if "val" in self.datasets:
             self.datasets["val"].pipeline = eval_pipeline(self.resolution, self.test_mode, divisor)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the training data (or, where there is none, the validation data) says of itself."""
+        dataset = self.datasets.get("train") or self.datasets.get("val")
+        return {} if dataset is None else dataset.facts
 
     @property
     def eval_spec(self) -> dict[str, Any]:

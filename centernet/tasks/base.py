@@ -41,6 +41,8 @@ class Task:
     """The metric (without ``val/``) that picks the best checkpoint; larger is better."""
     requires: ClassVar[tuple[str, ...]] = ("boxes", "labels")
     """Fields that the data's objects must carry."""
+    takes: ClassVar[tuple[str, ...]] = ()
+    """Constructor options that the data knows (``facts`` of a data set): filled in where nobody says them."""
 
     def __init__(self, num_classes: int, stride: int = 4, k: int = 100) -> None:
         if k < 1:
@@ -64,6 +66,13 @@ class Task:
     def metric(self, class_names: Sequence[str]) -> Metric:
         """A fresh metric; ``update(detections, truth, image_id)`` takes image space, ``compute()`` a flat dict."""
         raise NotImplementedError
+
+    def check_data(self, fields: Mapping[str, Tensor], facts: Mapping[str, Any], where: str) -> None:
+        """Raise ``InputError`` when data with these fields and facts cannot be used; ``where`` names it.
+
+        ``facts``: what the data set says of itself as plain data (see ``ImageDataset.facts``).
+        """
+        require_fields(self, fields, where)
 
     def activate(self, outputs: Outputs) -> Outputs:
         """Raw maps to maps that ``decode`` reads: probabilities for heatmaps, everything else as it is."""
@@ -127,16 +136,7 @@ def task_names() -> list[str]:
 
 def build_task(name: str, num_classes: int, **options: Any) -> Task:
     """The task of this name (a file of this package). Raises ``InputError`` for an unknown name or option."""
-    names = task_names()
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
-        raise InputError(f"unknown task {name!r}; did you mean {', '.join(close)}?")
-    module = importlib.import_module(f"centernet.tasks.{name}")
-    task = next(
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, Task) and getattr(value, "name", None) == name
-    )
+    task = task_class(name)
     known = inspect.signature(task.__init__).parameters
     for option in options:
         if option not in known:
@@ -146,11 +146,35 @@ def build_task(name: str, num_classes: int, **options: Any) -> Task:
     return task(num_classes=num_classes, **options)
 
 
-def require_fields(task: Task, objects: Mapping[str, Tensor], where: str) -> None:
+def task_class(name: str) -> type[Task]:
+    """The class of the task of this name. Raises ``InputError`` for an unknown name."""
+    names = task_names()
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
+        raise InputError(f"unknown task {name!r}; did you mean {', '.join(close)}?")
+    module = importlib.import_module(f"centernet.tasks.{name}")
+    return next(
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, Task) and getattr(value, "name", None) == name
+    )
+
+
+# Which data has the fields that not every data set has.
+SOURCES = {
+    "joints": "data=figures (built in), or data=coco_pose with person_keypoints_*.json of COCO or any json whose "
+    "categories have keypoints",
+    "depth": "data=cuboids (built in), or data=kitti",
+}
+
+
+def require_fields(task: Task, fields: Mapping[str, Tensor], where: str) -> None:
     """Raise ``InputError`` when the data's objects lack a field that the task needs."""
-    missing = [field for field in task.requires if field not in objects]
+    missing = [field for field in task.requires if field not in fields]
     if missing:
-        raise InputError(f"task {task.name} needs objects with {', '.join(missing)}, which {where} does not have")
+        source = "; ".join(SOURCES["joints" if field == "joints" else "depth"] for field in missing[:1])
+        hint = f"; use {source}" if missing[0] not in Task.requires else ""
+        raise InputError(f"task {task.name} needs objects with {', '.join(missing)}, which {where} does not have{hint}")
 
 
-__all__ = ["AtCells", "DenseMap", "Task", "build_task", "require_fields", "task_names", "weighted_losses"]
+__all__ = ["AtCells", "DenseMap", "Task", "build_task", "require_fields", "task_class", "task_names", "weighted_losses"]

@@ -118,8 +118,7 @@ def test_the_twelve_numbers_are_those_of_pycocotools(seed, backend):
 def test_both_backends_agree_to_ten_digits():
     truths, founds = scene(9, images=20)
     metric = fill(CocoAP(CLASSES), truths, founds, list(range(20)))
-    rows = {name: torch.cat(getattr(metric, name)).numpy() for name in metric._defaults}
-    first, second = (_evaluate(rows, 3, backend) for backend in BACKENDS)
+    first, second = (_evaluate(*metric.collected(), 3, backend) for backend in BACKENDS)
     for mine, theirs in zip(first, second, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-10)
 

@@ -1,0 +1,113 @@
+"""The base of the metrics: rows of numbers per image, gathered across processes, each image counted once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from centernet.structures import Detections, Objects
+
+Columns = dict[str, np.ndarray]
+
+
+class ImageMetric(Metric):
+    """Collects detections and truth of images; a subclass computes from what ``collected`` returns.
+
+    ``detection_fields`` and ``truth_fields``: how many numbers a row has of each field (1 for a field without a last
+    axis). Works across processes: an image that distributed padding brought twice counts once, and a process that saw
+    no image still takes part.
+    """
+
+    full_state_update = False
+    detection_fields: Mapping[str, int]
+    truth_fields: Mapping[str, int]
+
+    def __init__(self, detection_fields: Mapping[str, int], truth_fields: Mapping[str, int], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.detection_fields, self.truth_fields = dict(detection_fields), dict(truth_fields)
+        self.per_class: dict[str, dict[str, float]] = {}
+        # A visit is one passing of one image through this metric; it ties rows to images and tells duplicates apart.
+        self.add_state("images", [], dist_reduce_fx="cat")  # int64 [N, 2]: image id, visit
+        self.add_state("detection_rows", [], dist_reduce_fx="cat")  # float [N, sum of detection_fields]
+        self.add_state("detection_visits", [], dist_reduce_fx="cat")  # int64 [N]
+        self.add_state("truth_rows", [], dist_reduce_fx="cat")  # float [N, sum of truth_fields]
+        self.add_state("truth_visits", [], dist_reduce_fx="cat")  # int64 [N]
+        self._visits = 0
+
+    def update(self, detections: Detections, truth: Objects, image_id: Tensor) -> None:
+        """Add a batch: ``detections [B, K, ..]`` and padded ``truth [B, M, ..]`` in image space, ``image_id`` int
+        ``[B]``."""
+        count, k = detections["scores"].shape
+        device = detections["scores"].device
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        visit = torch.arange(count, device=device) + self._visits + (rank << 40)
+        self._visits += count
+        self.images.append(torch.stack([image_id.to(device).long(), visit], -1))
+        self.detection_rows.append(_rows(detections, self.detection_fields).flatten(0, 1))
+        self.detection_visits.append(visit.repeat_interleave(k))
+        valid = truth["valid"]
+        self.truth_rows.append(_rows(truth, self.truth_fields)[valid])
+        self.truth_visits.append(visit[:, None].expand(valid.shape)[valid])
+
+    def reset(self) -> None:
+        super().reset()
+        self._visits = 0
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        # A rank that saw no image must still take part in the gathering, with rows of the right shape.
+        for name, width, dtype in (
+            ("images", 2, torch.int64),
+            ("detection_rows", sum(self.detection_fields.values()), _real(self.device)),
+            ("detection_visits", None, torch.int64),
+            ("truth_rows", sum(self.truth_fields.values()), _real(self.device)),
+            ("truth_visits", None, torch.int64),
+        ):
+            if isinstance(getattr(self, name), list) and not getattr(self, name):
+                shape = (0,) if width is None else (0, width)
+                getattr(self, name).append(torch.zeros(shape, dtype=dtype, device=self.device))
+        super().sync(*args, **kwargs)
+
+    def collected(self) -> tuple[np.ndarray, Columns, Columns]:
+        """Image ids ``[N]`` (each once, rising), detections and truth: their fields as float64 ``[R]`` or ``[R, C]``,
+        and under ``image`` the position ``[R]`` of each row's image in the ids. Rows keep their order."""
+        images = _cat(self.images).reshape(-1, 2).astype(np.int64)
+        ids, first = np.unique(images[:, 0], return_index=True)
+        kept = images[first, 1]
+        found = []
+        for side, fields in (("detection", self.detection_fields), ("truth", self.truth_fields)):
+            rows = _cat(getattr(self, f"{side}_rows")).reshape(-1, sum(fields.values())).astype(np.float64)
+            visits = _cat(getattr(self, f"{side}_visits")).astype(np.int64)
+            order = np.argsort(kept)
+            place = np.searchsorted(kept, visits, sorter=order)
+            image = order[np.minimum(place, len(kept) - 1)] if len(kept) else np.zeros(0, np.int64)
+            is_kept = kept[image] == visits if len(kept) else np.zeros(len(visits), bool)
+            ends = np.cumsum(list(fields.values()))[:-1]
+            parts = dict(zip(fields, np.split(rows[is_kept], ends, axis=1), strict=True))
+            columns = {name: part[:, 0] if fields[name] == 1 else part for name, part in parts.items()}
+            found.append({**columns, "image": image[is_kept]})
+        return ids, found[0], found[1]
+
+
+def _real(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _rows(source: Any, fields: Mapping[str, int]) -> Tensor:
+    """The named fields ``[B, N, ...]`` side by side, ``[B, N, sum of widths]``."""
+    columns = []
+    for name, width in fields.items():
+        value = source[name]
+        flat = value[..., None] if width == 1 and value.ndim == 2 else value.flatten(2)
+        columns.append(flat.to(_real(value.device)))
+    return torch.cat(columns, -1)
+
+
+def _cat(state: list[Tensor] | Tensor) -> np.ndarray:
+    if isinstance(state, Tensor):
+        return state.cpu().numpy()
+    return torch.cat(state).cpu().numpy() if state else np.zeros((0,))
