@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +25,36 @@ CROWD_SHARE, EMPTY_SHARE = 0.06, 0.06
 _SUBPIXEL = 4  # fractional bits of the coordinates given to OpenCV
 
 
-def write_shapes(folder: str | Path, train: int = 400, val: int = 100, seed: int = 0) -> Path:
-    """Draw the data set into ``folder`` (COCO layout) unless it is there already; returns the folder.
+def draw_once(folder: str | Path, wanted: Mapping[str, Any], draw: Callable[[Path], None]) -> Path:
+    """Let ``draw`` fill ``folder`` unless what is ``wanted`` is there already; returns the folder.
 
-    The folder appears whole or not at all: it is drawn beside its place and moved there.
+    The folder appears whole or not at all: it is drawn beside its place and moved there. ``wanted`` (plain data, with
+    the version of the drawing) is written into it. Raises ``InputError`` where something else lies in that place.
     """
     folder = Path(folder)
-    wanted = {"version": VERSION, "train": train, "val": val, "seed": seed}
     stamp = folder / "drawn.json"
     if stamp.is_file() and json.loads(stamp.read_text()) == wanted:
         return folder
     if folder.exists() and not stamp.is_file() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty and was not drawn by this package; give another data.root for shapes")
+        raise InputError(f"{folder} is not empty and was not drawn by this package; give another data.root")
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
-    for split, (count, offset) in {"train": (train, 0), "val": (val, 1)}.items():
-        _write_split(draft, split, count, seed=2 * seed + offset)
+    draft.mkdir(parents=True)
+    draw(draft)
     (draft / stamp.name).write_text(json.dumps(wanted))
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
     return folder
+
+
+def write_shapes(folder: str | Path, train: int = 400, val: int = 100, seed: int = 0) -> Path:
+    """Draw the data set into ``folder`` (COCO layout) unless it is there already; returns the folder."""
+
+    def draw(draft: Path) -> None:
+        for split, (count, offset) in {"train": (train, 0), "val": (val, 1)}.items():
+            _write_split(draft, split, count, seed=2 * seed + offset)
+
+    return draw_once(folder, {"version": VERSION, "train": train, "val": val, "seed": seed}, draw)
 
 
 class ShapesDataModule(CocoDataModule):

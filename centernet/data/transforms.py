@@ -322,7 +322,7 @@ def warp_objects(objects: Objects, input_from_image: Tensor, mirrored_joints: Se
     """Objects from image to input space (float32): boxes, joints, projected 3D centres, observation angles.
 
     ``mirrored_joints``: for each joint the one that stands in its place in a mirror image (``JointSet.mirrored``);
-    needed only where there are joints. Everything else stays as it is: in a mirror image too, dimensions are dimensions.
+    needed only where there are joints. Everything else stays as it is.
     """
     moved: dict[str, Tensor] = {
         **objects,
