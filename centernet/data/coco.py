@@ -1,8 +1,8 @@
 """COCO-format data: a json with images, annotations and categories, and a folder of images.
 
-Format of cocodataset.org (instances). Reads anybody's json: category ids may have gaps, images may have no annotation,
-crowds become ignore regions. Annotations are kept in flat arrays with offsets, so that workers share them without
-copying.
+Format of cocodataset.org (instances and keypoints). Reads anybody's json: category ids may have gaps, images may have
+no annotation, crowds become ignore regions. Annotations are kept in flat arrays with offsets, so that workers share
+them without copying.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ import torch
 
 from centernet.data.datamodule import CenterNetDataModule, ImageDataset
 from centernet.data.masks import Masks
-from centernet.structures import InputError, Objects
+from centernet.structures import COCO_JOINTS, InputError, JointSet, Objects
 
 log = logging.getLogger(__name__)
 
-# Where the json and the images of a split are looked for, {split} being train or val; first match wins.
+# Where the json and the images of a split are looked for, {split} being train or val and {prefix} instances or
+# person_keypoints; first match wins.
 LAYOUTS = (
-    ("annotations/instances_{split}2017.json", ("{split}2017", "images/{split}2017")),
-    ("annotations/instances_{split}.json", ("{split}", "images/{split}", "images")),
+    ("annotations/{prefix}_{split}2017.json", ("{split}2017", "images/{split}2017")),
+    ("annotations/{prefix}_{split}.json", ("{split}", "images/{split}", "images")),
     ("annotations/{split}.json", ("{split}", "images/{split}", "images")),
     ("{split}/_annotations.coco.json", ("{split}",)),
     ("{split}.json", ("{split}", "images/{split}", "images")),
@@ -40,6 +41,10 @@ class CocoDataset(ImageDataset):
     fixes the order of the classes (by default that of the category ids); ``masks``: keep the segmentations, for
     augmentations that rebuild cut boxes from them. Raises ``InputError`` for everything that is
     wrong with the files, naming the entry.
+
+    Where categories or annotations have keypoints, objects get the field ``joints`` and ``joints`` is their
+    ``JointSet``: the names of all categories, in the order in which they first appear; a joint that a category lacks is
+    never labelled. Argument ``joints`` (see ``JointSet.of``) replaces what the json says, or says what it leaves out.
 
     Attributes: ``class_names``, ``category_ids`` (by label), ``image_ids`` (as in the json), ``notes`` (what was
     dropped, one sentence each).
@@ -55,11 +60,13 @@ class CocoDataset(ImageDataset):
         on_bad_image: str = "error",
         seed: int = 0,
         masks: bool = False,
+        joints: Mapping[str, Any] | None = None,
     ) -> None:
         content = _load_json(Path(annotations))
         self.source, self.folder = Path(annotations), Path(images)
         self.notes: list[str] = []
         try:
+            self.joints, self._joint_places = _joints(content, self.source, joints)
             files, sizes, fields, offsets, segmentations = self._read_content(content, class_names)
         except InputError:
             raise
@@ -104,7 +111,7 @@ class CocoDataset(ImageDataset):
     ) -> tuple[dict[str, np.ndarray], np.ndarray, list[Any]]:
         """Flat fields sorted by image, the offsets ``[images + 1]`` of each image's rows, and their segmentations."""
         label_of = {category: label for label, category in enumerate(self.category_ids)}
-        rows: list[tuple[int, int, bool, float, list[float], Any]] = []
+        rows: list[tuple[Any, ...]] = []
         empty = outside = beyond = 0
         for annotation in annotations:
             where = f"{self.source}: annotation {annotation.get('id', '(without id)')}"
@@ -134,7 +141,8 @@ class CocoDataset(ImageDataset):
             area = float(annotation.get("area") or width * height)
             corners = [x, y, x + width, y + height]
             crowd = bool(annotation.get("iscrowd", 0))
-            rows.append((image, label, crowd, area, corners, annotation.get("segmentation")))
+            joints = self._read_joints(annotation, where)
+            rows.append((image, label, crowd, area, corners, annotation.get("segmentation"), joints))
         if empty or outside:
             self.notes.append(
                 f"{self.source}: {empty} boxes without area and {outside} outside their image were dropped"
@@ -152,13 +160,37 @@ class CocoDataset(ImageDataset):
             "crowd": np.array([row[2] for row in rows], bool),
             "area": np.array([row[3] for row in rows], np.float64),
         }
+        if self.joints is not None:
+            joints = np.array([row[6] for row in rows], np.float32)
+            fields["joints"] = joints.reshape(-1, len(self.joints.names), 3)
         return fields, np.concatenate([[0], np.cumsum(counts)]), [row[5] for row in rows]
+
+    def _read_joints(self, annotation: Mapping[str, Any], where: str) -> np.ndarray | None:
+        """Joints ``[J, 3]`` of an annotation (x, y, visibility); zeros where it has none."""
+        if self.joints is None:
+            return None
+        joints = np.zeros((len(self.joints.names), 3), np.float32)
+        given = annotation.get("keypoints")
+        if not given:
+            return joints
+        places = self._joint_places.get(annotation["category_id"], [])
+        if len(given) != 3 * len(places):
+            raise InputError(
+                f"{where} has {len(given)} numbers in keypoints, but its category has {len(places)} joints; COCO wants "
+                "x, y, visibility of each"
+            )
+        rows = np.asarray(given, np.float32).reshape(-1, 3)
+        if not np.isfinite(rows).all():
+            raise InputError(f"{where} has keypoints that are no numbers: {given}")
+        # What is not labelled has no place, whatever stands there.
+        joints[places] = np.where(rows[:, 2:] > 0, rows, 0)
+        return joints
 
     def result_rows(self, image_id: int, detections: Objects) -> list[dict[str, Any]]:
         """Detections of one image (image space) as rows of COCO's result format."""
         original = image_id if self._numeric else self.image_ids[image_id]
         boxes = detections["boxes"].double().tolist()
-        return [
+        rows = [
             {
                 "image_id": original,
                 "category_id": self.category_ids[label],
@@ -169,6 +201,12 @@ class CocoDataset(ImageDataset):
                 boxes, detections["labels"].tolist(), detections["scores"].tolist(), strict=True
             )
         ]
+        if "joints" in detections:
+            for row, joints in zip(rows, detections["joints"].double().tolist(), strict=True):
+                # A result says where each joint of its category is; the third number is 1, as the original writes it.
+                named = [joints[place] for place in self._joint_places.get(row["category_id"]) or range(len(joints))]
+                row["keypoints"] = [value for x, y in named for value in (round(x, 2), round(y, 2), 1.0)]
+        return rows
 
 
 class CocoDataModule(CenterNetDataModule):
@@ -176,7 +214,8 @@ class CocoDataModule(CenterNetDataModule):
 
     ``root`` holds both in one of the usual layouts (COCO's own, ``annotations/instances_train.json`` + ``train/``,
     Roboflow's ``train/_annotations.coco.json``, ...); or name the four paths (relative to ``root`` or absolute).
-    Further options: ``CenterNetDataModule``.
+    ``prefix``: which of COCO's files, ``instances`` or ``person_keypoints``; ``joints``: see ``CocoDataset``. Further
+    options: ``CenterNetDataModule``.
     """
 
     def __init__(
@@ -186,9 +225,12 @@ class CocoDataModule(CenterNetDataModule):
         train_images: str | Path | None = None,
         val_annotations: str | Path | None = None,
         val_images: str | Path | None = None,
+        prefix: str = "instances",
+        joints: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        self.prefix, self.joints = prefix, joints
         self.root = None if root is None else Path(root)
         self.paths = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}
 
@@ -203,6 +245,7 @@ class CocoDataModule(CenterNetDataModule):
             on_bad_image=self.on_bad_image if train else "error",
             seed=self.seed,
             masks=train and self.visible_boxes,
+            joints=self.joints,
         )
 
     def locate(self, split: str) -> tuple[Path, Path]:
@@ -219,14 +262,14 @@ class CocoDataModule(CenterNetDataModule):
         base = root or Path()
         if annotations is None:
             for json_name, folders in LAYOUTS:
-                if (base / json_name.format(split=split)).is_file():
-                    annotations = json_name.format(split=split)
+                if (base / json_name.format(split=split, prefix=self.prefix)).is_file():
+                    annotations = json_name.format(split=split, prefix=self.prefix)
                     if images is None:
                         names = [folder.format(split=split) for folder in folders]
                         images = next((name for name in names if (base / name).is_dir()), names[0])
                     break
             else:
-                tried = ", ".join(json_name.format(split=split) for json_name, _ in LAYOUTS)
+                tried = ", ".join(name.format(split=split, prefix=self.prefix) for name, _ in LAYOUTS)
                 raise InputError(
                     f"no {split} annotations in {base} (looked for {tried}); say data.{split}_annotations=FILE.json "
                     f"data.{split}_images=FOLDER"
@@ -284,6 +327,42 @@ def _classes(content: Mapping[str, Any], source: Path, wanted: Sequence[str] | N
             f"(not in both: {_some(sorted(missing))})"
         )
     return list(wanted), [ids[names.index(name)] for name in wanted]
+
+
+def _joints(
+    content: Mapping[str, Any], source: Path, given: Mapping[str, Any] | None
+) -> tuple[JointSet | None, dict[Any, list[int]]]:
+    """The joints of all categories together, and by category id the places of its joints among them."""
+    named = {c["id"]: [str(name) for name in c["keypoints"]] for c in content["categories"] if c.get("keypoints")}
+    used = {a.get("category_id"): len(a["keypoints"]) // 3 for a in content["annotations"] if a.get("keypoints")}
+    if not named and not used:
+        return None, {}
+    given = dict(given or {})
+    usual = list(given.get("names") or COCO_JOINTS)
+    for category, count in used.items():
+        if category not in named:
+            if count != len(usual):
+                raise InputError(
+                    f"{source}: annotations of category {category!r} have {count} joints, but neither it nor "
+                    "data.joints.names says what they are called"
+                )
+            named[category] = usual
+        elif given.get("names") and len(given["names"]) == len(named[category]) and len(named) == 1:
+            named[category] = usual
+    names = list(dict.fromkeys(name for category in sorted(named, key=str) for name in named[category]))
+    if given.get("names") and set(names) != set(usual):
+        raise InputError(f"{source} has {len(names)} joints ({_some(names)}), data.joints names {len(usual)}")
+    places = {category: [names.index(name) for name in listed] for category, listed in named.items()}
+    if given.get("skeleton") is None:
+        lines = [
+            (named[c["id"]][a - 1], named[c["id"]][b - 1])
+            for c in content["categories"]
+            for a, b in c.get("skeleton") or ()
+            if c["id"] in named and 0 < a <= len(named[c["id"]]) and 0 < b <= len(named[c["id"]]) and a != b
+        ]
+        # COCO counts from 1.
+        given["skeleton"] = list(dict.fromkeys(lines)) or None
+    return JointSet.of({**given, "names": names}, f"{source}: joints"), places
 
 
 def _some(names: Sequence[str], most: int = 6) -> str:

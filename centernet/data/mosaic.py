@@ -52,5 +52,10 @@ def join_quadrants(samples: Sequence[Sample], cut: tuple[int, int]) -> dict[str,
         image[:, top:bottom, left:right] = sample["image"][:, top:bottom, left:right]
         boxes = sample["objects"]["boxes"]
         low, high = boxes.new_tensor([left, top] * 2), boxes.new_tensor([right, bottom] * 2)
-        objects.append(keep_shown(sample["objects"], boxes.clamp(low, high)))
+        shown = dict(sample["objects"])
+        if "joints" in shown:
+            points = shown["joints"][..., :2]
+            is_inside = ((points >= low[:2]) & (points < high[:2])).all(-1, keepdim=True)
+            shown["joints"] = shown["joints"] * is_inside
+        objects.append(keep_shown(shown, boxes.clamp(low, high)))
     return {"image": image, "objects": {name: torch.cat([one[name] for one in objects]) for name in objects[0]}}

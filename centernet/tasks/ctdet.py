@@ -170,6 +170,10 @@ class CtdetTask(Task):
         return DenseMap(heatmap, (~regions).to(heatmap.dtype))
 
     def decode(self, maps: Outputs) -> Detections:
+        return self.decode_boxes(maps)[0]
+
+    def decode_boxes(self, maps: Outputs) -> tuple[Detections, Tensor]:
+        """Boxes, scores, labels, and the cells ``[B, K]`` of their peaks."""
         width = maps["heatmap"].shape[-1]
         scores, labels, cell = find_peaks(suppress_non_peaks(maps["heatmap"]), self.k)
         size = gather_cells(maps["size"], cell)
@@ -180,7 +184,7 @@ class CtdetTask(Task):
         offset = gather_cells(maps["offset"], cell) if self.offset else 0.5
         center = points_of_cells(cell, width) + offset
         boxes = torch.cat([center - size / 2, center + size / 2], -1) * self.stride
-        return {"boxes": boxes, "scores": scores, "labels": labels}
+        return {"boxes": boxes, "scores": scores, "labels": labels}, cell
 
     def merge_flipped(self, maps: Outputs) -> Outputs:
         merged = {}
