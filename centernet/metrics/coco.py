@@ -1,7 +1,7 @@
 """COCO average precision as a torchmetrics Metric.
 
-The protocol of cocodataset.org (ten IoU thresholds, 101 recall points, areas 32^2 and 96^2, crowds neither hit nor
-missed), computed by faster-coco-eval, or by pycocotools on request; both give the same numbers.
+The protocols of cocodataset.org for boxes and for keypoints (ten thresholds, 101 recall points, areas 32^2 and 96^2,
+crowds neither hit nor missed), computed by faster-coco-eval, or by pycocotools on request; both give the same numbers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,91 +17,181 @@ from torch import Tensor
 
 from centernet.metrics.rows import Columns, ImageMetric
 from centernet.ops.boxes import xywh_from_xyxy
+from centernet.structures import Detections, InputError, Objects
 
 BACKENDS = ("faster-coco-eval", "pycocotools")
-AREAS = {"s": "small", "m": "medium", "l": "large"}
+
+
+class Protocol(NamedTuple):
+    """What COCO evaluates: suffixes of the areas behind all, and how many detections of an image and class count."""
+
+    areas: tuple[str, ...]
+    most: tuple[int, ...]
+
+
+PROTOCOLS = {"bbox": Protocol(("s", "m", "l"), (1, 10, 100)), "keypoints": Protocol(("m", "l"), (20,))}
 
 
 class CocoAP(ImageMetric):
-    """AP and AR of boxes in image pixels.
+    """AP and AR of boxes, or of joints and boxes, in image pixels.
 
-    ``compute()`` returns ``AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl`` in 0 .. 1, NaN where there
-    is no ground truth (pycocotools says -1 there); the best 100 detections of an image count. ``per_class`` then holds
-    ``{name: {AP, AP50, AR100, objects}}``. Works across processes: an image that distributed padding brought twice
-    counts once.
+    ``iou_type`` bbox: ``compute()`` returns ``AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl`` in 0 ..
+    1, NaN where there is no ground truth (pycocotools says -1 there); the best 100 detections of an image count.
+    ``per_class`` then holds ``{name: {AP, AP50, AR100, objects}}``.
+
+    ``iou_type`` keypoints: detections also bring ``joints [.., J, 2]`` and truth ``joints [.., J, 3]``, and ``sigmas``
+    are the J standard deviations of the object keypoint similarity. ``compute()`` returns ``AP, AP50, AP75, APm, APl,
+    AR, AR50, AR75, ARm, ARl`` of the joints (the best 20 detections of an image count; truth without a labelled joint
+    is ignored) and ``box_AP, box_AP50, box_AP75`` of the boxes; ``per_class`` holds ``{name: {AP, AP50, box_AP,
+    objects}}``.
+
+    Works across processes: an image that distributed padding brought twice counts once. Raises ``InputError`` for
+    sigmas that are missing or do not fit the joints.
     """
 
-    def __init__(self, class_names: Sequence[str], backend: str = "faster-coco-eval", **kwargs: Any) -> None:
-        super().__init__(
-            detection_fields={"boxes": 4, "scores": 1, "labels": 1},
-            truth_fields={"boxes": 4, "labels": 1, "crowd": 1, "area": 1},
-            **kwargs,
-        )
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        backend: str = "faster-coco-eval",
+        iou_type: str = "bbox",
+        sigmas: Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-        self.class_names, self.backend = list(class_names), backend
+        if iou_type not in PROTOCOLS:
+            raise InputError(f"CocoAP: iou_type={iou_type!r} is unknown; choose one of {', '.join(PROTOCOLS)}")
+        self.sigmas = np.array(() if sigmas is None or iou_type == "bbox" else sigmas, np.float64)
+        count = len(self.sigmas)
+        if iou_type == "keypoints" and not (count and (self.sigmas > 0).all()):
+            raise InputError(f"CocoAP: keypoints need one positive sigma per joint, given were {sigmas}")
+        super().__init__(
+            detection_fields={"boxes": 4, "scores": 1, "labels": 1} | ({"joints": 2 * count} if count else {}),
+            truth_fields={"boxes": 4, "labels": 1, "crowd": 1, "area": 1} | ({"joints": 3 * count} if count else {}),
+            **kwargs,
+        )
+        self.class_names, self.backend, self.iou_type = list(class_names), backend, iou_type
+
+    def update(self, detections: Detections, truth: Objects, image_id: Tensor) -> None:
+        for name, side in (("detections", detections), ("truth", truth)):
+            if len(self.sigmas) and side["joints"].shape[-2] != len(self.sigmas):
+                raise InputError(
+                    f"CocoAP: {name} have {side['joints'].shape[-2]} joints and there are {len(self.sigmas)} sigmas; "
+                    "give one sigma per joint"
+                )
+        super().update(detections, truth, image_id)
 
     def compute(self) -> dict[str, Tensor]:
-        evaluation = _evaluate(*self.collected(), len(self.class_names), self.backend)
-        results, per_class = _summarise(*evaluation)
-        self.per_class = {name: per_class[label] for label, name in enumerate(self.class_names)}
+        rows = self.collected()
+        precision, recall = _evaluate(*rows, len(self.class_names), self.backend)
+        results = _summarise(precision, recall, "bbox")
+        columns = {"AP": precision, "AP50": precision[:1], "AR100": recall}
+        if self.iou_type == "keypoints":
+            joints = _evaluate(*rows, len(self.class_names), self.backend, self.sigmas)
+            of_boxes = {f"box_{name}": results[name] for name in ("AP", "AP50", "AP75")}
+            results = _summarise(*joints, "keypoints") | of_boxes
+            columns = {"AP": joints[0], "AP50": joints[0][:1], "box_AP": precision}
+        truth = rows[2]
+        objects = np.bincount(truth["labels"][truth["crowd"] == 0].astype(int), minlength=len(self.class_names))
+        self.per_class = {
+            name: {column: _mean(values[..., label, 0, -1]) for column, values in columns.items()}
+            | {"objects": int(objects[label])}
+            for label, name in enumerate(self.class_names)
+        }
         return {name: torch.tensor(value, dtype=torch.float32, device=self.device) for name, value in results.items()}
 
 
 def _evaluate(
-    images: np.ndarray, detections: Columns, truth: Columns, num_classes: int, backend: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """precision ``[T, R, K, A, M]``, recall ``[T, K, A, M]`` (-1 = undefined) and objects per class ``[K]``."""
-    columns = (
-        xywh_from_xyxy(torch.from_numpy(truth["boxes"])).numpy(),
-        *(truth[n] for n in ("labels", "crowd", "area")),
-    )
-    annotations = [
-        {
-            "id": n + 1,
-            "image_id": int(images[image]),
-            "category_id": int(label),
-            "bbox": box.tolist(),
-            "area": float(area),
-            "iscrowd": int(crowd),
-        }
-        for n, (image, box, label, crowd, area) in enumerate(zip(truth["image"], *columns, strict=True))
-    ]
-    boxes = xywh_from_xyxy(torch.from_numpy(detections["boxes"])).tolist()
-    found = [
-        {"image_id": int(images[image]), "category_id": int(label), "bbox": box, "score": float(score)}
-        for image, box, label, score in zip(
-            detections["image"], boxes, detections["labels"], detections["scores"], strict=True
-        )
-    ]
-    objects = np.bincount([a["category_id"] for a in annotations if not a["iscrowd"]], minlength=num_classes)
-    dataset = {
-        "images": [{"id": int(image)} for image in images],
-        "annotations": annotations,
-        "categories": [{"id": label, "name": str(label)} for label in range(num_classes)],
-    }
-    max_dets = [1, 10, 100]  # the protocol's, however many detections there are
-    shape = (10, 101, num_classes, 4, 3)
-    if not annotations:
-        return -np.ones(shape), -np.ones(shape[:1] + shape[2:]), objects
-    if not found:
-        precision = np.where(objects[None, None, :, None, None] > 0, 0.0, -np.ones(shape))
-        return precision, precision[:, 0], objects
+    images: np.ndarray,
+    detections: Columns,
+    truth: Columns,
+    num_classes: int,
+    backend: str,
+    sigmas: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """precision ``[T, R, K, A, M]`` and recall ``[T, K, A, M]`` (-1 = undefined) of the boxes, or, with ``sigmas``, of
+    the joints."""
+    iou_type = "bbox" if sigmas is None else "keypoints"
+    most = PROTOCOLS[iou_type].most
     if backend == "pycocotools":
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     else:
         from faster_coco_eval import COCO
         from faster_coco_eval import COCOeval_faster as COCOeval
+    sides = []
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        truth = COCO()
-        truth.dataset = dataset
-        truth.createIndex()
-        evaluator = COCOeval(truth, truth.loadRes(found), "bbox")
-        evaluator.params.maxDets = max_dets
+        for rows in (_truth_rows(images, truth), _result_rows(images, _best(detections, most[-1]), iou_type)):
+            side = COCO()
+            side.dataset = {
+                "images": [{"id": int(image)} for image in images],
+                "annotations": rows,
+                "categories": [{"id": label, "name": str(label)} for label in range(num_classes)],
+            }
+            side.createIndex()
+            sides.append(side)
+        evaluator = COCOeval(*sides, iou_type)
+        evaluator.params.maxDets = list(most)  # the protocol's, however many detections there are
+        evaluator.params.catIds = list(range(num_classes))  # also those without truth
+        if sigmas is not None:
+            evaluator.params.kpt_oks_sigmas = sigmas
         evaluator.evaluate()
         evaluator.accumulate()
-    return np.asarray(evaluator.eval["precision"]), np.asarray(evaluator.eval["recall"]), objects
+    return np.asarray(evaluator.eval["precision"]), np.asarray(evaluator.eval["recall"])
+
+
+def _truth_rows(images: np.ndarray, truth: Columns) -> list[dict[str, Any]]:
+    """Truth as COCO's annotations."""
+    boxes = xywh_from_xyxy(torch.from_numpy(truth["boxes"])).tolist()
+    rows = [
+        {
+            "id": n + 1,
+            "image_id": int(images[image]),
+            "category_id": int(label),
+            "bbox": box,
+            "area": float(area),
+            "iscrowd": int(crowd),
+        }
+        for n, (image, box, label, crowd, area) in enumerate(
+            zip(truth["image"], boxes, *(truth[name] for name in ("labels", "crowd", "area")), strict=True)
+        )
+    ]
+    if "joints" in truth:
+        labelled = (truth["joints"][:, 2::3] > 0).sum(1).tolist()
+        for row, joints, count in zip(rows, truth["joints"].tolist(), labelled, strict=True):
+            row |= {"keypoints": joints, "num_keypoints": count}
+    return rows
+
+
+def _result_rows(images: np.ndarray, detections: Columns, iou_type: str) -> list[dict[str, Any]]:
+    """Detections as what both libraries make of COCO's result files: with ids, and the area of the boxes or of the
+    joints' extent, which says where a detection that hits nothing belongs."""
+    rows: list[dict[str, Any]] = [
+        {"id": n + 1, "image_id": int(images[image]), "category_id": int(label), "score": float(score), "iscrowd": 0}
+        for n, (image, label, score) in enumerate(
+            zip(*(detections[name] for name in ("image", "labels", "scores")), strict=True)
+        )
+    ]
+    if iou_type == "bbox":
+        sides = detections["boxes"][:, 2:] - detections["boxes"][:, :2]
+        shapes = {"bbox": np.concatenate([detections["boxes"][:, :2], sides], 1).tolist()}
+    else:
+        points = detections["joints"].reshape(len(rows), detections["joints"].shape[1] // 2, 2)
+        low, sides = points.min(1), np.ptp(points, axis=1)
+        flat = np.concatenate([points, np.ones_like(points[..., :1])], -1).reshape(len(rows), 3 * points.shape[1])
+        shapes = {"keypoints": flat.tolist(), "bbox": np.concatenate([low, sides], 1).tolist()}
+    for row, area, *values in zip(rows, sides.prod(1).tolist(), *shapes.values(), strict=True):
+        row |= {"area": area, **dict(zip(shapes, values, strict=True))}
+    return rows
+
+
+def _best(detections: Columns, most: int) -> Columns:
+    """The best ``most`` detections of each image and class, the others never count; equal scores keep their order."""
+    order = np.lexsort((-detections["scores"], detections["labels"], detections["image"]))
+    pairs = np.stack([detections["image"][order], detections["labels"][order]], 1)
+    _, first, group = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+    kept = order[np.arange(len(order)) - first[group.reshape(-1)] < most]
+    return {name: values[kept] for name, values in detections.items()}
 
 
 def _mean(values: np.ndarray) -> float:
@@ -109,28 +199,15 @@ def _mean(values: np.ndarray) -> float:
     return float(defined.mean()) if defined.size else float("nan")
 
 
-def _summarise(
-    precision: np.ndarray, recall: np.ndarray, objects: np.ndarray
-) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """The twelve official numbers, and a row per class. Axes: IoU 0.50 .. 0.95, recall, class, area, detections."""
-    results = {
-        "AP": _mean(precision[:, :, :, 0, 2]),
-        "AP50": _mean(precision[0, :, :, 0, 2]),
-        "AP75": _mean(precision[5, :, :, 0, 2]),
-    }
-    for column, suffix in enumerate(AREAS, start=1):
-        results[f"AP{suffix}"] = _mean(precision[:, :, :, column, 2])
-    for column, name in enumerate(("AR1", "AR10", "AR100")):
-        results[name] = _mean(recall[:, :, 0, column])
-    for column, suffix in enumerate(AREAS, start=1):
-        results[f"AR{suffix}"] = _mean(recall[:, :, column, 2])
-    per_class = [
-        {
-            "AP": _mean(precision[:, :, label, 0, 2]),
-            "AP50": _mean(precision[0, :, label, 0, 2]),
-            "AR100": _mean(recall[:, label, 0, 2]),
-            "objects": int(objects[label]),
-        }
-        for label in range(precision.shape[2])
-    ]
-    return results, per_class
+def _summarise(precision: np.ndarray, recall: np.ndarray, iou_type: str) -> dict[str, float]:
+    """The official numbers. Axes: threshold 0.50 .. 0.95, recall, class, area, detections."""
+    areas, most = PROTOCOLS[iou_type]
+    results = {"AP": precision[..., 0, -1], "AP50": precision[0, ..., 0, -1], "AP75": precision[5, ..., 0, -1]}
+    results |= {f"AP{suffix}": precision[..., column, -1] for column, suffix in enumerate(areas, start=1)}
+    if iou_type == "keypoints":
+        results |= {"AR": recall[..., 0, -1], "AR50": recall[0, ..., 0, -1], "AR75": recall[5, ..., 0, -1]}
+    else:
+        results |= {f"AR{count}": recall[..., 0, column] for column, count in enumerate(most)}
+    results |= {f"AR{suffix}": recall[..., column, -1] for column, suffix in enumerate(areas, start=1)}
+    return {name: _mean(values) for name, values in results.items()}
+
