@@ -1,0 +1,327 @@
+"""The KITTI object benchmark as it is downloaded: images, labels and calibration of single frames, no conversion.
+
+Geiger et al., "Are we ready for Autonomous Driving?", CVPR 2012. Rows of neighbouring types (Van, Truck,
+Person_sitting) and DontCare become ignore regions; see ``centernet.data.kitti_format``.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from centernet.data.datamodule import CenterNetDataModule, ImageDataset
+from centernet.data.kitti_format import (
+    CLASSES,
+    UNKNOWN_ANGLE,
+    UNKNOWN_LOCATION,
+    objects_of,
+    parse_labels,
+    read_calibration,
+    read_labels,
+    read_split,
+    require_types,
+    write_results,
+)
+from centernet.data.transforms import EvalWarp
+from centernet.ops.affine import Size
+from centernet.ops.boxes import clip_boxes
+from centernet.structures import Detections, InputError, Objects
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+# KITTI's own images differ by 1.5 %. Depth is learnt at one focal length and one scale of the image.
+MOST_SIZE_CHANGE = 0.10
+# A change of the image's scale by more than this share no longer goes with the depth of what is seen.
+MOST_SCALE_CHANGE = 0.01
+
+
+class KittiDataset(ImageDataset):
+    """The frames of one list, from ``root/part/{image_2,label_2,calib}``.
+
+    ``frames`` is a text file with one frame number per line; ``part`` is ``training``, or ``testing``, which has no
+    labels. ``evaluation`` is the warp of evaluation: what changes the image's scale against it marks its objects as
+    ``rescaled``. ``class_names`` chooses among KITTI's types and orders them. Raises ``InputError`` for everything that
+    is wrong with the files, naming the frames.
+
+    Attributes: ``class_names``, ``image_ids`` (frame numbers), ``sizes`` (height, width of each image), ``notes``.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        frames: str | Path,
+        pipeline: Callable[..., Any],
+        evaluation: EvalWarp,
+        class_names: Sequence[str] = CLASSES,
+        train: bool = False,
+        part: str = "training",
+        on_bad_image: str = "error",
+        seed: int = 0,
+    ) -> None:
+        self.class_names, self.evaluation = require_types(class_names), evaluation
+        self.source, self.folder = f"{frames} of {root}", Path(root) / part / "image_2"
+        self.notes: list[str] = []
+        names = read_split(frames)
+        files = _find(self.folder, names, SUFFIXES, "images", frames)
+        calibrations = _find(self.folder.with_name("calib"), names, (".txt",), "calibration files", frames)
+        projections = np.array([read_calibration(path) for path in calibrations])
+        if part == "testing":
+            labels = [parse_labels("", self.source)] * len(names)
+        else:
+            labels = [
+                read_labels(path)
+                for path in _find(self.folder.with_name("label_2"), names, (".txt",), "label files", frames)
+            ]
+        rows = [objects_of(of_frame, self.class_names) for of_frame in labels]
+        counts = np.array([len(of_frame["labels"]) for of_frame in rows])
+        fields = {name: np.concatenate([of_frame[name] for of_frame in rows]) for name in rows[0]}
+        fields, counts = self._complete(fields, np.repeat(np.arange(len(names)), counts), projections, names)
+        self.sizes = _require_alike(files, names)
+        self.image_ids = [int(name) for name in names]
+        super().__init__(
+            files=files,
+            image_ids=self.image_ids,
+            fields=fields,
+            offsets=np.concatenate([[0], np.cumsum(counts)]),
+            pipeline=pipeline,
+            train=train,
+            on_bad_image=on_bad_image,
+            seed=seed,
+            image_fields={"calibration": projections},
+        )
+
+    def _complete(
+        self, fields: dict[str, np.ndarray], owners: np.ndarray, projections: np.ndarray, names: Sequence[str]
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Fields with ``center_3d`` and without empty boxes, and how many rows each image has.
+
+        ``owners`` says to which image a row belongs.
+        """
+        sides = fields["boxes"][:, 2:] - fields["boxes"][:, :2]
+        if empty := int((sides <= 0).any(1).sum()):
+            self.notes.append(f"{self.source}: {empty} boxes without area were dropped")
+        keep = (sides > 0).all(1)
+        fields, owners = {name: value[keep] for name, value in fields.items()}, owners[keep]
+        is_solid = (fields["dimensions"] > 0).all(1)
+        if (flat := ~is_solid & ~fields["crowd"]).any():
+            row = int(flat.argmax())
+            raise InputError(
+                f"{self.source}: frame {names[owners[row]]} has a {self.class_names[fields['labels'][row]]} with the "
+                f"dimensions {fields['dimensions'][row].tolist()}; 3D labels need height, width and length in metres"
+            )
+        x, y, z = fields["location"].T
+        middle = np.column_stack([x, y - fields["dimensions"][:, 0] / 2, z, np.ones(len(z))])
+        points = np.einsum("nij,nj->ni", projections[owners], middle)
+        is_ahead = points[:, 2] > 0
+        if (behind := ~is_ahead & ~fields["crowd"]).any():
+            # They are cut at the border, so that the benchmark's evaluation leaves them out as well.
+            fields["crowd"], fields["neutral"] = fields["crowd"] | behind, fields["neutral"] | behind
+            self.notes.append(
+                f"{self.source}: {int(behind.sum())} objects whose middle is behind the camera are ignored"
+            )
+        fields["center_3d"] = (fields["boxes"][:, :2] + fields["boxes"][:, 2:]) / 2
+        is_seen = is_solid & is_ahead
+        fields["center_3d"][is_seen] = points[is_seen, :2] / points[is_seen, 2:]
+        return fields, np.bincount(owners, minlength=len(names))
+
+    def warp(self, truth: Objects, input_from_image: Tensor, image_size: Size) -> Objects:
+        """Objects in input space, with ``rescaled`` where the image's scale is not that of evaluation."""
+        scale = _scale(input_from_image.numpy()) / _scale(self.evaluation.matrix(image_size))
+        is_rescaled = torch.full_like(truth["crowd"], abs(scale - 1) > MOST_SCALE_CHANGE)
+        return {**super().warp(truth, input_from_image, image_size), "rescaled": is_rescaled}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Plain data: ``mean_dimensions`` per class (h, w, l in metres; the mean of all for a class without objects)
+        and ``focal``, the mean focal length in pixels of the evaluation's input."""
+        scales = {size: _scale(self.evaluation.matrix(size)) for size in {tuple(size) for size in self.sizes.tolist()}}
+        focals = self.image_fields["calibration"][:, 0, 0].tolist()
+        sizes = self.sizes[: len(self)].tolist()
+        focal = float(np.mean([f * scales[tuple(size)] for f, size in zip(focals, sizes, strict=True)]))
+        facts = {**super().facts, "focal": focal}
+        is_object = ~self.fields["crowd"]
+        if is_object.any():
+            labels, dimensions = self.fields["labels"][is_object], self.fields["dimensions"][is_object]
+            means = [
+                (dimensions[labels == label] if (labels == label).any() else dimensions).mean(0).tolist()
+                for label in range(len(self.class_names))
+            ]
+            facts["mean_dimensions"] = means
+        return facts
+
+    def write_results(self, folder: str | Path, detections: Mapping[int, Detections]) -> Path:
+        """Write ``folder/data/NNNNNN.txt`` for every frame, as the benchmark's tool and server read them.
+
+        ``detections``: by frame number those of one image, in image and camera space; frames without any get an empty
+        file. What a task does not predict is written as unknown. Returns ``folder/data``.
+        """
+        place = Path(folder) / "data"
+        place.mkdir(parents=True, exist_ok=True)
+        for frame, (height, width) in zip(self.ids.tolist(), self.sizes[: len(self)].tolist(), strict=True):
+            found = detections.get(frame) or {"boxes": torch.zeros(0, 4), "labels": [], "scores": torch.zeros(0)}
+            count = len(found["labels"])
+            unknown = {
+                "alpha": np.full(count, UNKNOWN_ANGLE),
+                "dimensions": np.full((count, 3), -1.0),
+                "location": np.full((count, 3), UNKNOWN_LOCATION),
+                "yaw": np.full(count, UNKNOWN_ANGLE),
+            }
+            write_results(
+                place / f"{frame:06d}.txt",
+                types=[self.class_names[label] for label in found["labels"]],
+                scores=found["scores"].double().cpu().numpy(),
+                # KITTI's boxes end at the index of the last pixel.
+                boxes=clip_boxes(found["boxes"].double(), width - 1, height - 1).cpu().numpy(),
+                **{name: found[name].double().cpu().numpy() if name in found else unknown[name] for name in unknown},
+            )
+        return place
+
+
+class KittiDataModule(CenterNetDataModule):
+    """Train and val splits of the KITTI object benchmark below ``root``.
+
+    ``train_split`` and ``val_split`` name lists of ``root/ImageSets`` (``train`` for ``train.txt``) or are paths of
+    text files; ``splits`` is another folder with such lists. Paths are taken as they are or, where nothing is there,
+    relative to ``root``. The list called ``test`` means the frames of ``root/testing``, which have no labels.
+    Further options: ``CenterNetDataModule``.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        train_split: str | Path = "train",
+        val_split: str | Path = "val",
+        splits: str | Path | None = None,
+        class_names: Sequence[str] = CLASSES,
+        resolution: Sequence[int] = (384, 1280),
+        **options: Any,
+    ) -> None:
+        super().__init__(resolution=resolution, **options)
+        if self.mosaic:
+            raise InputError(
+                f"augment.mosaic={self.mosaic} joins images of several cameras, which 3D labels do not allow; "
+                "say augment.mosaic=0"
+            )
+        self.root = None if root is None else Path(root)
+        self.splits = None if splits is None else Path(splits)
+        self.lists = {"train": train_split, "val": val_split}
+        self.class_names = require_types(class_names)
+
+    def build_dataset(self, split: str, pipeline: Callable[..., Any], train: bool) -> KittiDataset:
+        frames = self.locate(split)
+        is_testing = frames.stem == "test"
+        if train and is_testing:
+            raise InputError(f"data.train_split={self.lists[split]} has no labels (testing); say train or trainval")
+        return KittiDataset(
+            self.root,
+            frames,
+            pipeline,
+            evaluation=EvalWarp(self.resolution, self.test_mode, self.divisor),
+            class_names=self.class_names,
+            train=train,
+            part="testing" if is_testing else "training",
+            on_bad_image=self.on_bad_image if train else "error",
+            seed=self.seed,
+        )
+
+    def locate(self, split: str) -> Path:
+        """The list of frames of ``train`` or ``val``. Raises ``InputError`` that names what was looked for."""
+        if self.root is None:
+            raise InputError("no data given; say data.root=DIR, the folder that holds KITTI's training and ImageSets")
+        if not self.root.is_dir():
+            raise InputError(f"data.root={self.root} does not exist or is no folder; give the folder that holds KITTI")
+        name = str(self.lists[split])
+        if name.endswith(".txt"):
+            path = self._find(Path(name))
+            if not path.is_file():
+                raise InputError(f"data.{split}_split={name} does not exist, neither as it is nor in {self.root}")
+            return path
+        folder = self._find(self.splits) if self.splits else self.root / "ImageSets"
+        if not folder.is_dir():
+            raise InputError(
+                f"{folder} does not exist; KITTI's download has no lists of frames: "
+                "say data.splits=FOLDER with train.txt and val.txt (one frame number per line)"
+            )
+        path = folder / f"{name}.txt"
+        if not path.is_file():
+            others = ", ".join(sorted(file.stem for file in folder.glob("*.txt"))) or "none"
+            raise InputError(f"data.{split}_split={name} is not in {folder}; the lists there are {others}")
+        return path
+
+    def _find(self, path: Path) -> Path:
+        return path if path.exists() else self.root / path
+
+
+def _scale(matrix: np.ndarray) -> float:
+    """How much longer lengths are after a map ``[3, 3]``."""
+    return float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
+
+
+def _find(folder: Path, names: Sequence[str], suffixes: Sequence[str], what: str, source: str | Path) -> list[Path]:
+    """The files of frames in a folder (one listing, not one call per file), or an ``InputError`` with those absent."""
+    if not folder.is_dir():
+        raise InputError(f"{what} folder {folder} does not exist; KITTI's layout is training/image_2, label_2, calib")
+    there = set(os.listdir(folder))
+    found = {name: next((name + end for end in suffixes if name + end in there), None) for name in names}
+    if absent := [name for name, file in found.items() if file is None]:
+        raise InputError(
+            f"{len(absent)} of {len(names)} frames of {source} have no {what} in {folder} "
+            f"({', '.join(absent[:5])}{', ...' if len(absent) > 5 else ''}); complete the folder or shorten the list"
+        )
+    return [folder / file for file in found.values()]
+
+
+def _require_alike(files: Sequence[Path], names: Sequence[str]) -> np.ndarray:
+    """(height, width) ``[N, 2]`` of the images; raises ``InputError`` when one is unlike the others.
+
+    An image whose header says nothing counts as the median: reading it will tell what is wrong with it.
+    """
+    sizes = np.array([_read_size(file) or (0, 0) for file in files])
+    is_known = sizes.all(1)
+    if not is_known.any():
+        raise InputError(f"none of the {len(files)} images is a PNG or JPEG file (first: {files[0]})")
+    usual = np.median(sizes[is_known], axis=0)
+    sizes[~is_known] = usual
+    is_unlike = (abs(sizes - usual) > MOST_SIZE_CHANGE * usual).any(1)
+    if is_unlike.any():
+        n = int(is_unlike.argmax())
+        raise InputError(
+            f"frame {names[n]} ({files[n]}) is {sizes[n][1]}x{sizes[n][0]} pixels, the other images are about "
+            f"{usual[1]:g}x{usual[0]:g}; depth is learnt at one size and focal length, so leave it out of the list"
+        )
+    return sizes
+
+
+def _read_size(path: Path) -> Size | None:
+    """(height, width) from the header of a PNG or JPEG file, or None where it is neither or cut short."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(24)
+            if start[:8] == b"\x89PNG\r\n\x1a\n" and len(start) == 24:
+                width, height = struct.unpack(">II", start[16:24])
+                return height, width
+            if start[:2] == b"\xff\xd8":
+                return _jpeg_size(file)
+    except (OSError, ValueError, struct.error):
+        pass
+    return None
+
+
+def _jpeg_size(file: BinaryIO) -> Size:
+    """(height, width) from a JPEG's frame header (ITU T.81, B.2.2); the segments before it are passed over."""
+    file.seek(2)
+    while True:
+        marker, length = struct.unpack(">HH", file.read(4))
+        if marker < 0xFF00 or length < 2:
+            raise ValueError("no segment of a JPEG")
+        # SOF0 to SOF15 without the tables (C4, CC) and the extension (C8) among them.
+        if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC):
+            height, width = struct.unpack(">xHH", file.read(5))
+            return height, width
+        file.seek(length - 2, os.SEEK_CUR)

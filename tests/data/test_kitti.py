@@ -1,0 +1,354 @@
+"""KITTI's own files become samples; what is wrong with them is said by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from centernet.data.coco import class_table
+from centernet.data.kitti import KittiDataModule, KittiDataset
+from centernet.data.kitti_format import read_labels, read_split, write_calibration
+from centernet.data.transforms import EvalWarp, eval_pipeline
+from centernet.ops.affine import flip_matrix
+from centernet.structures import InputError
+from tests import tiny
+
+SIZE = (96, 320)
+P2 = np.array([[180.0, 0, 160, 12], [0, 180, 48, -0.1], [0, 0, 1, 0.004]])
+CAR = "Car 0.10 1 -1.20 100.00 40.00 160.00 80.00 1.50 1.60 4.00 -1.00 1.60 10.00 -1.30"
+PEDESTRIAN = "Pedestrian 0.00 0 0.30 200.00 30.00 215.00 70.00 1.80 0.60 0.80 3.00 1.60 12.00 0.54"
+VAN = CAR.replace("Car", "Van")
+DONT_CARE = "DontCare -1 -1 -10 10.00 40.00 30.00 60.00 -1 -1 -1 -1000 -1000 -1000 -10"
+
+
+def make_kitti(
+    root: Path,
+    labels: Mapping[str, Sequence[str]],
+    part: str = "training",
+    split: str = "train",
+    size: tuple[int, int] = SIZE,
+    end: str = ".png",
+    projection: np.ndarray = P2,
+) -> Path:
+    """Write frames with these label lines as KITTI files and list them."""
+    folders = {name: root / part / name for name in ("image_2", "label_2", "calib")}
+    for folder in (*folders.values(), root / "ImageSets"):
+        folder.mkdir(parents=True, exist_ok=True)
+    for frame, lines in labels.items():
+        cv2.imwrite(str(folders["image_2"] / f"{frame}{end}"), tiny.make_image(*size, seed=int(frame)))
+        write_calibration(folders["calib"] / f"{frame}.txt", projection)
+        if part == "training":
+            (folders["label_2"] / f"{frame}.txt").write_text("".join(f"{line}\n" for line in lines))
+    (root / "ImageSets" / f"{split}.txt").write_text("".join(f"{frame}\n" for frame in labels))
+    return root
+
+
+def read(root: Path, split: str = "train", **options: Any) -> KittiDataset:
+    """The frames of a list, as evaluation sees them."""
+    pipeline = options.pop("pipeline", None) or eval_pipeline((64, 224))
+    return KittiDataset(root, root / "ImageSets" / f"{split}.txt", pipeline, EvalWarp((64, 224)), **options)
+
+
+def set_up(root: Path | None, stage: str = "fit", **options: Any) -> KittiDataModule:
+    data = KittiDataModule(root, **{"resolution": (64, 224), "num_workers": 0, "batch_size": 2, **options})
+    data.setup(stage)
+    return data
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    make_kitti(tmp_path, {"000003": [CAR, VAN, DONT_CARE], "000001": []})
+    return make_kitti(tmp_path, {"000002": [PEDESTRIAN, CAR]}, split="val")
+
+
+def test_a_sample_carries_objects_frame_number_and_calibration(root: Path) -> None:
+    dataset = read(root)
+    sample = dataset[0]
+    assert dataset.class_names == ["Pedestrian", "Car", "Cyclist"]
+    assert (sample["image_id"], sample["image_size"].tolist()) == (3, list(SIZE))
+    assert sample["calibration"].dtype == torch.float64
+    np.testing.assert_array_equal(sample["calibration"], P2)
+    truth = sample["truth"]
+    assert truth["labels"].tolist() == [1, 1, -1]
+    assert truth["crowd"].tolist() == [False, True, True]
+    assert truth["neutral"].tolist() == [False, True, False]
+    assert truth["dimensions"][0].tolist() == [1.5, 1.6, 4.0]
+    assert truth["location"][0].tolist() == [-1.0, 1.6, 10.0]
+    assert (truth["alpha"][0], truth["yaw"][0], truth["truncation"][0], truth["occlusion"][0]) == (-1.2, -1.3, 0.1, 1)
+
+
+def test_the_middle_of_the_3d_box_is_projected_with_the_whole_of_p2(root: Path) -> None:
+    points = read(root).objects(0)["center_3d"]
+    depth = 10 + 0.004
+    assert points[0].tolist() == pytest.approx(
+        [(180 * -1.0 + 160 * 10 + 12) / depth, (180 * (1.6 - 0.75) + 48 * 10 - 0.1) / depth]
+    )
+    # A region without a 3D box has its own middle.
+    assert points[2].tolist() == [20, 50]
+
+
+def test_frames_without_objects_have_every_field(root: Path) -> None:
+    sample = read(root)[1]
+    assert {name: len(value) for name, value in sample["truth"].items() if len(value)} == {}
+    assert sample["truth"]["center_3d"].shape == (0, 2)
+    batch = next(iter(set_up(root).train_dataloader()))
+    assert batch["calibration"].shape == (2, 3, 4)
+    assert batch["objects"]["dimensions"].shape == (2, 3, 3)
+
+
+def test_jpeg_images_are_found_too(tmp_path: Path) -> None:
+    dataset = read(make_kitti(tmp_path, {"000000": [CAR]}, end=".jpg"))
+    assert dataset.sizes.tolist() == [list(SIZE)]
+    assert dataset[0]["image"].shape == (3, 64, 224)
+
+
+def test_facts_are_the_classes_mean_dimensions_and_the_focal_length_of_the_input(root: Path) -> None:
+    make_kitti(root, {"000002": [PEDESTRIAN, CAR, VAN.replace("1.50 1.60 4.00", "3.00 3.00 9.00")]}, split="val")
+    facts = read(root, "val").facts
+    # No cyclist: the mean of all objects; a van is no object.
+    assert facts["mean_dimensions"] == [[1.8, 0.6, 0.8], [1.5, 1.6, 4.0], pytest.approx([1.65, 1.1, 2.4])]
+    # The image is fitted into 64 rows of 96, because the input is relatively wider.
+    assert facts["focal"] == pytest.approx(180 * 64 / 96)
+    assert "joints" not in facts
+
+
+def test_facts_without_any_object_keep_the_focal_length_only(tmp_path: Path) -> None:
+    assert set(read(make_kitti(tmp_path, {"000000": [DONT_CARE]})).facts) == {"focal"}
+
+
+@pytest.mark.parametrize(
+    ("factor", "expected"), [(1.0, False), (1.005, False), (1.02, True), (0.98, True), (0.6, True)]
+)
+@pytest.mark.parametrize("is_mirrored", [False, True])
+def test_only_a_change_of_the_images_scale_marks_objects_as_rescaled(
+    root: Path, factor: float, expected: bool, is_mirrored: bool
+) -> None:
+    dataset = read(root)
+    matrix = np.diag([factor, factor, 1.0]) @ dataset.evaluation.matrix(SIZE)
+    matrix = matrix @ flip_matrix(SIZE[1]) if is_mirrored else matrix
+    warped = dataset.warp(dataset.objects(0), torch.from_numpy(matrix), SIZE)
+    assert warped["rescaled"].tolist() == [expected] * 3
+    assert "rescaled" not in dataset.objects(0)
+
+
+def test_random_scales_in_training_mark_objects_and_the_plain_image_does_not(root: Path) -> None:
+    plain = set_up(root, augment={"warp": None})
+    assert not next(iter(plain.train_dataloader()))["objects"]["rescaled"].any()
+    zoomed = set_up(root, augment={"warp": "crop", "scales": [0.6]})
+    objects = next(iter(zoomed.train_dataloader()))["objects"]
+    assert objects["rescaled"][objects["valid"]].all()
+
+
+def test_a_mirror_moves_the_projected_centre_and_the_angles(root: Path) -> None:
+    dataset = read(root)
+    truth = dataset.objects(0)
+    matrix = dataset.evaluation.matrix(SIZE)
+    plain = dataset.warp(truth, torch.from_numpy(matrix), SIZE)
+    mirrored = dataset.warp(truth, torch.from_numpy(flip_matrix(224) @ matrix), SIZE)
+    torch.testing.assert_close(mirrored["center_3d"][:, 0], 223 - plain["center_3d"][:, 0])
+    assert mirrored["alpha"][0] == pytest.approx(-np.pi + 1.2)
+
+
+def test_results_are_one_file_per_frame_also_for_frames_without_detections(root: Path, tmp_path: Path) -> None:
+    detections = {
+        "labels": torch.tensor([1]),
+        "scores": torch.tensor([0.98762]),
+        "boxes": torch.tensor([[-3.0, 20.0, 400.0, 90.123]]),
+        "alpha": torch.tensor([1.234]),
+        "dimensions": torch.tensor([[1.5, 1.6, 4.0]]),
+        "location": torch.tensor([[-1.0, 1.6, 10.0]]),
+        "yaw": torch.tensor([-1.3]),
+    }
+    folder = read(root).write_results(tmp_path / "results", {3: detections})
+    assert sorted(path.name for path in folder.iterdir()) == ["000001.txt", "000003.txt"]
+    assert (folder / "000001.txt").read_text() == ""
+    expected = "Car -1 -1 1.23 0.00 20.00 319.00 90.12 1.50 1.60 4.00 -1.00 1.60 10.00 -1.30 0.9876\n"
+    assert (folder / "000003.txt").read_text() == expected
+
+
+def test_results_of_a_2d_task_say_that_the_rest_is_unknown(root: Path, tmp_path: Path) -> None:
+    found = {"labels": torch.tensor([0]), "scores": torch.tensor([0.5]), "boxes": torch.tensor([[1.0, 2, 3, 4]])}
+    labels = read_labels(read(root).write_results(tmp_path, {1: found}) / "000001.txt", with_scores=True)
+    assert (labels.alpha[0], labels.yaw[0], labels.dimensions[0, 0], labels.location[0, 2]) == (-10, -10, -1, -1000)
+
+
+def test_testing_frames_need_no_labels(root: Path) -> None:
+    make_kitti(root, {"000000": [], "000005": []}, part="testing", split="test")
+    data = set_up(root, "validate", val_split="test")
+    assert data.datasets["val"].image_ids == [0, 5]
+    assert data.datasets["val"].folder == root / "testing" / "image_2"
+    assert next(iter(data.val_dataloader()))["truth"]["boxes"].shape == (2, 0, 4)
+    with pytest.raises(InputError, match=r"data.train_split=test has no labels"):
+        set_up(root, train_split="test")
+
+
+def test_lists_come_from_another_folder_or_are_files(root: Path, tmp_path: Path) -> None:
+    lists = root / "lists"
+    lists.mkdir()
+    for name in ("train", "val"):
+        (lists / f"{name}.txt").write_text("000002\n")
+    assert set_up(root, splits=lists).datasets["train"].image_ids == [2]
+    assert set_up(root, splits="lists").datasets["train"].image_ids == [2]
+    assert set_up(root, train_split="lists/train.txt").datasets["train"].image_ids == [2]
+    assert set_up(root, train_split=lists / "train.txt").datasets["train"].image_ids == [2]
+
+
+def test_classes_and_their_order_can_be_chosen(root: Path) -> None:
+    data = set_up(root, class_names=["Car", "Pedestrian"])
+    assert data.class_names == ["Car", "Pedestrian"]
+    assert class_table(data.datasets["val"]) == [("Car", 1), ("Pedestrian", 1)]
+    pedestrians = set_up(root, class_names=["Pedestrian"]).datasets["train"]
+    assert pedestrians.fields["labels"].tolist() == [-1]
+
+
+def test_fewer_images_keep_their_own_facts_and_results(root: Path, tmp_path: Path) -> None:
+    data = set_up(root, limit=1)
+    dataset = data.datasets["train"]
+    assert dataset.facts["mean_dimensions"][1] == [1.5, 1.6, 4.0]
+    assert [path.name for path in dataset.write_results(tmp_path, {}).iterdir()] == ["000003.txt"]
+
+
+def test_boxes_without_area_are_dropped_and_told(tmp_path: Path) -> None:
+    flat = CAR.replace("160.00", "100.00")
+    dataset = read(make_kitti(tmp_path, {"000000": [flat], "000001": [CAR]}))
+    assert dataset.offsets.tolist() == [0, 0, 1]
+    assert dataset.notes[0].endswith("1 boxes without area were dropped")
+
+
+def test_an_object_behind_the_camera_is_ignored_and_told(tmp_path: Path) -> None:
+    dataset = read(make_kitti(tmp_path, {"000000": [CAR.replace("10.00", "-0.50"), CAR]}))
+    objects = dataset.objects(0)
+    assert objects["crowd"].tolist() == objects["neutral"].tolist() == [True, False]
+    assert objects["center_3d"][0].tolist() == [130, 60]
+    assert dataset.notes[0].endswith("1 objects whose middle is behind the camera are ignored")
+
+
+@pytest.mark.parametrize("size", [(375, 1242), (370, 1224), (370, 1226), (374, 1238), (376, 1241)])
+def test_the_sizes_of_the_real_images_go_together(tmp_path: Path, size: tuple[int, int]) -> None:
+    make_kitti(tmp_path, {"000002": [CAR]}, split="other", size=size)
+    make_kitti(tmp_path, {"000000": [CAR], "000001": [CAR]}, size=(375, 1242))
+    (tmp_path / "ImageSets" / "train.txt").write_text("000000\n000001\n000002\n")
+    assert read(tmp_path).sizes[2].tolist() == list(size)
+
+
+def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
+    make_kitti(tmp_path, {"000009": [CAR]}, split="other", size=(48, 160))
+    make_kitti(tmp_path, {"000000": [CAR], "000001": [CAR]})
+    (tmp_path / "ImageSets" / "train.txt").write_text("000000\n000009\n000001\n")
+    with pytest.raises(InputError, match=r"frame 000009 .* is 160x48 pixels, the other images are about 320x96; depth"):
+        read(tmp_path)
+
+
+def test_a_broken_image_is_skipped_in_training_and_named_otherwise(root: Path) -> None:
+    (root / "training" / "image_2" / "000003.png").write_bytes(b"\xff\xd8 no picture")
+    with pytest.raises(InputError, match=r"000003.png is truncated|000003.png is not an image"):
+        read(root)[0]
+    dataset = read(root, on_bad_image="skip")
+    assert dataset[0]["image_id"] == 1
+    (root / "training" / "image_2" / "000001.png").write_bytes(b"")
+    with pytest.raises(InputError, match="none of the 2 images is a PNG or JPEG file"):
+        read(root)
+
+
+def remove(root: Path, name: str) -> None:
+    (root / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("training/image_2/000003.png", r"1 of 2 frames of .*train.txt have no images in .*image_2 \(000003\)"),
+        ("training/label_2/000001.txt", r"1 of 2 frames .* have no label files in .*label_2 \(000001\); complete"),
+        ("training/calib/000003.txt", r"1 of 2 frames .* have no calibration files in .*calib \(000003\)"),
+        ("ImageSets/train.txt", r"data.train_split=train is not in .*ImageSets; the lists there are val"),
+    ],
+)
+def test_what_is_missing_is_named(root: Path, name: str, message: str) -> None:
+    remove(root, name)
+    with pytest.raises(InputError, match=message):
+        set_up(root)
+
+
+def test_a_list_with_many_absent_frames_names_the_first_few(root: Path) -> None:
+    (root / "ImageSets" / "train.txt").write_text("".join(f"{frame:06d}\n" for frame in range(100, 110)))
+    message = r"10 of 10 frames .* \(000100, 000101, 000102, 000103, 000104, ...\); complete the folder or shorten"
+    with pytest.raises(InputError, match=message):
+        set_up(root)
+
+
+def test_a_root_without_lists_or_data_is_named(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no data given; say data.root=DIR"):
+        set_up(None)
+    with pytest.raises(InputError, match=r"data.root=.*nowhere does not exist"):
+        set_up(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"data.val_split=a/b.txt does not exist, neither as it is nor in"):
+        set_up(root, val_split="a/b.txt")
+    bare = make_kitti(tmp_path / "bare", {"000000": []})
+    remove(bare, "ImageSets/train.txt")
+    (bare / "ImageSets").rmdir()
+    with pytest.raises(InputError, match=r"ImageSets does not exist; KITTI's download has no lists .* data.splits=FOL"):
+        set_up(bare)
+    (tmp_path / "empty" / "ImageSets").mkdir(parents=True)
+    (tmp_path / "empty" / "ImageSets" / "train.txt").write_text("000000\n")
+    with pytest.raises(InputError, match=r"images folder .*image_2 does not exist; KITTI's layout is training/image_2"):
+        set_up(tmp_path / "empty")
+
+
+def test_an_object_without_3d_box_is_named(tmp_path: Path) -> None:
+    make_kitti(tmp_path, {"000000": [], "000001": [CAR.replace("1.50 1.60 4.00", "-1 -1 -1")]})
+    with pytest.raises(InputError, match=r"frame 000001 has a Car with the dimensions \[-1.0, -1.0, -1.0\]; 3D labels"):
+        read(tmp_path)
+
+
+def test_mosaics_are_refused() -> None:
+    with pytest.raises(InputError, match=r"augment.mosaic=0.5 joins images of several cameras"):
+        KittiDataModule("somewhere", augment={"warp": "crop", "mosaic": 0.5})
+
+
+def test_real_frames_are_read_with_the_counts_of_their_readme(data_folder: Path) -> None:
+    folder = data_folder / "kitti-tiny"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    counts = {}
+    for line in (folder / "README.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0] == "split":
+            head = cells
+        elif cells[0] in ("train", "val"):
+            counts[cells[0]] = dict(zip(head, cells, strict=True))
+    assert set(counts) == {"train", "val"}
+    data = set_up(folder, resolution=(384, 1280))
+    for split, expected in counts.items():
+        dataset = data.datasets[split]
+        assert len(dataset) == int(expected["frames"])
+        for name, count in class_table(dataset):
+            assert count == int(expected[name])
+        labels, neutral = dataset.fields["labels"], dataset.fields["neutral"]
+        assert (labels == -1).sum() == int(expected["DontCare"])
+        assert neutral.sum() == int(expected["Van"])
+        assert (dataset.fields["crowd"] & ~neutral & (labels >= 0)).sum() == int(expected["Truck"])
+        assert dataset.notes == []
+    assert data.facts["focal"] == pytest.approx(738, abs=3)
+    # The projected middles lie inside the 2D boxes of objects that are not cut.
+    train = data.datasets["train"].fields
+    whole = ~train["crowd"] & (train["truncation"] == 0)
+    points, boxes = train["center_3d"][whole], train["boxes"][whole]
+    assert ((points > boxes[:, :2]) & (points < boxes[:, 2:])).all()
+    assert len(set_up(folder, "validate", val_split="test").datasets["val"]) == 2
+
+
+def test_the_lists_of_the_whole_benchmark_miss_frames_in_a_part_of_it(data_folder: Path) -> None:
+    folder, splits = data_folder / "kitti-tiny", data_folder / "kitti-splits"
+    if not (folder.is_dir() and splits.is_dir()):
+        pytest.skip(f"no {folder} or no {splits}")
+    frames = read_split(splits / "train.txt")
+    absent = [frame for frame in frames if not (folder / "training" / "image_2" / f"{frame}.png").is_file()]
+    message = rf"{len(absent)} of {len(frames)} frames of .*train.txt have no images .* \({', '.join(absent[:5])}, ..."
+    with pytest.raises(InputError, match=message):
+        set_up(folder, splits=splits)
