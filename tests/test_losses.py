@@ -9,7 +9,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from centernet.losses import LOSSES, clamped_sigmoid, dense_l1, focal, l1, mse, smooth_l1
+from centernet.losses import (
+    LOSSES,
+    clamped_sigmoid,
+    dense_l1,
+    dimension_aware_l1,
+    focal,
+    heading_bins,
+    l1,
+    laplacian,
+    mean_l1,
+    mean_multi_bin,
+    mse,
+    multi_bin,
+    smooth_l1,
+)
 from centernet.structures import AtCells, DenseMap
 
 SHAPE = (2, 3, 4, 5)
@@ -181,6 +195,122 @@ def test_two_objects_in_one_cell_both_pull_at_it():
     assert len(moved) == 3
 
 
+def test_mean_l1_is_the_mean_over_all_rows():
+    output, target = random_cells()
+    assert mean_l1(output, target).item() == pytest.approx(l1(output, target).item() * 4 / 8, rel=1e-4)
+
+
+# Losses with values of their own: channels of the output, and a function that draws values [B, M, C].
+THREE_D = {
+    multi_bin: (8, lambda: torch.cat([torch.randint(0, 2, (2, 4, 2)).float(), torch.randn(2, 4, 2)], -1)),
+    laplacian: (2, lambda: torch.rand(2, 4, 1) * 50),
+    dimension_aware_l1: (3, lambda: torch.cat([torch.randn(2, 4, 3), 0.5 + 4 * torch.rand(2, 4, 3)], -1)),
+    heading_bins: (24, lambda: torch.cat([torch.randint(0, 12, (2, 4, 1)).float(), torch.randn(2, 4, 1)], -1)),
+}
+
+
+def three_d_cells(loss) -> tuple[Tensor, AtCells]:
+    channels, draw = THREE_D[loss]
+    output, target = random_cells(channels)
+    return output, AtCells(target.cell, draw(), target.mask)
+
+
+def at_objects(output: Tensor, target: AtCells) -> list[tuple[list[float], list[float]]]:
+    """Prediction and truth of every supervised object."""
+    flat = output.detach().flatten(2)
+    return [
+        (flat[b, :, target.cell[b, m]].tolist(), target.value[b, m].tolist()) for b, m in target.mask.nonzero().tolist()
+    ]
+
+
+def entropy(logits: list[float], which: int) -> float:
+    return math.log(sum(math.exp(x) for x in logits)) - logits[which]
+
+
+def huber(x: float) -> float:
+    return x * x / 2 if abs(x) < 1 else abs(x) - 0.5
+
+
+def test_an_angle_in_two_bins_costs_its_bins_and_its_residuals():
+    output, target = three_d_cells(multi_bin)
+    objects = at_objects(output, target)
+    bins = sum(entropy(p[0:2], int(t[0])) + entropy(p[4:6], int(t[1])) for p, t in objects) / len(objects)
+    residuals = 0.0
+    for n in range(2):
+        inside = [
+            huber(p[4 * n + 2] - math.sin(t[2 + n])) + huber(p[4 * n + 3] - math.cos(t[2 + n]))
+            for p, t in objects
+            if t[n] == 1
+        ]
+        assert inside  # else the test proves little
+        residuals += np.mean(inside)
+    assert multi_bin(output, target).item() == pytest.approx(bins + residuals, rel=1e-5)
+    # Over all eight rows, of which four are empty and cost ln 2 for each bin.
+    wanted = (bins * 4 + 4 * 2 * math.log(2)) / 8 + residuals
+    assert mean_multi_bin(output, target).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_laplacian_weighs_errors_by_the_spread_that_the_network_says():
+    output, target = three_d_cells(laplacian)
+    wanted = [math.sqrt(2) * abs(p[0] - t[0]) / math.exp(p[1]) + p[1] for p, t in at_objects(output, target)]
+    assert laplacian(output, target).item() == pytest.approx(np.mean(wanted), rel=1e-5)
+
+
+def test_the_laplacian_is_smallest_where_the_spread_fits_the_error():
+    cell, mask = torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.bool)
+    target = AtCells(cell, torch.full((1, 1, 1), 13.0), mask)
+    spreads = torch.arange(1, 60) / 10
+    losses = [laplacian(torch.tensor([10.0, s.log()]).view(1, 2, 1, 1), target).item() for s in spreads]
+    assert spreads[int(np.argmin(losses))].item() == pytest.approx(3 * math.sqrt(2), abs=0.06)
+
+
+def test_dimensions_cost_what_plain_l1_costs_but_pull_more_at_short_sides():
+    output, target = three_d_cells(dimension_aware_l1)
+    value = dimension_aware_l1(output, target)
+    errors = [abs(a - b) for p, t in at_objects(output, target) for a, b in zip(p, t, strict=False)]
+    assert value.item() == pytest.approx(np.mean(errors), rel=1e-4)
+    value.backward()
+    b, m = 0, 1  # cell 19 holds one object only
+    pull = output.grad.flatten(2)[b, :, target.cell[b, m]].abs()
+    sides = target.value[b, m, 3:]
+    assert torch.allclose(pull * sides, (pull * sides).mean().expand(3), rtol=1e-4)
+
+
+def test_a_heading_costs_its_bin_and_the_residual_in_it():
+    output, target = three_d_cells(heading_bins)
+    wanted = [entropy(p[:12], int(t[0])) + abs(p[12 + int(t[0])] - t[1]) for p, t in at_objects(output, target)]
+    assert heading_bins(output, target).item() == pytest.approx(np.mean(wanted), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", THREE_D)
+def test_in_3d_too_nothing_is_lost_where_nothing_is_supervised(loss):
+    output, target = three_d_cells(loss)
+    for nothing in (
+        AtCells(target.cell, target.value, torch.zeros_like(target.mask)),
+        AtCells(target.cell[:, :0], target.value[:, :0], target.mask[:, :0]),
+    ):
+        output.grad = None
+        value = loss(output, nothing)
+        value.backward()
+        assert value.item() == 0
+        assert (output.grad == 0).all()
+    assert loss(output.bfloat16(), target).dtype == torch.float32
+
+
+@pytest.mark.parametrize("loss", [*THREE_D, mean_multi_bin, mean_l1])
+@pytest.mark.parametrize("garbage", [math.nan, math.inf, -1e30])
+def test_in_3d_too_whatever_stands_in_the_padding_is_harmless(loss, garbage):
+    twin = {mean_multi_bin: multi_bin, mean_l1: laplacian}.get(loss, loss)
+    output, target = three_d_cells(twin)
+    output = output[:, :1].detach().requires_grad_() if loss is mean_l1 else output
+    clean = loss(output, target)
+    dirty_value = target.value.masked_fill(~target.mask[..., None], garbage)
+    dirty = loss(output, AtCells(target.cell, dirty_value, target.mask))
+    assert dirty == clean
+    dirty.backward()
+    assert torch.isfinite(output.grad).all()
+
+
 def test_every_loss_has_a_name_that_heads_can_give():
-    assert {focal, mse, l1, smooth_l1, dense_l1} <= set(LOSSES.values())
+    assert {focal, mse, l1, smooth_l1, dense_l1, mean_l1, mean_multi_bin, *THREE_D} <= set(LOSSES.values())
     assert all(name == loss.__name__ for name, loss in LOSSES.items())
