@@ -20,7 +20,7 @@ from centernet.inference import NORMALIZATIONS, Detector
 from centernet.models import convert
 from centernet.models.centernet import build_network, network_spec
 from centernet.schedule import Schedule
-from centernet.structures import Batch, InputError, NonFiniteLossError
+from centernet.structures import Batch, InputError, JointSet, NonFiniteLossError
 from centernet.tasks.base import build_task
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,8 @@ class CenterNetModule(pl.LightningModule):
         maps = self.task.activate(outputs[-1])
         detections = self.task.lift(self.task.decode(maps), batch)
         self.metric.update(detections, batch["truth"], batch["image_id"])
-        return {"detections": detections, "heatmap": maps.get("heatmap")}
+        peaks = {name: maps[name] for name, head in self.task.heads.items() if head.is_heatmap}
+        return {"detections": detections, "heatmaps": peaks}
 
     def on_validation_epoch_end(self) -> None:
         results = self.metric.compute()
@@ -236,6 +237,41 @@ class CtdetDenseModule(CenterNetModule):
         super().__init__(name, num_classes, class_names, backbone, pretrained, schedule, normalization, task_options)
 
 
+class MultiPoseModule(CenterNetModule):
+    """Boxes and joints (human pose); used like ``CtdetModule``. Task options: ``MultiPoseTask``."""
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        backbone: str | Mapping[str, Any] = "dla34",
+        pretrained: bool | str = False,
+        schedule: Schedule | Mapping[str, Any] | None = None,
+        normalization: str = "coco",
+        task_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        name = "multi_pose"
+        super().__init__(name, num_classes, class_names, backbone, pretrained, schedule, normalization, task_options)
+
+
+class DddModule(CenterNetModule):
+    """Monocular 3D boxes; used like ``CtdetModule``. ``task``: ``ddd`` (the original) or ``ddd_dle``; task options:
+    ``DddTask``, ``DddDleTask``."""
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        backbone: str | Mapping[str, Any] = "dla34",
+        pretrained: bool | str = False,
+        schedule: Schedule | Mapping[str, Any] | None = None,
+        normalization: str = "imagenet",
+        task_options: Mapping[str, Any] | None = None,
+        task: str = "ddd",
+    ) -> None:
+        super().__init__(task, num_classes, class_names, backbone, pretrained, schedule, normalization, task_options)
+
+
 def require_divisible(resolution: Sequence[int], divisor: int) -> None:
     """Raise ``InputError`` with the nearest sizes when height or width is not a multiple of ``divisor``."""
     try:
@@ -298,6 +334,9 @@ def _difference(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str | Non
     if theirs["class_names"] != mine["class_names"]:
         first = next(a for a, b in zip(theirs["class_names"], mine["class_names"], strict=True) if a != b)
         return f"its classes are others or in another order (first: {first})"
+    a, b = (len(JointSet.of((spec["task_options"] or {}).get("joints")).names) for spec in (theirs, mine))
+    if theirs["task"] == "multi_pose" and a != b:
+        return f"it has {a} joints, this run has {b}"
     if theirs["backbone"] != mine["backbone"]:
         return f"its network is {theirs['backbone']['name']} ({theirs['backbone']}), this run's {mine['backbone']}"
     return None

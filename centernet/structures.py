@@ -113,7 +113,7 @@ class Head:
 
     @property
     def is_heatmap(self) -> bool:
-        """Whether the map holds logits of peaks (as opposed to regressed values)."""
+        """Whether the map holds peaks (as opposed to regressed values)."""
         return self.loss in ("focal", "mse")
 
 

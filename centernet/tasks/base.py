@@ -76,8 +76,15 @@ class Task:
 
     def activate(self, outputs: Outputs) -> Outputs:
         """Raw maps to maps that ``decode`` reads: probabilities for heatmaps, everything else as it is."""
+        heads = self.heads
         return {
-            name: out.float().sigmoid() if self.heads[name].is_heatmap else out.float() for name, out in outputs.items()
+            # The mean squared error compares raw maps with probabilities; only the focal loss trains logits.
+            name: out.float().clamp(0, 1)
+            if heads[name].loss == "mse"
+            else out.float().sigmoid()
+            if heads[name].is_heatmap
+            else out.float()
+            for name, out in outputs.items()
         }
 
     def merge_flipped(self, maps: Outputs) -> Outputs:
@@ -104,7 +111,7 @@ class Task:
         for name, head in self.heads.items():
             target = targets[name]
             if isinstance(target, DenseMap):
-                outputs[name] = torch.logit(target.value, eps=1e-6) if head.is_heatmap else target.value
+                outputs[name] = torch.logit(target.value, eps=1e-6) if head.loss == "focal" else target.value
                 continue
             rows, count, channels = target.value.shape
             flat = target.value.new_zeros(rows, height * width, channels)

@@ -54,6 +54,7 @@ class MultiPoseTask(CtdetTask):
       by an offset map; ``joints_target``: ``center`` (regressed at centres) or ``dense`` (under the whole Gaussian).
     - ``jointless``: an object without any labelled joint supervises its centre only (``center``, as the original), or
       its size and offset as well (``box``).
+    - ``joint_heatmap_loss``: ``focal`` or ``mse`` (what the original's ``mse_loss`` changes in this task).
     - ``radius``, ``min_overlap``, ``k``, ``heatmap_loss``, ``regression_loss``, ``offset``, ``crowds``, ``evaluator``:
       see ``CtdetTask``; a joint's Gaussian is as wide as that of its object.
     """
@@ -77,6 +78,7 @@ class MultiPoseTask(CtdetTask):
         joint_heatmap_weight: float = 1.0,
         joint_offset_weight: float = 1.0,
         heatmap_loss: str = "focal",
+        joint_heatmap_loss: str = "focal",
         regression_loss: str = "l1",
         joints_target: str = "center",
         offset: bool = True,
@@ -104,6 +106,7 @@ class MultiPoseTask(CtdetTask):
         for option, value, choices in (
             ("joints_target", joints_target, ("center", "dense")),
             ("jointless", jointless, ("center", "box")),
+            ("joint_heatmap_loss", joint_heatmap_loss, ("focal", "mse")),
         ):
             if value not in choices:
                 raise InputError(f"task {self.name}: {option}={value!r} is unknown; choose one of {', '.join(choices)}")
@@ -111,6 +114,7 @@ class MultiPoseTask(CtdetTask):
         self.joints_weight, self.joint_heatmap_weight = joints_weight, joint_heatmap_weight
         self.joint_offset_weight = joint_offset_weight
         self.joints_target, self.jointless = joints_target, jointless
+        self.joint_heatmap_loss = joint_heatmap_loss
         self.joint_heatmap, self.joint_offset = joint_heatmap, joint_heatmap and joint_offset
 
     @property
@@ -119,7 +123,7 @@ class MultiPoseTask(CtdetTask):
         joints_loss = "dense_l1" if self.joints_target == "dense" else "l1"
         heads = {**super().heads, "joints": Head(2 * count, joints_loss, self.joints_weight)}
         if self.joint_heatmap:
-            heads["joint_heatmap"] = Head(count, self.heatmap_loss, self.joint_heatmap_weight, HEATMAP_BIAS)
+            heads["joint_heatmap"] = Head(count, self.joint_heatmap_loss, self.joint_heatmap_weight, HEATMAP_BIAS)
         if self.joint_offset:
             heads["joint_offset"] = Head(2, self.regression_loss, self.joint_offset_weight)
         return heads
