@@ -44,7 +44,7 @@ KEPT_SIDE, KEPT_SHARE = 8.0, 0.5
 # A box that lost more than this share of its area says little about what is left of the object.
 CUT_SHARE = 0.1
 
-EVAL_MODES = ("fit", "keep", "stretch")
+EVAL_MODES = ("fit", "keep", "stretch", "width")
 
 # Principal components of ImageNet's colours (Krizhevsky et al., 2012), with the values CornerNet and CenterNet use, RGB
 # rows.
@@ -122,23 +122,34 @@ class JitterWarp(Warp):
     """Scale and shift drawn from clipped normals, then flip: the original's augmentation without random crops.
 
     With probability ``p_jitter`` the window is scaled by N(1, ``scale``) within 1 ± ``scale`` and shifted by N(0,
-    ``shift``) within ± 2 ``shift`` of the longer side.
+    ``shift``) within ± 2 ``shift``. ``fill``: before that, the window holds the ``whole`` image, and shifts count in
+    its width, or it is as wide as the image (``width``, see ``EvalWarp``), and shifts count in the image's own width
+    and height.
     """
 
     def __init__(
-        self, size: Size, scale: float = 0.4, shift: float = 0.1, p_jitter: float = 1.0, flip: float = 0.5
+        self,
+        size: Size,
+        scale: float = 0.4,
+        shift: float = 0.1,
+        p_jitter: float = 1.0,
+        flip: float = 0.5,
+        fill: str = "whole",
     ) -> None:
         super().__init__(size)
-        self.scale, self.shift, self.p_jitter, self.flip = scale, shift, p_jitter, flip
+        if fill not in ("whole", "width"):
+            raise InputError(f"augment.fill={fill!r} is unknown; choose whole or width")
+        self.scale, self.shift, self.p_jitter, self.flip, self.fill = scale, shift, p_jitter, flip, fill
 
     def matrix(self, image_size: Size) -> np.ndarray:
         height, width = image_size
         rng = self.random_generator
-        extent = fit_extent(image_size, self.size)
+        extent = width if self.fill == "width" else fit_extent(image_size, self.size)
+        unit_x, unit_y = (width, height) if self.fill == "width" else (extent, extent)
         x, y = width / 2, height / 2
         if rng.random() < self.p_jitter:
-            x += extent * float(np.clip(rng.normal() * self.shift, -2 * self.shift, 2 * self.shift))
-            y += extent * float(np.clip(rng.normal() * self.shift, -2 * self.shift, 2 * self.shift))
+            x += unit_x * float(np.clip(rng.normal() * self.shift, -2 * self.shift, 2 * self.shift))
+            y += unit_y * float(np.clip(rng.normal() * self.shift, -2 * self.shift, 2 * self.shift))
             extent *= float(np.clip(rng.normal() * self.scale + 1, 1 - self.scale, 1 + self.scale))
         return _window(x, y, extent, self.size, width, mirrored=rng.random() < self.flip)
 
@@ -186,7 +197,8 @@ class EvalWarp(Warp):
 
     ``fit``: the whole image, centred, aspect kept, black around it. ``keep``: the image's own resolution, padded to the
     next multiple of ``divisor`` (an exact multiple gets one more, as in the original). ``stretch``: resized to
-    ``size``, aspect not kept.
+    ``size``, aspect not kept. ``width``: the image's width fills the input's, aspect kept, centred vertically; what is
+    too high is cut off at the top and at the bottom (the original's way with KITTI).
     """
 
     def __init__(self, size: Size, mode: str = "fit", divisor: int = 32) -> None:
@@ -208,7 +220,8 @@ class EvalWarp(Warp):
             size = self.output_size(image_size)
             # The original centres on whole pixels here.
             return crop_matrix((width // 2, height // 2), size[1], size)
-        return crop_matrix((width / 2, height / 2), fit_extent(image_size, self.size), self.size)
+        extent = width if self.mode == "width" else fit_extent(image_size, self.size)
+        return crop_matrix((width / 2, height / 2), extent, self.size)
 
 
 class ColourJitter(A.ImageOnlyTransform):
