@@ -226,7 +226,7 @@ def _validate(trainer: pl.Trainer, module: CenterNetModule, data: Any, run: Path
     results = {k.removeprefix("val/"): v for k, v in logged.items() if k.startswith("val/") and "loss" not in k}
     if trainer.is_global_zero:
         _write_results(run, data, module, results, collect, ckpt)
-        log.info("\n" + metric_table(results))
+        log.info("\n" + module.metric.table(results))
         log.info(class_table_text(module.per_class))
     return results
 
@@ -240,9 +240,8 @@ def _write_results(
     ckpt: str | None,
 ) -> None:
     dataset = data.datasets["val"]
-    rows = [row for image_id, found in collect.rows.items() for row in dataset.result_rows(image_id, found)]
     run.mkdir(parents=True, exist_ok=True)
-    (run / "detections.json").write_text(json.dumps(rows))
+    dataset.write_results(run, collect.rows)
     content = {
         "metrics": _json_safe(results),
         "per_class": {name: _json_safe(values) for name, values in module.per_class.items()},
@@ -257,12 +256,6 @@ def _write_results(
 
 def _json_safe(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in values.items()}
-
-
-def metric_table(results: Mapping[str, float]) -> str:
-    """The official numbers, three to a line; a dash where there was nothing to find."""
-    cells = [f"{name:<6}{'     -' if math.isnan(value) else f'{value:6.3f}'}" for name, value in results.items()]
-    return "\n".join("    ".join(cells[start : start + 3]) for start in range(0, len(cells), 3))
 
 
 def class_table_text(per_class: Mapping[str, Mapping[str, float]], most: int = 100) -> str:
@@ -287,9 +280,9 @@ def _tell_where(run: Path, data: Any) -> None:
     log.info(
         f"""
 checkpoints   {best}, {shown}/last.ckpt
-pictures      {shown}/pictures/ (truth, prediction, heatmap)
+pictures      {shown}/pictures/ (truth, prediction, heatmaps)
 curves        {shown}/curves.png, numbers in {shown}/history.csv and {shown}/per_class.csv
-detections    {shown}/detections.json (COCO results), {shown}/metrics.json
+detections    {shown}/{data.datasets["val"].results}, {shown}/metrics.json
 
 next: python eval.py ckpt={best}
       python scripts/demo.py {best} {images}

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from centernet.data.datamodule import CenterNetDataModule
 from centernet.module import CenterNetModule, load_module, read_checkpoint, require_divisible
 from centernet.structures import InputError
-from centernet.tasks.base import task_class
+from centernet.tasks.base import Task, task_class
 
 log = logging.getLogger(__name__)
 
@@ -115,19 +115,27 @@ def from_checkpoint(path: str | Path, cfg: DictConfig) -> tuple[CenterNetModule,
         options = {**given, **transform}
     else:
         trained = (module.run_config or {}).get("data")
-        other_files = {"root", "val_annotations", "val_images"} & set(given)
+        other_files = {"root", "val_annotations", "val_images", "splits"} & set(given)
         if trained is None and not other_files:
             raise InputError(f"{path} does not say what data it was trained on; say data.root=DIR")
-        # Other files are read as COCO data even when the training's were drawn: drawing is not what is wanted there.
-        kept = ("batch_size", "eval_batch_size", "num_workers", "seed")
-        coco = {"_target_": "centernet.data.coco.CocoDataModule", **{k: trained[k] for k in kept if trained}}
-        options = {**(coco if other_files else trained), **transform, **given}
+        # Other files are read as files even when the training's were drawn: drawing is not what is wanted there.
+        kept = ("batch_size", "eval_batch_size", "num_workers", "seed", "joints")
+        reader = {**_reader(module.task), **{k: trained[k] for k in kept if k in (trained or {})}}
+        options = {**(reader if other_files else trained), **transform, **given}
     for key in ("resolution", "test_mode"):
         if cfg.get(key):
             options[key] = plain(cfg[key])
     data = build_datamodule(options)
     data.class_names = module.class_names
     return module, data
+
+
+def _reader(task: Task) -> dict[str, Any]:
+    """The data module that reads the usual files of a task."""
+    if "location" in task.requires:
+        return {"_target_": "centernet.data.kitti.KittiDataModule"}
+    prefix = {"prefix": "person_keypoints"} if "joints" in task.requires else {}
+    return {"_target_": "centernet.data.coco.CocoDataModule", **prefix}
 
 
 def _cause(error: BaseException) -> BaseException:

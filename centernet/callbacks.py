@@ -51,16 +51,20 @@ class ProgressBar(TQDMProgressBar):
 class BestAndLast(ModelCheckpoint):
     """Keeps ``best.ckpt`` by the task's metric, and ``last.ckpt`` of every epoch, in the run folder."""
 
-    def __init__(self, folder: str | Path, monitor: str = "val/AP") -> None:
+    def __init__(self, folder: str | Path) -> None:
         super().__init__(
             dirpath=folder,
             filename="best",
-            monitor=monitor,
+            monitor="val/AP",  # replaced by the task's own in setup
             mode="max",
             save_top_k=1,
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+
+    def setup(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
+        self.monitor = f"val/{module.task.monitor}"
+        super().setup(trainer, module, stage)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         super().on_train_epoch_end(trainer, module)
@@ -210,17 +214,20 @@ class Pictures(Callback):
             image = read_image(dataset.files[rows[int(batch["image_id"][n])]])
             detections = {name: value[n].float().cpu().numpy() for name, value in outputs["detections"].items()}
             truth = {name: value.cpu().numpy() for name, value in index(truth, ~truth["crowd"]).items()}
-            heatmap = outputs["heatmap"][n].amax(0).float().cpu().numpy() if outputs["heatmap"] is not None else None
+            heatmaps = {name: maps[n].amax(0).float().cpu().numpy() for name, maps in outputs["heatmaps"].items()}
+            calibration = batch["calibration"][n].cpu().numpy() if "calibration" in batch else None
             self._drawn.append(
                 truth_and_prediction(
                     image,
                     truth,
                     detections,
                     module.class_names,
-                    heatmap,
+                    heatmaps,
                     batch["input_from_image"][n].cpu().numpy(),
                     self.threshold,
                     module.task.stride,
+                    getattr(module.task, "joints", None),
+                    calibration,
                 )
             )
 

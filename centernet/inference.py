@@ -17,7 +17,8 @@ from centernet.data.images import read_image
 from centernet.data.transforms import eval_pipeline, warp_image
 from centernet.models.centernet import CenterNet
 from centernet.models.fuse import fuse
-from centernet.structures import Detections, Outputs, unbatch
+from centernet.ops.camera import camera_matrix
+from centernet.structures import Detections, JointSet, Outputs, unbatch
 from centernet.tasks.base import Task
 
 # Mean and standard deviation of RGB in 0 .. 1. "coco" is what CenterNet trains with on COCO. On KITTI and VOC it gives
@@ -107,17 +108,45 @@ class Predictor:
         spec = {**spec, **({"resolution": resolution} if resolution else {}), **({"mode": mode} if mode else {})}
         return cls(module.detector, module.class_names, device=device, **spec)
 
-    def __call__(self, image: str | Path | np.ndarray, threshold: float = 0.0) -> dict[str, Any]:
+    @property
+    def joints(self) -> JointSet | None:
+        """The joints that this model finds, None where its task has none."""
+        return getattr(self.detector.task, "joints", None)
+
+    def __call__(
+        self,
+        image: str | Path | np.ndarray,
+        threshold: float = 0.0,
+        calibration: np.ndarray | Tensor | None = None,
+        focal: float | None = None,
+    ) -> dict[str, Any]:
         """Detections of one image: ``boxes [N, 4]`` in image pixels, ``scores [N]``, ``labels [N]``, and ``names``.
 
-        ``image``: a path, or RGB uint8 ``[H, W, 3]``. ``threshold``: smallest score that is kept.
+        A pose model adds ``joints [N, J, 2]`` (image pixels) and ``joint_scores [N, J]``; a 3D model ``location [N,
+        3]`` (middle of the bottom face, camera space, m), ``dimensions [N, 3]`` (height, width, length, m), ``yaw
+        [N]``, ``corners [N, 8, 3]`` (m) and more (``Detections``). ``image``: a path, or RGB uint8 ``[H, W, 3]``.
+        ``threshold``: smallest score that is kept. For 3D: ``calibration [3, 4]``, image pixels from camera metres, or
+        the ``focal`` length in image pixels of a camera that looks through the image's middle.
         """
-        return self.predict([image], threshold)[0]
+        return self.predict([image], threshold, [calibration], focal)[0]
 
     @torch.inference_mode()
-    def predict(self, images: Sequence[str | Path | np.ndarray], threshold: float = 0.0) -> list[dict[str, Any]]:
+    def predict(
+        self,
+        images: Sequence[str | Path | np.ndarray],
+        threshold: float = 0.0,
+        calibrations: Sequence[np.ndarray | Tensor | None] | None = None,
+        focal: float | None = None,
+    ) -> list[dict[str, Any]]:
         """Detections of several images, in batches of equal input size; see ``__call__``."""
         arrays = [read_image(image) if isinstance(image, (str, Path)) else image for image in images]
+        cameras = [None if given is None else torch.as_tensor(given).double() for given in calibrations or ()]
+        cameras = cameras or [None] * len(arrays)
+        if focal is not None:
+            cameras = [
+                camera_matrix(focal, array.shape[:2]) if camera is None else camera
+                for camera, array in zip(cameras, arrays, strict=True)
+            ]
         warped = [warp_image(self.pipeline, array) for array in arrays]
         groups: dict[tuple[int, ...], list[int]] = {}
         for n, (pixels, _) in enumerate(warped):
@@ -125,7 +154,9 @@ class Predictor:
         results: list[dict[str, Any]] = [{} for _ in images]
         for members in groups.values():
             pixels = torch.stack([warped[n][0] for n in members]).to(self.device)
-            batch = {"input_from_image": torch.stack([warped[n][1] for n in members])}
+            batch: dict[str, Tensor] = {"input_from_image": torch.stack([warped[n][1] for n in members])}
+            if all(cameras[n] is not None for n in members):
+                batch["calibration"] = torch.stack([cameras[n] for n in members])
             found = {name: value.cpu() for name, value in self.detector(pixels).items()}
             lifted = self.detector.task.lift(found, batch)
             for n, detections in zip(members, unbatch(lifted, threshold), strict=True):
@@ -134,10 +165,10 @@ class Predictor:
         return results
 
     @torch.inference_mode()
-    def heatmap(self, image: str | Path | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def heatmap(self, image: str | Path | np.ndarray, name: str = "heatmap") -> tuple[np.ndarray, np.ndarray]:
         """Peak probability over all classes ``[h, w]`` float32 in grid space, and the matrix input-from-image ``[3,
-        3]``."""
+        3]``. ``name``: ``heatmap`` or another head with peaks (``joint_heatmap``)."""
         array = read_image(image) if isinstance(image, (str, Path)) else image
         pixels, matrix = warp_image(self.pipeline, array)
         maps = self.detector.maps(pixels[None].to(self.device))
-        return maps["heatmap"][0].amax(0).cpu().numpy(), matrix.numpy()
+        return maps[name][0].amax(0).cpu().numpy(), matrix.numpy()

@@ -1,4 +1,4 @@
-"""Pictures: boxes on images, truth beside prediction, heatmaps, curves of a run."""
+"""Pictures: boxes, joints and 3D boxes on images, bird's-eye views, truth beside prediction, heatmaps, curves."""
 
 from __future__ import annotations
 
@@ -9,8 +9,22 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
+
+from centernet.ops.camera import box_corners, project
+from centernet.structures import JointSet
 
 MARGIN = 26  # pixels of the caption bar
+# A joint below this probability is drawn hollow: it stands where the centre puts it, and nothing was seen there.
+SURE_JOINT = 0.1
+# Left, right and middle of a body.
+SIDES = ((80, 200, 255), (255, 140, 60), (240, 240, 90))
+# Corners (see box_corners) that the edges of a 3D box join; the first four edges are its front.
+EDGES = ((0, 1), (1, 5), (5, 4), (4, 0), (1, 2), (2, 3), (3, 0), (2, 6), (3, 7), (5, 6), (6, 7), (7, 4))
+NEAR = 0.1  # metres; nothing nearer to the camera is drawn
+# Which metrics are worth a curve.
+CURVES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "box_AP", "AP_2d", "AOS", "AP_bev", "AP_3d")
+BIRDS_EYE_SIDE = 384  # pixels of a bird's-eye view
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
@@ -44,6 +58,130 @@ def draw_boxes(
     return canvas
 
 
+def draw_joints(image: np.ndarray, joints: Any, joint_set: JointSet, scores: Any = None) -> np.ndarray:
+    """A copy of an RGB uint8 image with skeletons: ``joints [N, J, 2]`` or ``[N, J, 3]`` in image pixels.
+
+    The third number, if there, is the visibility (0: not drawn); ``scores [N, J]``: joints below ``SURE_JOINT`` are
+    hollow. Left, right and middle have colours of their own.
+    """
+    canvas = np.ascontiguousarray(image).copy()
+    side = np.full(len(joint_set.names), 2)
+    for left, right in joint_set.flip_pairs:
+        side[left], side[right] = 0, 1
+    thick = max(1, round(max(canvas.shape[:2]) / 400))
+    for n, person in enumerate(np.asarray(joints, float)):
+        shown = person[:, 2] > 0 if person.shape[1] == 3 else np.ones(len(person), bool)
+        sure = np.ones(len(person), bool) if scores is None else np.asarray(scores[n]) >= SURE_JOINT
+        points = [(round(x), round(y)) for x, y in np.clip(person[:, :2], -1e4, 1e4)]
+        for a, b in joint_set.skeleton:
+            if shown[a] and shown[b]:
+                colour = SIDES[side[a]] if side[a] == side[b] else SIDES[2]
+                cv2.line(canvas, points[a], points[b], colour, thick if sure[a] and sure[b] else 1, cv2.LINE_AA)
+        for joint in np.flatnonzero(shown):
+            colour, radius = SIDES[side[joint]], thick + 1
+            cv2.circle(canvas, points[joint], radius + 1, (0, 0, 0), -1, cv2.LINE_AA)
+            cv2.circle(canvas, points[joint], radius, colour, -1 if sure[joint] else 1, cv2.LINE_AA)
+    return canvas
+
+
+def corners_of(rows: Mapping[str, Any]) -> np.ndarray:
+    """Corners ``[N, 8, 3]`` in metres of 3D boxes given by ``dimensions``, ``location`` and ``yaw``."""
+    fields = (
+        torch.as_tensor(np.asarray(rows[name]), dtype=torch.float64) for name in ("dimensions", "location", "yaw")
+    )
+    return box_corners(*fields).numpy()
+
+
+def draw_boxes_3d(
+    image: np.ndarray,
+    rows: Mapping[str, Any],
+    class_names: Sequence[str],
+    calibration: np.ndarray,
+    scores: Sequence[float] | None = None,
+) -> np.ndarray:
+    """A copy of an RGB uint8 image with 3D boxes, their fronts crossed; ``calibration [3, 4]`` to its pixels.
+
+    ``rows``: ``labels``, ``boxes`` (drawn instead where a box reaches behind the camera), ``dimensions``, ``location``,
+    ``yaw``.
+    """
+    canvas = np.ascontiguousarray(image).copy()
+    thick = max(1, round(max(canvas.shape[:2]) / 700))
+    for n, corners in enumerate(corners_of(rows)):
+        label = int(rows["labels"][n])
+        colour = class_colour(label)
+        if corners[:, 2].min() < NEAR:
+            score = None if scores is None else [scores[n]]
+            canvas = draw_boxes(canvas, [rows["boxes"][n]], [label], class_names, score)
+            continue
+        pixels = project(torch.as_tensor(calibration), torch.as_tensor(corners)).numpy()
+        points = [(round(x), round(y)) for x, y in np.clip(pixels, -1e4, 1e4)]
+        for a, b in (*EDGES, (0, 5), (1, 4)):
+            cv2.line(canvas, points[a], points[b], colour, thick, cv2.LINE_AA)
+        text = f"{class_names[label]} {corners[:, 2].mean():.0f} m" + ("" if scores is None else f" {scores[n]:.2f}")
+        place = (int(pixels[:, 0].min()), max(int(pixels[:, 1].min()) - 3, 10))
+        cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0), 3, cv2.LINE_AA)
+        cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.38, colour, 1, cv2.LINE_AA)
+    return canvas
+
+
+def draw_birds_eye(
+    rows: Mapping[str, Any], reach: float, others: Mapping[str, Any] | None = None, side: int = BIRDS_EYE_SIDE
+) -> np.ndarray:
+    """3D boxes from above, RGB uint8 ``[side, side, 3]``: the camera at the bottom, ``reach`` metres of view.
+
+    ``rows`` in the colours of their classes with their headings, ``others`` (truth under a prediction) in grey.
+    """
+    canvas = np.full((side, side, 3), 24, np.uint8)
+    scale = side / reach
+
+    def place(points: np.ndarray) -> np.ndarray:
+        at = np.stack([side / 2 + points[:, 0] * scale, side - points[:, 2] * scale], 1)
+        return np.round(np.clip(at, -1e4, 1e4)).astype(np.int32)
+
+    step = 10 if reach <= 60 else 20
+    for metres in range(step, int(reach) + 1, step):
+        row = round(side - metres * scale)
+        cv2.line(canvas, (0, row), (side, row), (60, 60, 60), 1)
+        cv2.putText(
+            canvas, f"{metres} m", (3, row - 3), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (140, 140, 140), 1, cv2.LINE_AA
+        )
+    for corners in corners_of(others) if others is not None else ():
+        cv2.polylines(canvas, [place(corners[:4])], True, (150, 150, 150), 1, cv2.LINE_AA)
+    for n, corners in enumerate(corners_of(rows)):
+        colour = class_colour(int(rows["labels"][n]))
+        cv2.polylines(canvas, [place(corners[:4])], True, colour, 2, cv2.LINE_AA)
+        heading = np.stack([corners[:4].mean(0), corners[:2].mean(0)])
+        a, b = (tuple(int(v) for v in point) for point in place(heading))
+        cv2.line(canvas, a, b, colour, 2, cv2.LINE_AA)
+    return canvas
+
+
+def draw_objects(
+    image: np.ndarray,
+    rows: Mapping[str, Any],
+    class_names: Sequence[str],
+    joints: JointSet | None = None,
+    calibration: np.ndarray | None = None,
+    factor: float = 1.0,
+) -> np.ndarray:
+    """A copy of an RGB uint8 image with everything that ``rows`` (truth or detections, image pixels) say.
+
+    Boxes always; skeletons where there are ``joints`` (``joints`` names them); 3D boxes instead of flat ones where
+    there is a ``location`` and a ``calibration``. ``factor``: how much larger ``image`` is than the rows' image.
+    """
+    scores = rows.get("scores")
+    boxes = np.asarray(rows["boxes"], float) * factor
+    if "location" in rows and calibration is not None:
+        enlarged = np.diag([factor, factor, 1.0]) @ np.asarray(calibration, float)
+        return draw_boxes_3d(image, {**rows, "boxes": boxes}, class_names, enlarged, scores)
+    canvas = draw_boxes(image, boxes, rows["labels"], class_names, scores)
+    if "joints" in rows and joints is not None:
+        points = np.array(rows["joints"], float)
+        points[..., :2] *= factor
+        canvas = draw_joints(canvas, points, joints, rows.get("joint_scores"))
+    return canvas
+
+
 def overlay_heatmap(
     image: np.ndarray, heatmap: np.ndarray, input_from_image: np.ndarray, stride: int = 4
 ) -> np.ndarray:
@@ -58,14 +196,17 @@ def overlay_heatmap(
     return (image * (0.75 - 0.55 * strength) + colours * (0.15 + 0.65 * strength)).clip(0, 255).astype(np.uint8)
 
 
-def panel(pictures: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Pictures of equal size side by side, each under its caption."""
+def panel(pictures: Mapping[str, np.ndarray], below: bool = False) -> np.ndarray:
+    """Pictures side by side (of equal height) or one ``below`` the other (of any width), each under its caption."""
     framed = []
     for caption, picture in pictures.items():
         bar = np.full((MARGIN, picture.shape[1], 3), 32, np.uint8)
         cv2.putText(bar, caption, (6, MARGIN - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
         framed.append(np.vstack([bar, picture]))
-    return np.hstack(framed)
+    if not below:
+        return np.hstack(framed)
+    width = max(picture.shape[1] for picture in framed)
+    return np.vstack([np.pad(f, ((0, 0), (0, width - f.shape[1]), (0, 0)), constant_values=32) for f in framed])
 
 
 def enlarge(image: np.ndarray, side: int = 320) -> tuple[np.ndarray, float]:
@@ -90,28 +231,38 @@ def truth_and_prediction(
     truth: Mapping[str, Any],
     detections: Mapping[str, Any],
     class_names: Sequence[str],
-    heatmap: np.ndarray | None = None,
+    heatmaps: Mapping[str, np.ndarray] | None = None,
     input_from_image: np.ndarray | None = None,
     threshold: float = 0.3,
     stride: int = 4,
+    joints: JointSet | None = None,
+    calibration: np.ndarray | None = None,
 ) -> np.ndarray:
-    """One picture: truth, detections at or above ``threshold``, and the heatmap. Boxes in image pixels."""
+    """One picture: truth, detections at or above ``threshold``, every heatmap ``[h, w]``, and bird's-eye views.
+
+    Everything in image pixels; ``joints`` names the joints, ``calibration [3, 4]`` is what 3D boxes are drawn with.
+    """
     big, factor = enlarge(image)
-    kept = detections["scores"] >= threshold
+    kept = np.asarray(detections["scores"]) >= threshold
+    found = {name: np.asarray(value)[kept] for name, value in detections.items()}
     pictures = {
-        "truth": draw_boxes(big, np.asarray(truth["boxes"]) * factor, truth["labels"], class_names),
-        f"prediction (score >= {threshold:g})": draw_boxes(
-            big,
-            np.asarray(detections["boxes"][kept]) * factor,
-            detections["labels"][kept],
-            class_names,
-            detections["scores"][kept],
-        ),
+        "truth": draw_objects(big, truth, class_names, joints, calibration, factor),
+        f"prediction (score >= {threshold:g})": draw_objects(big, found, class_names, joints, calibration, factor),
     }
-    if heatmap is not None:
-        image_from_big = np.diag([1 / factor, 1 / factor, 1.0])
-        pictures["heatmap"] = overlay_heatmap(big, heatmap, input_from_image @ image_from_big, stride)
-    return panel(pictures)
+    image_from_big = np.diag([1 / factor, 1 / factor, 1.0])
+    for name, heatmap in (heatmaps or {}).items():
+        pictures[name.replace("_", " ")] = overlay_heatmap(big, heatmap, input_from_image @ image_from_big, stride)
+    # A wide image would become a ribbon.
+    picture = panel(pictures, below=big.shape[1] > 2 * big.shape[0])
+    if calibration is None or "location" not in truth:
+        return picture
+    far = max([20.0, *(float(z) for z in np.asarray(truth["location"])[:, 2])])
+    reach = min(1.15 * far, 90.0)
+    views = {
+        "truth from above": draw_birds_eye(truth, reach),
+        "prediction (grey: truth)": draw_birds_eye(found, reach, truth),
+    }
+    return panel({f"{image.shape[1]}x{image.shape[0]}": picture, "bird's-eye view": panel(views)}, below=True)
 
 
 def plot_history(rows: Sequence[Mapping[str, float]], path: str | Path) -> Path:
@@ -126,7 +277,7 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: str | Path) -> Path:
     names = sorted({name for row in rows for name in row})
     groups = (
         ("loss", [n for n in names if n.startswith(("train/loss", "val/loss"))]),
-        ("average precision", [f"val/{n}" for n in ("AP", "AP50", "AP75", "APs", "APm", "APl") if f"val/{n}" in names]),
+        ("average precision", [f"val/{n}" for n in CURVES if f"val/{n}" in names]),
         ("learning rate", [n for n in names if n == "lr"]),
     )
     for axis, (title, columns) in zip(axes, groups, strict=True):

@@ -1,6 +1,7 @@
 """Detect and draw: `python scripts/demo.py CHECKPOINT IMAGE_OR_FOLDER [--out DIR] [--threshold 0.3]`.
 
-Writes one picture per image and `detections.json`; prints what was found.
+Writes one picture per image and `detections.json`; prints what was found. A 3D model needs the camera: `--calib FILE`
+(or a folder of files named as the images) or `--focal PIXELS`; KITTI's own `calib` folder is found by itself.
 """
 
 from __future__ import annotations
@@ -9,12 +10,18 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from centernet.data.images import find_images, read_image
+from centernet.data.kitti_format import read_calibration
 from centernet.inference import Predictor
+from centernet.ops.camera import camera_matrix
 from centernet.structures import InputError
-from centernet.visualize import draw_boxes, enlarge, overlay_heatmap, save_image
+from centernet.visualize import draw_birds_eye, draw_objects, enlarge, overlay_heatmap, panel, save_image
 
 
 def main() -> None:
@@ -32,7 +39,9 @@ def main() -> None:
         "--mode", choices=("fit", "keep", "stretch"), help="how images become inputs; default: the training's"
     )
     parser.add_argument("--device", help="cpu, cuda, ...; default: cuda where there is one")
-    parser.add_argument("--heatmap", action="store_true", help="also write the heatmap over each image")
+    parser.add_argument("--heatmap", action="store_true", help="also write the heatmaps over each image")
+    parser.add_argument("--calib", type=Path, help="3D: KITTI calibration file, or a folder with one per image")
+    parser.add_argument("--focal", type=float, help="3D without calibration: focal length in image pixels")
     args = parser.parse_args()
     try:
         run(args)
@@ -44,6 +53,9 @@ def run(args: argparse.Namespace) -> None:
     """Load, detect, draw, write."""
     paths = find_images(args.images)
     predictor = Predictor.from_checkpoint(args.checkpoint, args.resolution, args.mode, args.device)
+    is_3d = "location" in predictor.detector.task.requires
+    if is_3d and args.focal is not None and args.focal <= 0:
+        raise InputError(f"--focal {args.focal:g} is no focal length; give it in pixels of the image (KITTI: 721)")
     root = Path(args.images) if Path(args.images).is_dir() else paths[0].parent
     found, failed, started = {}, 0, time.perf_counter()
     for path in paths:
@@ -55,26 +67,25 @@ def run(args: argparse.Namespace) -> None:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
-        result = predictor(image, args.threshold)
-        found[str(name)] = [
-            {"name": label, "score": round(score, 4), "box": [round(v, 1) for v in box]}
-            for label, score, box in zip(
-                result["names"], result["scores"].tolist(), result["boxes"].tolist(), strict=True
-            )
-        ]
+        calibration = find_calibration(path, args.calib) if is_3d and args.focal is None else None
+        if is_3d and calibration is None:
+            calibration = camera_matrix(args.focal, image.shape[:2]).numpy()
+        result = predictor(image, args.threshold, calibration)
+        found[str(name)] = describe(result)
         big, factor = enlarge(image)
-        picture = draw_boxes(
-            big,
-            result["boxes"].numpy() * factor,
-            result["labels"].tolist(),
-            predictor.class_names,
-            result["scores"].tolist(),
-        )
+        rows = {field: value.numpy() for field, value in result.items() if field != "names"}
+        picture = draw_objects(big, rows, predictor.class_names, predictor.joints, calibration, factor)
+        if is_3d:
+            far = max([20.0, *rows["location"][:, 2].tolist()])
+            views = {str(name): picture, "from above": draw_birds_eye(rows, min(1.15 * far, 90.0))}
+            picture = panel(views, below=True)
         target = (args.out / name).with_suffix(".png")
         save_image(target, picture)
         if args.heatmap:
-            heatmap, matrix = predictor.heatmap(image)
-            save_image(target.with_name(f"{target.stem}_heatmap.png"), overlay_heatmap(image, heatmap, matrix))
+            for head in [head for head, about in predictor.detector.task.heads.items() if about.is_heatmap]:
+                heatmap, matrix = predictor.heatmap(image, head)
+                over = overlay_heatmap(image, heatmap, matrix, predictor.detector.task.stride)
+                save_image(target.with_name(f"{target.stem}_{head}.png"), over)
         counts = {label: result["names"].count(label) for label in dict.fromkeys(result["names"])}
         print(f"{name}: {', '.join(f'{n} {label}' for label, n in counts.items()) or 'nothing'}")
     args.out.mkdir(parents=True, exist_ok=True)
@@ -83,6 +94,34 @@ def run(args: argparse.Namespace) -> None:
     print(f"{len(found)} images in {seconds:.1f} s; pictures and detections.json in {args.out}/")
     if failed:
         sys.exit(f"error: {failed} of {len(paths)} files could not be read")
+
+
+def describe(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Detections of one image as plain rows: name, score, box, and what else the task finds."""
+    more = [field for field in result if field not in ("boxes", "scores", "labels", "names")]
+    values = {field: result[field].double().numpy().round(3).tolist() for field in more}
+    rows = zip(result["names"], result["scores"].tolist(), result["boxes"].tolist(), strict=True)
+    return [
+        {
+            "name": name,
+            "score": round(score, 4),
+            "box": [round(v, 1) for v in box],
+            **{field: values[field][n] for field in more},
+        }
+        for n, (name, score, box) in enumerate(rows)
+    ]
+
+
+def find_calibration(image: Path, given: Path | None) -> np.ndarray:
+    """The camera matrix ``[3, 4]`` of an image: the given file, one in the given folder, or KITTI's place."""
+    path = given or image.parent.parent / "calib"
+    if path.is_dir():
+        path = path / f"{image.stem}.txt"
+    if given is None and not path.is_file():
+        raise InputError(
+            f"{image}: 3D boxes need the camera, and {path} does not exist; say --calib FILE, or --focal PIXELS"
+        )
+    return read_calibration(path)
 
 
 if __name__ == "__main__":

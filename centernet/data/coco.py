@@ -50,6 +50,8 @@ class CocoDataset(ImageDataset):
     dropped, one sentence each).
     """
 
+    results = "detections.json (COCO results)"
+
     def __init__(
         self,
         annotations: str | Path,
@@ -185,6 +187,11 @@ class CocoDataset(ImageDataset):
         # What is not labelled has no place, whatever stands there.
         joints[places] = np.where(rows[:, 2:] > 0, rows, 0)
         return joints
+
+    def write_results(self, folder: Path, detections: Mapping[int, Objects]) -> None:
+        """Write detections (image space, by image id) as COCO results."""
+        rows = [row for image_id, found in detections.items() for row in self.result_rows(image_id, found)]
+        (folder / "detections.json").write_text(json.dumps(rows))
 
     def result_rows(self, image_id: int, detections: Objects) -> list[dict[str, Any]]:
         """Detections of one image (image space) as rows of COCO's result format."""

@@ -61,6 +61,7 @@ class ImageDataset(Dataset):
 
     class_names: list[str]
     notes: list[str]
+    results: str = "results"
     masks: Masks | None = None
     visible_boxes: bool = False
     mosaic: float = 0.0
@@ -126,6 +127,10 @@ class ImageDataset(Dataset):
         if self.train and self.mosaic:
             sample["mosaic"] = draw_cut(self.mosaic, tuple(pixels.shape[1:]), *entropy, index)
         return sample
+
+    def write_results(self, folder: Path, detections: Mapping[int, Objects]) -> None:
+        """Write detections (image space, by image id) in the format's own way; ``results`` says what appears."""
+        raise NotImplementedError
 
     def warp(self, truth: Objects, input_from_image: torch.Tensor, image_size: Size) -> Objects:
         """Objects of an image of this size, from image to input space."""

@@ -72,6 +72,12 @@ class ImageMetric(Metric):
                 getattr(self, name).append(torch.zeros(shape, dtype=dtype, device=self.device))
         super().sync(*args, **kwargs)
 
+    def table(self, results: Mapping[str, float]) -> str:
+        """The numbers as text, three to a line; a dash where there was nothing to find."""
+        wide = max(6, *(len(name) + 1 for name in results))
+        cells = [f"{name:<{wide}}{'     -' if v != v else f'{v:6.3f}'}" for name, v in results.items()]
+        return "\n".join("    ".join(cells[start : start + 3]) for start in range(0, len(cells), 3))
+
     def collected(self) -> tuple[np.ndarray, Columns, Columns]:
         """Image ids ``[N]`` (each once, rising), detections and truth: their fields as float64 ``[R]`` or ``[R, C]``,
         and under ``image`` the position ``[R]`` of each row's image in the ids. Rows keep their order."""
