@@ -79,17 +79,19 @@ class KittiAP(ImageMetric):
             for name, curve in self.curves.items()
             for points, value in (("R11", curve[::4].mean()), ("R40", curve[1:].mean()))
         }
-        is_object, detected = (truth["crowd"] == 0), set(found["labels"].tolist())
-        self.per_class, rows = {}, []
+        detected, rows, overlooked = set(found["labels"].tolist()), [], 0
+        self.per_class = {}
         for label, name in enumerate(self.class_names):
-            objects = int((is_object & (truth["labels"] == label)).sum())
+            objects = int(((truth["crowd"] == 0) & (truth["labels"] == label)).sum())
             row = {measure: values[f"{name.lower()}_{measure}_moderate_R40"] for measure in MEASURES}
             self.per_class[name] = {measure.upper(): value for measure, value in row.items()} | {"objects": objects}
-            if objects:
-                rows.append(list(row.values()) if label in detected else [0.0] * len(MEASURES))
-        means = [_mean(column) for column in np.array(rows).reshape(-1, len(MEASURES)).T]
+            if objects and label in detected:
+                rows.append(list(row.values()))
+            elif objects:
+                overlooked += 1
+        means = [_mean(column, overlooked) for column in np.array(rows).reshape(-1, len(MEASURES)).T]
         summary = dict(zip(("AP_2d", "AOS", "AP_bev", "AP_3d"), means, strict=True))
-        results = {"AP": _mean(np.array(means)), **summary, **values}
+        results = {"AP": _mean(np.array(means), 0), **summary, **values}
         return {name: torch.tensor(value, dtype=torch.float32, device=self.device) for name, value in results.items()}
 
     def table(self, results: Mapping[str, Tensor | float]) -> str:
@@ -300,9 +302,11 @@ def _select(rows: Columns, keep: np.ndarray) -> Columns:
     return {name: column[keep] for name, column in rows.items()}
 
 
-def _mean(values: np.ndarray) -> float:
+def _mean(values: np.ndarray, zeros: int) -> float:
+    """Mean of what is a number, with so many zeros besides; NaN where there are values and none is a number."""
     known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")
+    count = len(known) + zeros if len(known) or not len(values) else 0
+    return float(known.sum() / count) if count else float("nan")
 
 
 def _percent(value: float) -> str:
