@@ -38,6 +38,8 @@ PIPELINES = {
     "fit tall": lambda: eval_pipeline((160, 64), "fit"),
     "keep": lambda: eval_pipeline((96, 128), "keep"),
     "stretch": lambda: eval_pipeline((96, 128), "stretch"),
+    "width": lambda: eval_pipeline((96, 128), "width"),
+    "jitter of the width": lambda: train_pipeline((96, 128), "jitter", fill="width"),
 }
 
 
@@ -155,6 +157,31 @@ def test_jitter_scales_and_shifts_within_its_bounds():
     half = matrices(JitterWarp(size, p_jitter=0.5, flip=0.0), image_size)
     untouched = np.isclose(half, EvalWarp(size).matrix(image_size)).all((1, 2)).mean()
     assert 0.4 < untouched < 0.6
+
+
+def test_jitter_of_the_width_shifts_by_the_image_s_own_sides():
+    size, image_size = (384, 1280), (370, 1240)
+    warp = JitterWarp(size, scale=0.4, shift=0.1, flip=0.0, fill="width")
+    seen = [window(m, size, 1240) for m in matrices(warp, image_size)]
+    x, y, extent, _ = (np.array(column) for column in zip(*seen, strict=True))
+    for side, moved in ((1240, x - 620), (370, y - 185)):
+        assert np.abs(moved).max() <= 0.2 * side + 1e-6
+        assert 0.08 < np.std(moved / side) < 0.12
+    assert extent.min() >= 0.6 * 1240 - 1e-6
+    assert extent.max() <= 1.4 * 1240 + 1e-6
+    half = matrices(JitterWarp(size, p_jitter=0.5, flip=0.0, fill="width"), image_size)
+    untouched = np.isclose(half, EvalWarp(size, "width").matrix(image_size)).all((1, 2)).mean()
+    assert 0.4 < untouched < 0.6
+    with pytest.raises(InputError, match=r"augment.fill='height' is unknown; choose whole or width"):
+        JitterWarp(size, fill="height")
+
+
+@pytest.mark.parametrize("image_size", [(370, 1224), (375, 1242), (100, 50)])
+def test_width_fills_the_width_and_centres_the_height(image_size):
+    matrix = EvalWarp((96, 320), "width").matrix(image_size)
+    scale = 320 / image_size[1]
+    wanted = [[scale, 0, 0], [0, scale, 48 - scale * image_size[0] / 2], [0, 0, 1]]
+    np.testing.assert_allclose(matrix, wanted, atol=1e-9)
 
 
 def test_fit_shows_the_whole_image_in_the_middle_on_black():
