@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
 
+from centernet.metrics.kitti import PROTOCOLS, KittiAP
 from centernet.ops.affine import is_mirrored, transform_points
 from centernet.ops.boxes import pairwise_iou
 from centernet.ops.camera import box_corners, unproject, wrap_angle, yaw_of_alpha
@@ -95,7 +95,7 @@ class DddTask(CtdetTask):
         )
         for option, value, choices in (
             ("ignored", ignored, ("gaussian", "region")),
-            ("overlap", overlap, ("official", "relaxed")),
+            ("overlap", overlap, tuple(PROTOCOLS)),
         ):
             if value not in choices:
                 raise InputError(f"task {self.name}: {option}={value!r} is unknown; choose one of {', '.join(choices)}")
@@ -257,9 +257,7 @@ class DddTask(CtdetTask):
             "corners": box_corners(dimensions, location, yaw),
         }
 
-    def metric(self, class_names: Sequence[str]) -> Metric:
-        from centernet.metrics.kitti import KittiAP
-
+    def metric(self, class_names: Sequence[str]) -> KittiAP:
         return KittiAP(class_names, overlap=self.overlap)
 
     def perfect(self, targets: Targets, grid_size: tuple[int, int]) -> Outputs:
