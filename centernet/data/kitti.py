@@ -32,6 +32,7 @@ from centernet.data.kitti_format import (
 from centernet.data.transforms import EvalWarp
 from centernet.ops.affine import Size
 from centernet.ops.boxes import clip_boxes
+from centernet.ops.camera import project
 from centernet.structures import Detections, InputError, Objects
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -115,10 +116,10 @@ class KittiDataset(ImageDataset):
                 f"{self.source}: frame {names[owners[row]]} has a {self.class_names[fields['labels'][row]]} with the "
                 f"dimensions {fields['dimensions'][row].tolist()}; 3D labels need height, width and length in metres"
             )
-        x, y, z = fields["location"].T
-        middle = np.column_stack([x, y - fields["dimensions"][:, 0] / 2, z, np.ones(len(z))])
-        points = np.einsum("nij,nj->ni", projections[owners], middle)
-        is_ahead = points[:, 2] > 0
+        cameras = projections[owners]
+        middle = fields["location"] - fields["dimensions"][:, :1] / 2 * [0, 1, 0]
+        points = project(torch.from_numpy(cameras), torch.from_numpy(middle[:, None]))[:, 0].numpy()
+        is_ahead = middle[:, 2] + cameras[:, 2, 3] > 0
         if (behind := ~is_ahead & ~fields["crowd"]).any():
             # They are cut at the border, so that the benchmark's evaluation leaves them out as well.
             fields["crowd"], fields["neutral"] = fields["crowd"] | behind, fields["neutral"] | behind
@@ -127,7 +128,7 @@ class KittiDataset(ImageDataset):
             )
         fields["center_3d"] = (fields["boxes"][:, :2] + fields["boxes"][:, 2:]) / 2
         is_seen = is_solid & is_ahead
-        fields["center_3d"][is_seen] = points[is_seen, :2] / points[is_seen, 2:]
+        fields["center_3d"][is_seen] = points[is_seen]
         return fields, np.bincount(owners, minlength=len(names))
 
     def warp(self, truth: Objects, input_from_image: Tensor, image_size: Size) -> Objects:
