@@ -210,4 +210,3 @@ def _summarise(precision: np.ndarray, recall: np.ndarray, iou_type: str) -> dict
         results |= {f"AR{count}": recall[..., 0, column] for column, count in enumerate(most)}
     results |= {f"AR{suffix}": recall[..., column, -1] for column, suffix in enumerate(areas, start=1)}
     return {name: _mean(values) for name, values in results.items()}
-
