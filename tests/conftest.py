@@ -15,6 +15,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from centernet.data.cuboids import write_cuboids
+from centernet.data.figures import write_figures
 from centernet.data.synthetic import write_shapes
 from tests.places import DATA, REFERENCE
 
@@ -47,3 +49,15 @@ def data_folder() -> Path:
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built-in data set in small: 24 train and 8 val images. Read it, do not write to it."""
     return write_shapes(tmp_path_factory.mktemp("data") / "shapes", train=24, val=8)
+
+
+@pytest.fixture(scope="session")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in persons with joints in small, like ``shapes``."""
+    return write_figures(tmp_path_factory.mktemp("data") / "figures", train=24, val=8)
+
+
+@pytest.fixture(scope="session")
+def cuboids(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in 3D boxes in small, like ``shapes``."""
+    return write_cuboids(tmp_path_factory.mktemp("data") / "cuboids", train=24, val=8)

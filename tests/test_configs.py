@@ -157,11 +157,14 @@ def test_every_backbone_takes_the_heads_of_every_task(backbone, task):
 
 @pytest.mark.parametrize("data", [option for option in OPTIONS["data"] if option != "checkpoint"])
 @pytest.mark.parametrize("augment", OPTIONS["augment"])
-def test_every_data_config_instantiates_with_every_augmentation(data, augment, shapes):
+def test_every_data_config_instantiates_with_every_augmentation(data, augment, request):
     # The files of VOC have names of their own.
     files = [f"data.{split}_{kind}=null" for split in ("train", "val") for kind in ("annotations", "images")]
-    cfg = compose_run([f"data={data}", f"augment={augment}", f"data.root={shapes}", *(files if data == "voc" else [])])
-    if data == "shapes":
+    root = request.getfixturevalue(
+        {"coco": "shapes", "voc": "shapes", "coco_pose": "figures", "kitti": "cuboids"}.get(data, data)
+    )
+    cfg = compose_run([f"data={data}", f"augment={augment}", f"data.root={root}", *(files if data == "voc" else [])])
+    if "train_count" in cfg.data:
         cfg.data.train_count, cfg.data.val_count = 24, 8
     for name in ("train_annotations", "train_images", "val_annotations", "val_images"):
         if name in cfg.data:  # a data set's own file names; these files have others

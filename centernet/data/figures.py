@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from centernet.data.coco import CocoDataModule
-from centernet.data.synthetic import _background, _corners, _covered, _rounded, _run_lengths, draw_once
+from centernet.data.synthetic import corners_of, covered_share, draw_background, draw_once, rounded, run_lengths
 from centernet.structures import COCO_JOINTS, COCO_SKELETON
 
 # Raise it when the drawing changes, so that files drawn by an older version are drawn again.
@@ -168,14 +168,14 @@ def _write_split(root: Path, split: str, count: int, seed: int) -> None:
 def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """One scene: RGB uint8 ``[H, W, 3]`` and its annotations in COCO's fields (without ids and category)."""
     height, width = int(rng.integers(128, 177)), int(rng.integers(128, 177))
-    canvas = Canvas(_background(rng, height, width) // 2 + 90)  # muted: what is colourful belongs to a figure
+    canvas = Canvas(draw_background(rng, height, width) // 2 + 90)  # muted: what is colourful belongs to a figure
     kind = rng.random()
     annotations: list[dict[str, Any]] = []
     if kind < EMPTY_SHARE:
         return canvas.image(), annotations
     if kind < EMPTY_SHARE + CROWD_SHARE:
         annotations.append(_draw_crowd(rng, canvas))
-    boxes = [_corners(a["bbox"]) for a in annotations]
+    boxes = [corners_of(a["bbox"]) for a in annotations]
     placed: list[tuple[Figure, np.ndarray]] = []
     window = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], np.float32)
     most = int(rng.integers(2, 7))
@@ -192,7 +192,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any
         if area < 0.6 * cv2.contourArea(hull):
             continue
         box = np.concatenate([outline.min((0, 1)), outline.max((0, 1))])
-        if any(_covered(other, box) > 0.4 for other in boxes):
+        if any(covered_share(other, box) > 0.4 for other in boxes):
             continue
         boxes.append(box)
         placed.append((figure, outline[:, 0]))
@@ -300,12 +300,12 @@ def _annotate(canvas: Canvas, figure: Figure, outline: np.ndarray, first: int) -
     for n, point in enumerate(figure.joints):
         is_labelled = figure.height > TINY_HEIGHTS[1] and canvas.contains(point)
         seen = 2 if canvas.shows(point, first + n) else 1
-        keypoints += [*_rounded(point), seen] if is_labelled else [0, 0, 0]
+        keypoints += [*rounded(point), seen] if is_labelled else [0, 0, 0]
     low, high = outline.min(0), outline.max(0)
     return {
-        "bbox": _rounded([*low, *(high - low)]),
+        "bbox": rounded([*low, *(high - low)]),
         "area": round(float(cv2.contourArea(outline)), 2),
-        "segmentation": [_rounded(outline.ravel())],
+        "segmentation": [rounded(outline.ravel())],
         "iscrowd": 0,
         "keypoints": keypoints,
         "num_keypoints": sum(seen > 0 for seen in keypoints[2::3]),
@@ -327,7 +327,7 @@ def _draw_crowd(rng: np.random.Generator, canvas: Canvas) -> dict[str, Any]:
     return {
         "bbox": [x, y, w, h],
         "area": w * h,
-        "segmentation": {"size": [height, width], "counts": _run_lengths(mask)},
+        "segmentation": {"size": [height, width], "counts": run_lengths(mask)},
         "iscrowd": 1,
         "keypoints": [0] * (3 * len(COCO_JOINTS)),
         "num_keypoints": 0,

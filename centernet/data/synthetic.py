@@ -29,14 +29,17 @@ def draw_once(folder: str | Path, wanted: Mapping[str, Any], draw: Callable[[Pat
     """Let ``draw`` fill ``folder`` unless what is ``wanted`` is there already; returns the folder.
 
     The folder appears whole or not at all: it is drawn beside its place and moved there. ``wanted`` (plain data, with
-    the version of the drawing) is written into it. Raises ``InputError`` where something else lies in that place.
+    the ``kind`` and version of the drawing) is written into it. Raises ``InputError`` where something else lies in that place.
     """
     folder = Path(folder)
     stamp = folder / "drawn.json"
-    if stamp.is_file() and json.loads(stamp.read_text()) == wanted:
+    there = json.loads(stamp.read_text()) if stamp.is_file() else {}
+    if there == wanted:
         return folder
-    if folder.exists() and not stamp.is_file() and any(folder.iterdir()):
+    if folder.exists() and not there and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty and was not drawn by this package; give another data.root")
+    if there.get("kind", wanted["kind"]) != wanted["kind"]:
+        raise InputError(f"{folder} holds {there['kind']}, not {wanted['kind']}; give another data.root")
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -54,7 +57,7 @@ def write_shapes(folder: str | Path, train: int = 400, val: int = 100, seed: int
         for split, (count, offset) in {"train": (train, 0), "val": (val, 1)}.items():
             _write_split(draft, split, count, seed=2 * seed + offset)
 
-    return draw_once(folder, {"version": VERSION, "train": train, "val": val, "seed": seed}, draw)
+    return draw_once(folder, {"kind": "shapes", "version": VERSION, "train": train, "val": val, "seed": seed}, draw)
 
 
 class ShapesDataModule(CocoDataModule):
@@ -107,14 +110,14 @@ def _write_split(root: Path, split: str, count: int, seed: int) -> None:
 def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """One scene: RGB uint8 ``[H, W, 3]`` and its annotations in COCO's fields (without ids)."""
     height, width = int(rng.integers(96, 145)), int(rng.integers(112, 177))
-    image = _background(rng, height, width)
+    image = draw_background(rng, height, width)
     kind = rng.random()
     annotations: list[dict[str, Any]] = []
     if kind < EMPTY_SHARE:
         return image, annotations
     if kind < EMPTY_SHARE + CROWD_SHARE:
         annotations.append(_draw_crowd(rng, image))
-    boxes: list[np.ndarray] = [_corners(a["bbox"]) for a in annotations]
+    boxes: list[np.ndarray] = [corners_of(a["bbox"]) for a in annotations]
     for _ in range(int(rng.integers(4, 15))):
         label = int(rng.integers(len(CLASSES)))
         # Sizes are spread evenly over octaves: as many small objects as large ones.
@@ -126,23 +129,23 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any
         # Overlaps are wanted, hidden objects and slivers at the border are not.
         whole = np.ptp(polygon, axis=0).prod()
         shown = (box[2] - box[0]) * (box[3] - box[1])
-        if shown < 0.5 * whole or any(_covered(other, box) > 0.35 for other in boxes):
+        if shown < 0.5 * whole or any(covered_share(other, box) > 0.35 for other in boxes):
             continue
         _fill(image, polygon, _contrasting(rng, image, box), rim=CLASSES[label] == "box")
         boxes.append(box)
         annotations.append(
             {
                 "category_id": label + 1,
-                "bbox": _rounded([box[0], box[1], box[2] - box[0], box[3] - box[1]]),
+                "bbox": rounded([box[0], box[1], box[2] - box[0], box[3] - box[1]]),
                 "area": round(float(cv2.contourArea(visible.astype(np.float32))), 2),
-                "segmentation": [_rounded(visible.ravel())],
+                "segmentation": [rounded(visible.ravel())],
                 "iscrowd": 0,
             }
         )
     return image, annotations
 
 
-def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def draw_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A colour gradient with a few strokes and noise."""
     corners = rng.integers(40, 216, (2, 2, 3)).astype(np.float32)
     image = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -201,12 +204,12 @@ def _draw_crowd(rng: np.random.Generator, image: np.ndarray) -> dict[str, Any]:
         "category_id": CLASSES.index("disc") + 1,
         "bbox": [x, y, w, h],
         "area": w * h,
-        "segmentation": {"size": [height, width], "counts": _run_lengths(mask)},
+        "segmentation": {"size": [height, width], "counts": run_lengths(mask)},
         "iscrowd": 1,
     }
 
 
-def _run_lengths(mask: np.ndarray) -> list[int]:
+def run_lengths(mask: np.ndarray) -> list[int]:
     """Uncompressed run lengths of a 0/1 mask, column by column, starting with the zeros, as COCO stores crowds."""
     flat = mask.ravel(order="F")
     changes = np.flatnonzero(np.diff(flat)) + 1
@@ -214,17 +217,17 @@ def _run_lengths(mask: np.ndarray) -> list[int]:
     return runs if flat[0] == 0 else [0, *runs]
 
 
-def _corners(bbox: list[float]) -> np.ndarray:
+def corners_of(bbox: list[float]) -> np.ndarray:
     x, y, w, h = bbox
     return np.array([x, y, x + w, y + h], float)
 
 
-def _covered(other: np.ndarray, box: np.ndarray) -> float:
+def covered_share(other: np.ndarray, box: np.ndarray) -> float:
     """Intersection over the smaller of two boxes."""
     inter = np.clip(np.minimum(other[2:], box[2:]) - np.maximum(other[:2], box[:2]), 0, None).prod()
     smaller = min((other[2:] - other[:2]).prod(), (box[2:] - box[:2]).prod())
     return float(inter / max(smaller, 1e-9))
 
 
-def _rounded(values: Any) -> list[float]:
+def rounded(values: Any) -> list[float]:
     return [round(float(v), 2) for v in values]
