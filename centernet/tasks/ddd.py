@@ -123,16 +123,10 @@ class DddTask(CtdetTask):
 
     def encode(self, objects: Objects, grid_size: tuple[int, int]) -> Targets:
         placed = self.place(objects, grid_size)
-        inside, residual = bins_of_alpha(objects["alpha"].float())
         targets: Targets = {
             "heatmap": self.encode_heatmap(placed, objects["labels"], grid_size),
-            **self.metric_targets(placed, objects),
-            "rotation": AtCells(placed.cell, torch.cat([inside, residual], -1), placed.is_object),
+            **self.encode_cells(placed, objects),
         }
-        if self.size:
-            targets["size"] = AtCells(placed.cell, placed.size, placed.is_object)
-        if self.offset:
-            targets["offset"] = AtCells(placed.cell, placed.center - placed.corner, placed.is_object)
         if self.slots is not None:
             targets = {name: _with_slots(target, self.slots) for name, target in targets.items()}
         return targets
@@ -169,15 +163,20 @@ class DddTask(CtdetTask):
         unknown = draw_gaussians(centers[row], radius[row], channel, shape, image)
         return DenseMap(torch.maximum(heatmap, unknown.clamp(max=NO_CENTER)))
 
-    def metric_targets(self, placed: Placed, objects: Objects) -> Targets:
-        """Depth and dimensions, both in metres; not of objects that augmentation has rescaled."""
-        is_known = placed.is_object
-        if "rescaled" in objects:
-            is_known = is_known & ~objects["rescaled"]
-        return {
-            "depth": AtCells(placed.cell, objects["location"][..., 2:].float(), is_known),
-            "dimensions": AtCells(placed.cell, objects["dimensions"].float(), is_known),
+    def encode_cells(self, placed: Placed, objects: Objects) -> dict[str, AtCells]:
+        """What is regressed at centres; depth and dimensions not of objects that augmentation has rescaled."""
+        cell, is_object = placed.cell, placed.is_object
+        is_known = is_object & ~objects["rescaled"] if "rescaled" in objects else is_object
+        targets = {
+            "depth": AtCells(cell, objects["location"][..., 2:].float(), is_known),
+            "dimensions": AtCells(cell, objects["dimensions"].float(), is_known),
+            "rotation": AtCells(cell, self.encode_alpha(objects["alpha"].float()), is_object),
         }
+        if self.size:
+            targets["size"] = AtCells(cell, placed.size, is_object)
+        if self.offset:
+            targets["offset"] = AtCells(cell, placed.center - placed.corner, is_object)
+        return targets
 
     def losses(self, outputs: Sequence[Outputs], targets: Targets) -> dict[str, Tensor]:
         return weighted_losses(self.heads, [with_depth(stack) for stack in outputs], targets)
@@ -188,19 +187,22 @@ class DddTask(CtdetTask):
     def decode(self, maps: Outputs) -> Detections:
         """Boxes and ``center_3d [B, K, 2]`` (what ``lift`` brings into space) in input pixels, depth and dimensions in
         metres, alpha in radians. Without a size map boxes are as small as a point."""
-        width = maps["heatmap"].shape[-1]
         scores, labels, cell = find_peaks(suppress_non_peaks(maps["heatmap"]), self.k)
         at = {name: gather_cells(value, cell) for name, value in maps.items() if name != "heatmap"}
-        center = points_of_cells(cell, width) + (at["offset"] if self.offset else 0.5)
+        corner = points_of_cells(cell, maps["heatmap"].shape[-1])
+        return {"scores": scores, "labels": labels, **self.describe(at, labels, corner)}
+
+    def describe(self, at: Outputs, labels: Tensor, corner: Tensor) -> Detections:
+        """Everything but scores and labels of detections, from the values ``[B, K, C]`` of the maps in their cells,
+        whose upper left corners are ``corner [B, K, 2]``."""
+        center = corner + (at["offset"] if self.offset else 0.5)
         half = at["size"] / 2 if self.size else torch.zeros_like(center)
         return {
             "boxes": torch.cat([center - half, center + half], -1) * self.stride,
-            "scores": scores,
-            "labels": labels,
             "center_3d": center * self.stride,
             "depth": at["depth"][..., 0],
             "dimensions": at["dimensions"],
-            "alpha": alpha_of_bins(at["rotation"]),
+            "alpha": self.decode_alpha(at["rotation"]),
         }
 
     def merge_flipped(self, maps: Outputs) -> Outputs:
@@ -209,17 +211,31 @@ class DddTask(CtdetTask):
             plain, mirrored = value.chunk(2)
             mirrored = mirrored.flip(-1)
             if name == "rotation":
-                mirrored = self.mirror_rotation(mirrored)
+                mirrored = self.mirror_alpha(mirrored)
             # See CtdetTask for the offset.
             merged[name] = plain if name.startswith("offset") else (plain + mirrored) / 2
         return merged
 
-    def mirror_rotation(self, rotation: Tensor) -> Tensor:
-        """What the rotation map ``[B, 8, H, W]`` would say of a mirror image: alpha becomes pi - alpha.
+    def encode_alpha(self, alpha: Tensor) -> Tensor:
+        """Targets ``[..., C]`` of angles ``[...]`` in -pi .. pi."""
+        return torch.cat(bins_of_alpha(alpha), -1)
 
-        Both bins change into themselves, and the residual changes its sign.
+    def decode_alpha(self, rotation: Tensor) -> Tensor:
+        """Angles ``[...]`` in -pi .. pi of what the rotation map says, ``[..., C]``."""
+        return alpha_of_bins(rotation)
+
+    def mirror_alpha(self, rotation: Tensor) -> Tensor:
+        """What the rotation map ``[B, C, H, W]`` would say of a mirror image: alpha becomes pi - alpha.
+
+        Here both bins change into themselves, and the residual changes its sign.
         """
         return rotation * rotation.new_tensor([1, 1, -1, 1] * 2)[:, None, None]
+
+    def perfect_alpha(self, targets: Tensor) -> Tensor:
+        """The rotation map that a flawless network would give for a map of targets ``[B, C, H, W]``."""
+        inside, residual = targets.chunk(2, 1)
+        sure = (2 * inside - 1) * SURE
+        return torch.stack([-sure, sure, residual.sin(), residual.cos()], 2).flatten(1, 2)
 
     def depth_scale(self, batch: Batch) -> Tensor:
         """What ``lift`` multiplies the depths of each image by, ``[B]``: 1, or this camera's focal length in input
@@ -263,9 +279,7 @@ class DddTask(CtdetTask):
     def perfect(self, targets: Targets, grid_size: tuple[int, int]) -> Outputs:
         outputs = super().perfect(targets, grid_size)
         outputs["depth"] = logit_of_depth(outputs["depth"])
-        inside, residual = outputs["rotation"].chunk(2, 1)
-        sure = (2 * inside - 1) * SURE
-        outputs["rotation"] = torch.stack([-sure, sure, residual.sin(), residual.cos()], 2).flatten(1, 2)
+        outputs["rotation"] = self.perfect_alpha(outputs["rotation"])
         return outputs
 
 

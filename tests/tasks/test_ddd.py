@@ -344,7 +344,7 @@ def test_a_mirror_image_says_the_same_and_merging_changes_nothing(truth):
     alone = task.decode(plain)
     # A mirrored centre may lie one cell further: take the mirror image of the maps themselves for those.
     reflected = {name: value.flip(-1) for name, value in plain.items()}
-    reflected["rotation"] = task.mirror_rotation(reflected["rotation"])
+    reflected["rotation"] = task.mirror_alpha(reflected["rotation"])
     merged = task.decode(task.merge_flipped({name: torch.cat([plain[name], reflected[name]]) for name in plain}))
     for name in alone:
         assert torch.allclose(merged[name][:, :count], alone[name][:, :count], atol=1e-4), name
