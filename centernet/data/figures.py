@@ -109,7 +109,7 @@ def write_figures(folder: str | Path, train: int = 400, val: int = 100, seed: in
         for split, (count, offset) in {"train": (train, 0), "val": (val, 1)}.items():
             _write_split(draft, split, count, seed=2 * seed + offset)
 
-    return draw_once(folder, {"figures": VERSION, "train": train, "val": val, "seed": seed}, draw)
+    return draw_once(folder, {"kind": "figures", "version": VERSION, "train": train, "val": val, "seed": seed}, draw)
 
 
 class FiguresDataModule(CocoDataModule):

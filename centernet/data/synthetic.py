@@ -29,7 +29,7 @@ def draw_once(folder: str | Path, wanted: Mapping[str, Any], draw: Callable[[Pat
     """Let ``draw`` fill ``folder`` unless what is ``wanted`` is there already; returns the folder.
 
     The folder appears whole or not at all: it is drawn beside its place and moved there. ``wanted`` (plain data, with
-    the ``kind`` and version of the drawing) is written into it. Raises ``InputError`` where something else lies in that place.
+    the ``kind`` and version of the drawing) is written into it. Raises ``InputError`` where something else lies there.
     """
     folder = Path(folder)
     stamp = folder / "drawn.json"
@@ -38,7 +38,7 @@ def draw_once(folder: str | Path, wanted: Mapping[str, Any], draw: Callable[[Pat
         return folder
     if folder.exists() and not there and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty and was not drawn by this package; give another data.root")
-    if there.get("kind", wanted["kind"]) != wanted["kind"]:
+    if there.get("kind", wanted["kind"]) != wanted["kind"]:  # earlier versions noted no kind
         raise InputError(f"{folder} holds {there['kind']}, not {wanted['kind']}; give another data.root")
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
