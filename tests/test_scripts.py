@@ -123,6 +123,16 @@ def test_the_data_benchmark_compares_with_bare_reading(script, shapes):
     assert "imread" in result.output
 
 
+def test_the_kitti_benchmark_times_the_evaluation_of_made_up_frames(script):
+    result = script("benchmark.py", "kitti", "frames=20", "detections=5")
+    assert result.code == 0, result.output
+    assert "20 frames" in result.output
+    assert "compute" in result.output
+    assert script("benchmark.py", "kitti", "frames=no").code == (
+        "error: 'frames=no' is no option here; give frames=N or detections=N"
+    )
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "scripts").glob("*.py")))
 def test_every_script_explains_itself(script, name):
     result = script(name, "--help")

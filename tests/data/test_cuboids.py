@@ -102,7 +102,7 @@ def test_angles_and_places_go_together(frames: list) -> None:
         assert (y == CAMERA_HEIGHT).all()
         assert ((z >= NEAREST) & (z <= FARTHEST)).all()
         assert (rows["yaw"].abs() <= 3.15).all()
-        assert (rows["boxes"][:, 3] - rows["boxes"][:, 1] >= 12 - DECIMALS).all()
+        assert (rows["boxes"][:, 3] - rows["boxes"][:, 1] >= 24 - DECIMALS).all()
 
 
 def test_depth_can_be_read_from_where_things_touch_the_ground(frames: list) -> None:
@@ -118,7 +118,7 @@ def test_cars_that_come_show_lights_and_cars_that_go_do_not(frames: list) -> Non
     for labels, _, pixels in frames:
         is_plain = (labels.types == "Car") & (labels.occlusion == 0) & (labels.truncation == 0)
         for box, alpha in zip(labels.boxes[is_plain], labels.alpha[is_plain], strict=True):
-            if abs(abs(alpha) - np.pi / 2) > 0.5 or box[3] - box[1] < 25:
+            if abs(abs(alpha) - np.pi / 2) > 0.5 or box[3] - box[1] < 40:
                 continue
             x1, y1, x2, y2 = box.round().astype(int)
             has_lights = abs(pixels[y1:y2, x1:x2].astype(int) - LIGHT).max(-1) < 6
@@ -155,16 +155,17 @@ def test_the_data_module_draws_once_and_reads_it_as_kitti(tmp_path: Path) -> Non
     assert data.class_names == list(CLASSES)
     assert [data.datasets[split].image_ids for split in ("train", "val")] == [list(range(6)), [6, 7]]
     batch = next(iter(data.train_dataloader()))
-    assert batch["image"].shape == (3, 3, HEIGHT, WIDTH)
+    assert batch["image"].shape == (3, 3, HEIGHT // 2, WIDTH // 2)
     assert batch["calibration"].shape == (3, 3, 4)
-    assert data.facts["focal"] == pytest.approx(240, rel=0.03)
+    assert data.facts["focal"] == pytest.approx(240, rel=0.03)  # input pixels
 
 
-def test_evaluation_sees_the_drawn_pixels_as_they_are(root: Path) -> None:
-    data = CuboidsDataModule(root, train_count=TRAIN, val_count=VAL, draw_seed=5, num_workers=0)
+@pytest.mark.parametrize("mode", ["fit", "width"])
+def test_the_whole_image_fills_the_input_at_half_its_scale(root: Path, mode: str) -> None:
+    data = CuboidsDataModule(root, train_count=TRAIN, val_count=VAL, draw_seed=5, num_workers=0, test_mode=mode)
     data.setup("fit")
     sample = data.datasets["val"][0]
-    np.testing.assert_array_equal(sample["image"].permute(1, 2, 0), read_image(data.datasets["val"].files[0]))
+    np.testing.assert_allclose(sample["input_from_image"], np.diag([0.5, 0.5, 1.0]), atol=1e-12)
     assert not sample["objects"]["rescaled"].any()
     assert min(count for _, count in class_table(data.datasets["train"])) > 50
     assert [note for dataset in data.datasets.values() for note in dataset.notes] == []
