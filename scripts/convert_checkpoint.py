@@ -21,7 +21,7 @@ from centernet.module import CenterNetModule, require_divisible
 from centernet.structures import InputError
 
 # How the published numbers were measured: resolution (height, width) and mode; `keep` is the image's own resolution.
-TESTED = {"ddd": ([384, 1280], "fit"), "pascal": ([512, 512], "fit"), "hardnet85": ([512, 512], "stretch")}
+TESTED = {"ddd": ([384, 1280], "width"), "pascal": ([512, 512], "fit"), "hardnet85": ([512, 512], "stretch")}
 USUAL = ([512, 512], "keep")
 
 

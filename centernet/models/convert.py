@@ -22,7 +22,7 @@ from centernet.models.centernet import build_network, network_spec
 from centernet.models.head import hidden_width
 from centernet.models.originals import CLASS_NAMES, CLASSES, FAMILIES, HEADS, NETWORKS, TASKS, VOC_CLASSES, Family
 from centernet.models.transfer import copy_weights
-from centernet.structures import Head, InputError
+from centernet.structures import COCO_JOINTS, Head, InputError
 
 __all__ = ["Conversion", "ConversionReport", "convert", "convert_checkpoint", "copy_weights", "read_checkpoint"]
 
@@ -196,6 +196,14 @@ def _task_options(task: str, channels: Mapping[str, int]) -> dict[str, Any]:
             options["offset"] = False
         if channels["size"] > 2:
             options["size_target"] = "per_class"
+    elif task == "multi_pose":
+        options = {name: False for name in ("offset", "joint_heatmap", "joint_offset") if name not in channels}
+        count = channels["joints"] // 2
+        if count != len(COCO_JOINTS):
+            # The file does not say what they are called.
+            options["joints"] = {"names": [f"joint_{n}" for n in range(count)]}
+    elif task == "ddd":
+        options = {name: False for name in ("size", "offset") if name not in channels}
     return options
 
 
@@ -349,7 +357,12 @@ def _head_problems(channels: Mapping[str, int], task: str) -> list[str]:
         if head not in channels:
             if head not in layout.optional:
                 problems.append(f"head {theirs[head]} is missing")
-        elif channels[head] not in sizes:
+        elif sizes and channels[head] not in sizes:
             choices = " or ".join(map(str, sizes))
             problems.append(f"head {theirs[head]} has {channels[head]} channels and should have {choices}")
+    if "joints" in channels and channels.get("joint_heatmap", channels["joints"] / 2) * 2 != channels["joints"]:
+        problems.append(
+            f"head {theirs['joints']} has {channels['joints']} channels, which is not twice the "
+            f"{channels['joint_heatmap']} joints of head {theirs['joint_heatmap']}"
+        )
     return problems

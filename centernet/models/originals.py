@@ -133,7 +133,8 @@ CLASSES = -1
 class Layout:
     """The heads of a task, by our names: channels of each (several where the original has options), and which may lack.
 
-    ``classes``: the head whose channels are the classes. A negative number of channels is that multiple of them.
+    ``classes``: the head whose channels are the classes. A negative number of channels is that multiple of them; no
+    number at all: any.
     """
 
     classes: str
@@ -156,9 +157,9 @@ TASKS: dict[str, Layout] = {
         {
             "heatmap": (CLASSES,),
             "size": (2,),
-            "joints": (34,),
+            "joints": (),
             "offset": (2,),
-            "joint_heatmap": (17,),
+            "joint_heatmap": (),
             "joint_offset": (2,),
         },
         optional=frozenset({"offset", "joint_heatmap", "joint_offset"}),
