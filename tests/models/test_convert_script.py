@@ -16,6 +16,7 @@ from centernet.data.transforms import eval_pipeline, warp_image
 from centernet.inference import NORMALIZATIONS, Predictor
 from centernet.models import CenterNet, build_network
 from centernet.models.convert import convert_checkpoint
+from centernet.models.originals import HEADS
 from centernet.module import load_module
 from centernet.structures import HEATMAP_BIAS, Head, unbatch
 from centernet.tasks.base import build_task
@@ -99,3 +100,58 @@ def test_bad_input_is_one_sentence_and_a_failing_exit(tmp_path: Path, monkeypatc
     with pytest.raises(SystemExit, match=r"^error: .*none\.pth: no such checkpoint file$"):
         run(monkeypatch, tmp_path / "none.pth", tmp_path / "out.ckpt")
     assert not (tmp_path / "out.ckpt").exists()
+
+
+def write_original_of(task: str, path: Path, **options: Any) -> CenterNet:
+    """As ``write_original``, with the heads of another task."""
+    torch.manual_seed(0)
+    net = build_network("resnet18", build_task(task, 3, **options).heads).eval()
+    for layer in net.neck.modules():
+        if isinstance(layer, nn.ConvTranspose2d):
+            nn.init.normal_(layer.weight, std=0.05)
+    theirs = {ours: name for name, ours in HEADS.items()}
+    state: dict[str, Tensor] = {}
+    for key, value in net.state_dict().items():
+        if key.startswith("head.stacks.0."):
+            head, _, rest = key.removeprefix("head.stacks.0.").partition(".")
+            state[f"{theirs[head]}.{rest}"] = value
+        else:
+            state[key.removeprefix("backbone.body.").replace("neck.layers.", "deconv_layers.")] = value
+    torch.save({"state_dict": state}, path)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "size", "mode"),
+    [
+        ("multi_pose", {}, [512, 512], "keep"),
+        ("multi_pose", {"joint_offset": False}, [512, 512], "keep"),
+        ("multi_pose", {"joint_heatmap": False, "offset": False}, [512, 512], "keep"),
+        ("multi_pose", {"joints": {"names": ["joint_0", "joint_1"]}}, [512, 512], "keep"),
+        ("ddd", {}, [384, 1280], "width"),
+        ("ddd", {"size": False}, [384, 1280], "width"),
+    ],
+    ids=str,
+)
+def test_pose_and_3d_checkpoints_become_ordinary_ones(task, options, size, mode, tmp_path, monkeypatch):
+    source, out = tmp_path / "model_best.pth", tmp_path / "model.ckpt"
+    bgr_network = write_original_of(task, source, **options)
+    run(monkeypatch, source, out)
+    module, evaluation = load_module(out)
+    assert (module.task.name, module.task.heads) == (task, build_task(task, 3, **options).heads)
+    assert evaluation == {"resolution": size, "mode": mode, "divisor": 32}
+    image = np.random.default_rng(0).integers(0, 256, (60, 150, 3), dtype=np.uint8)
+    camera = np.array([[100.0, 0, 75, 1], [0, 100, 30, 0], [0, 0, 1, 0.01]])
+    predictor = Predictor.from_checkpoint(out, resolution=[64, 160], device="cpu")
+    found = predictor(image, calibration=camera)
+
+    pixels, matrix = warp_image(eval_pipeline((64, 160), mode, 32), image)
+    normalization = "coco" if task == "multi_pose" else "imagenet_swapped"
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in NORMALIZATIONS[normalization])
+    with torch.inference_mode():
+        maps = bgr_network(((pixels / 255 - mean) / std).flip(0)[None])[-1]
+    batch = {"input_from_image": matrix[None], "calibration": torch.from_numpy(camera)[None]}
+    (expected,) = unbatch(module.task.lift(module.task.detect(maps), batch), 0.0)
+    torch.testing.assert_close(found["scores"], expected["scores"], rtol=1e-4, atol=1e-5)
+    extra = "joints" if task == "multi_pose" else "location"
+    torch.testing.assert_close(found[extra][:5], expected[extra][:5], rtol=1e-3, atol=1e-2)
