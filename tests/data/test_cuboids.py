@@ -25,7 +25,7 @@ from centernet.data.images import read_image
 from centernet.data.kitti_format import CLASSES, Labels, read_calibration, read_labels, read_split
 from centernet.ops.camera import box_corners, project
 
-TRAIN, VAL = 120, 6
+TRAIN, VAL = 80, 4
 DECIMALS = 0.006  # half of the last decimal of a label, and a little
 
 
@@ -114,19 +114,17 @@ def test_depth_can_be_read_from_where_things_touch_the_ground(frames: list) -> N
 
 
 def test_cars_that_come_show_lights_and_cars_that_go_do_not(frames: list) -> None:
-    seen: dict[bool, list[bool]] = {True: [], False: []}
+    lit: dict[bool, list[float]] = {True: [], False: []}  # share of the box
     for labels, _, pixels in frames:
         is_plain = (labels.types == "Car") & (labels.occlusion == 0) & (labels.truncation == 0)
         for box, alpha in zip(labels.boxes[is_plain], labels.alpha[is_plain], strict=True):
             if abs(abs(alpha) - np.pi / 2) > 0.5 or box[3] - box[1] < 40:
                 continue
             x1, y1, x2, y2 = box.round().astype(int)
-            has_lights = abs(pixels[y1:y2, x1:x2].astype(int) - LIGHT).max(-1) < 6
-            seen[bool(alpha > 0)].append(bool(has_lights.sum() > 4))
-    assert len(seen[True]) > 5
-    assert len(seen[False]) > 5
-    assert all(seen[True])
-    assert not any(seen[False])
+            is_light = abs(pixels[y1:y2, x1:x2].astype(int) - LIGHT).max(-1) < 6
+            lit[bool(alpha > 0)].append(is_light.mean())
+    assert min(len(shares) for shares in lit.values()) > 5
+    assert min(lit[True]) > 0.02 > max(lit[False])
 
 
 def test_everything_the_benchmark_brings_is_met(frames: list) -> None:
