@@ -94,7 +94,9 @@ def test_truth_and_prediction_show_each_its_own():
         "labels": np.array([0, 0]),
     }
     truth = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, int)}
-    picture = truth_and_prediction(GREY, truth, detections, ["a"], {"heatmap": np.zeros((30, 40))}, np.eye(3), threshold=0.3)
+    picture = truth_and_prediction(
+        GREY, truth, detections, ["a"], {"heatmap": np.zeros((30, 40))}, np.eye(3), threshold=0.3
+    )
     width = picture.shape[1] // 3
     left, middle = picture[MARGIN:, :width], picture[MARGIN:, width : 2 * width]
     assert np.ptp(left) == 0  # no truth, nothing drawn

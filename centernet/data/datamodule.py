@@ -149,9 +149,19 @@ class ImageDataset(Dataset):
 
     def keep_first(self, count: int) -> None:
         """Reduce to the first ``count`` images."""
-        self.files, self.ids, self.offsets = self.files[:count], self.ids[:count], self.offsets[: count + 1]
+        self.select_images(torch.arange(min(count, len(self))))
         self.fields = {name: value[: int(self.offsets[-1])] for name, value in self.fields.items()}
-        self.image_fields = {name: rows[:count] for name, rows in self.image_fields.items()}
+
+    def drop_empty(self) -> None:
+        """Leave out the images without any annotation."""
+        self.select_images((self.offsets.diff() > 0).nonzero().flatten())
+
+    def select_images(self, kept: torch.Tensor) -> None:
+        """Reduce to these images (rising positions); all but the last of those left out in between have no rows."""
+        ends = self.offsets[1:][kept]
+        self.offsets = torch.cat([self.offsets[:-1][kept], ends[-1:]]) if len(kept) else self.offsets[:1]
+        self.files, self.ids = self.files[kept.numpy()], self.ids[kept]
+        self.image_fields = {name: rows[kept] for name, rows in self.image_fields.items()}
 
     @property
     def most_objects(self) -> int:
@@ -202,8 +212,9 @@ class CenterNetDataModule(pl.LightningDataModule):
     ``resolution`` (height, width) of the input; ``batch_size`` per process; ``eval_batch_size`` (default: the same, 1
     for ``keep``); ``num_workers`` per process (default: half the cores, at most 8); ``augment`` options of
     ``train_pipeline`` (None: its defaults) and besides them ``visible_boxes`` and ``mosaic`` (``ImageDataset``);
-    ``test_mode`` fit, keep or stretch, with ``divisor`` for keep; ``on_bad_image`` error or skip; ``limit`` to the
-    first N images of each split; ``validate_on`` val or train (to see whether a model can learn its images by heart).
+    ``test_mode`` fit, keep, stretch or width, with ``divisor`` for keep; ``on_bad_image`` error or skip; ``limit`` to
+    the first N images of each split; ``skip_empty``: leave out training images without annotations; ``validate_on`` val
+    or train (to see whether a model can learn its images by heart).
 
     ``class_names`` is known after ``setup``; setting it before fixes the order of the classes.
     """
@@ -219,6 +230,7 @@ class CenterNetDataModule(pl.LightningDataModule):
         divisor: int = 32,
         on_bad_image: str = "error",
         limit: int | None = None,
+        skip_empty: bool = False,
         validate_on: str = "val",
         seed: int = 0,
     ) -> None:
@@ -233,7 +245,7 @@ class CenterNetDataModule(pl.LightningDataModule):
         ):
             if value is not None and value < least:
                 raise InputError(f"data.{name}={value} is too small; give at least {least}")
-        self.limit, self.validate_on = limit, validate_on
+        self.limit, self.skip_empty, self.validate_on = limit, skip_empty, validate_on
         self.resolution: Size = (int(resolution[0]), int(resolution[1]))
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or (1 if test_mode == "keep" else batch_size)
@@ -262,6 +274,10 @@ class CenterNetDataModule(pl.LightningDataModule):
     def _add(self, role: str, split: str, pipeline: Callable[..., Any], train: bool) -> None:
         dataset = self.build_dataset(split, pipeline, train)
         dataset.visible_boxes, dataset.mosaic = self.visible_boxes, self.mosaic
+        if self.skip_empty and split == "train":
+            dataset.drop_empty()
+            if not len(dataset):
+                raise InputError(f"the {split} data has no annotation at all; nothing can be learnt from it")
         if self.limit is not None:
             dataset.keep_first(self.limit)
         self.datasets[role] = dataset

@@ -53,6 +53,8 @@ class KittiDataset(ImageDataset):
     Attributes: ``class_names``, ``image_ids`` (frame numbers), ``sizes`` (height, width of each image), ``notes``.
     """
 
+    results = "results/data/ (KITTI results, one file per frame)"
+
     def __init__(
         self,
         root: str | Path,
@@ -131,6 +133,10 @@ class KittiDataset(ImageDataset):
         fields["center_3d"][is_seen] = points[is_seen]
         return fields, np.bincount(owners, minlength=len(names))
 
+    def select_images(self, kept: Tensor) -> None:
+        super().select_images(kept)
+        self.sizes = self.sizes[kept.numpy()]
+
     def warp(self, truth: Objects, input_from_image: Tensor, image_size: Size) -> Objects:
         """Objects in input space, with ``rescaled`` where the image's scale is not that of evaluation."""
         scale = _scale(input_from_image.numpy()) / _scale(self.evaluation.matrix(image_size))
@@ -143,7 +149,7 @@ class KittiDataset(ImageDataset):
         and ``focal``, the mean focal length in pixels of the evaluation's input."""
         scales = {size: _scale(self.evaluation.matrix(size)) for size in {tuple(size) for size in self.sizes.tolist()}}
         focals = self.image_fields["calibration"][:, 0, 0].tolist()
-        sizes = self.sizes[: len(self)].tolist()
+        sizes = self.sizes.tolist()
         focal = float(np.mean([f * scales[tuple(size)] for f, size in zip(focals, sizes, strict=True)]))
         facts = {**super().facts, "focal": focal}
         is_object = ~self.fields["crowd"]
@@ -157,14 +163,14 @@ class KittiDataset(ImageDataset):
         return facts
 
     def write_results(self, folder: str | Path, detections: Mapping[int, Detections]) -> Path:
-        """Write ``folder/data/NNNNNN.txt`` for every frame, as the benchmark's tool and server read them.
+        """Write ``folder/results/data/NNNNNN.txt`` for every frame, as the benchmark's tool and server read them.
 
         ``detections``: by frame number those of one image, in image and camera space; frames without any get an empty
-        file. What a task does not predict is written as unknown. Returns ``folder/data``.
+        file. What a task does not predict is written as unknown. Returns that folder.
         """
-        place = Path(folder) / "data"
+        place = Path(folder) / "results" / "data"
         place.mkdir(parents=True, exist_ok=True)
-        for frame, (height, width) in zip(self.ids.tolist(), self.sizes[: len(self)].tolist(), strict=True):
+        for frame, (height, width) in zip(self.ids.tolist(), self.sizes.tolist(), strict=True):
             found = detections.get(frame) or {"boxes": torch.zeros(0, 4), "labels": [], "scores": torch.zeros(0)}
             count = len(found["labels"])
             unknown = {

@@ -342,6 +342,35 @@ def test_limit_keeps_the_first_images_and_training_images_can_be_validated_on(sh
     assert train.most_objects <= whole.datasets["train"].most_objects
 
 
+def test_training_images_without_annotations_can_be_left_out(tmp_path):
+    images = [{"id": n} for n in range(1, 6)]
+    rows = [{**BOX, "image_id": 2}, {**BOX, "image_id": 4, "bbox": [1, 2, 3, 4]}, {**BOX, "image_id": 4}]
+    for split in ("train", "val"):
+        make_coco(tmp_path, rows, images=images, split=split)
+    for options, train, val in (
+        ({"skip_empty": True}, [2, 4], [1, 2, 3, 4, 5]),
+        ({"skip_empty": True, "limit": 1}, [2], [1]),
+        ({"skip_empty": True, "validate_on": "train"}, [2, 4], [2, 4]),
+        ({}, [1, 2, 3, 4, 5], [1, 2, 3, 4, 5]),
+    ):
+        data = data_of(root=tmp_path, **options)
+        data.setup("fit")
+        assert [data.datasets[role].ids.tolist() for role in ("train", "val")] == [train, val]
+        dataset = data.datasets["train"]
+        assert [int(file.split("/")[-1][0]) for file in dataset.files] == train
+        counts = {2: 1, 4: 2}
+        assert [len(dataset.objects(n)["labels"]) for n in range(len(dataset))] == [counts.get(i, 0) for i in train]
+        if 4 in train:
+            assert dataset.objects(train.index(4))["boxes"][0].tolist() == [1, 2, 4, 6]
+
+
+def test_a_training_split_without_any_annotation_is_refused_where_empty_images_are_left_out(tmp_path):
+    for split in ("train", "val"):
+        make_coco(tmp_path, [], split=split)
+    with pytest.raises(InputError, match=r"the train data has no annotation at all"):
+        data_of(root=tmp_path, skip_empty=True).setup("fit")
+
+
 def test_keep_evaluates_image_by_image_and_refuses_mixed_batches(tmp_path):
     make_coco(tmp_path, split="train")
     make_coco(tmp_path, split="val", images=[{"id": 1}, {"id": 2, "height": 90, "width": 30}])

@@ -165,7 +165,7 @@ def test_results_are_one_file_per_frame_also_for_frames_without_detections(root:
         "location": torch.tensor([[-1.0, 1.6, 10.0]]),
         "yaw": torch.tensor([-1.3]),
     }
-    folder = read(root).write_results(tmp_path / "results", {3: detections})
+    folder = read(root).write_results(tmp_path, {3: detections})
     assert sorted(path.name for path in folder.iterdir()) == ["000001.txt", "000003.txt"]
     assert (folder / "000001.txt").read_text() == ""
     expected = "Car -1 -1 1.23 0.00 20.00 319.00 90.12 1.50 1.60 4.00 -1.00 1.60 10.00 -1.30 0.9876\n"
