@@ -121,8 +121,8 @@ def limit_of(class_name: str, kind: str, protocol: str) -> float:
 def _evaluate(found: Columns, truth: Columns, class_names: Sequence[str], protocol: str) -> Curves:
     """The precision ``[41]`` of each class, measure and difficulty; NaN where the tool reports nothing. Rows sorted by
     image."""
-    # The tool cuts a detection's height to a whole number of pixels, a label's not.
-    found = {**found, "height": np.trunc(np.abs(found["boxes"][:, 3] - found["boxes"][:, 1]))}
+    # The tool cuts this to a whole number before it compares it with 40 or 25, which changes nothing.
+    found = {**found, "height": np.abs(found["boxes"][:, 3] - found["boxes"][:, 1])}
     in_class = truth["labels"] >= 0
     aims = _select(truth, in_class & ((truth["crowd"] == 0) | (truth["neutral"] > 0)))
     aims["height"] = aims["boxes"][:, 3] - aims["boxes"][:, 1]

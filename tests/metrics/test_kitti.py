@@ -273,7 +273,7 @@ def test_a_difficulty_leaves_out_what_is_harder(changes, counted, dtype):
         assert missed == [1]
 
 
-def test_a_detections_height_is_cut_to_whole_pixels_and_a_small_one_is_neither_right_nor_wrong():
+def test_a_small_detection_is_neither_right_nor_wrong():
     truth = make_truth(1, boxes=[0, 100, 80, 140])
     for height, wanted in ((40.9, [1]), (40, [1]), (39.9, [])):
         assert precision(found_on(truth, [0.9], boxes=[0, 100, 80, 100 + height]), truth) == wanted
@@ -289,6 +289,23 @@ def test_a_small_detection_of_any_class_may_take_an_object():
         both = joined(found_on(truth, [0.5]), small)
         assert precision(both, truth) == []  # the best score is the small one's: no threshold is sampled
         assert precision(both, truth, "car_2d_moderate") == [1]  # it is not small there, and of another class
+
+
+def test_an_object_prefers_a_detection_that_is_not_small_even_where_the_small_one_fits_better():
+    truth = make_truth(1, boxes=[0, 100, 80, 140])
+    large = found_on(truth, [0.9], boxes=[0, 100, 65, 140])
+    small = found_on(truth, [0.9], boxes=[0, 100, 80, 139])
+    assert precision(joined(large, small), truth) == [1]
+
+
+def test_of_equals_the_first_row_counts():
+    truth = make_truth(1, boxes=[0, 100, 80, 140])
+    one = found_on(truth, [0.9])
+    small, opposite = found_on(truth, [0.9], boxes=[0, 100, 80, 139]), found_on(truth, [0.9], alpha=0.3 + math.pi)
+    assert precision(joined(one, small), truth) == [1]  # the best score is that of the large one, if that comes first
+    assert precision(joined(small, one), truth) == []
+    assert precision(joined(one, opposite), truth, "car_aos_easy") == [1 / 2]  # and so is the largest overlap
+    assert precision(joined(opposite, one), truth, "car_aos_easy") == pytest.approx([])
 
 
 def test_relaxed_overlaps_are_smaller_on_the_ground_and_in_space_only():
