@@ -178,7 +178,7 @@ def test_an_angle_survives_its_bins(angle):
 
 
 def test_the_bins_overlap_by_thirty_degrees_on_either_side():
-    degrees = torch.tensor([-180, -155, -145, -90, -35, -25, 0, 25, 35, 90, 145, 155, 180.0])
+    degrees = torch.tensor([-180, -151, -149, -90, -31, -29, 0, 29, 31, 90, 149, 151, 180.0])
     inside, _ = bins_of_alpha(degrees.deg2rad())
     assert inside.tolist() == [
         [1, 1], [1, 1], [1, 0], [1, 0], [1, 0], [1, 1], [1, 1], [1, 1], [0, 1], [0, 1], [0, 1], [1, 1], [1, 1],
