@@ -134,7 +134,15 @@ class History(Callback):
         module.log("images_per_second", rate, rank_zero_only=True)
         module.log("lr", row["lr"], rank_zero_only=True)
         self.rows = [old for old in self.rows if old["epoch"] < row["epoch"]] + [row]
-        classes = [{"epoch": row["epoch"], "class": name, **values} for name, values in module.per_class.items()]
+        # Plain numbers: these rows travel in checkpoints, which hold nothing else.
+        classes = [
+            {
+                "epoch": row["epoch"],
+                "class": name,
+                **{k: v if isinstance(v, int) else float(v) for k, v in values.items()},
+            }
+            for name, values in module.per_class.items()
+        ]
         self.class_rows = [old for old in self.class_rows if old["epoch"] < row["epoch"]] + classes
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and classes:

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from centernet.data.cuboids import write_cuboids
 from centernet.data.figures import write_figures
 from centernet.data.synthetic import write_shapes
+from tests.commands import command  # noqa: F401  a fixture for all
 from tests.places import DATA, REFERENCE
 
 torch.set_num_threads(1)

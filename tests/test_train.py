@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +22,7 @@ import torch
 from centernet import app
 from centernet.data.images import read_image
 from tests import tiny
+from tests.commands import Result
 from tests.places import ROOT
 
 DATA = ["data.train_count=20", "data.val_count=5", "data.num_workers=0", "resolution=[64,64]"]
@@ -39,20 +38,6 @@ LEARNING = [
     "schedule.epochs=20",
     "schedule.lr=0.005",
 ]
-
-
-class Result(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    output: str
-    folder: Path
-
-    @property
-    def run(self) -> Path:
-        """The run folder that a training named."""
-        (line,) = [line for line in self.output.splitlines() if line.startswith("run folder: ")]
-        return Path(line.removeprefix("run folder: "))
 
 
 def environment() -> dict[str, str]:
@@ -80,35 +65,6 @@ def run(folder: Path, script: str, *overrides: str) -> Result:
     process = start(folder, script, *overrides)
     output, _ = process.communicate(timeout=900)
     return Result(process.returncode, output, folder)
-
-
-@pytest.fixture
-def command(tmp_path, monkeypatch, capfd) -> Iterator[Callable[..., Result]]:
-    """Run ``train`` or ``eval`` in this process, as the console commands do, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    runs = 0
-
-    def call(name: str, *overrides: str) -> Result:
-        nonlocal runs
-        runs += 1
-        monkeypatch.setenv(app.RUN_STAMP, f"run-{runs}")
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *overrides])
-        capfd.readouterr()
-        code = 0
-        try:
-            {"train": app.train_main, "eval": app.eval_main}[name]()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capfd.readouterr()
-        return Result(code, out + err, tmp_path)
-
-    yield call
-    root.handlers[:], root.level = (
-        handlers,
-        level,
-    )  # Hydra's handlers write into captured streams that are closed by now
 
 
 def read_json(path: Path) -> Any:

@@ -1,0 +1,211 @@
+"""Pose and 3D from end to end: train, evaluate, draw, predict, with small networks on the built-in data."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from centernet.data.images import read_image
+from centernet.data.kitti_format import read_calibration
+from centernet.inference import Predictor
+from centernet.module import load_module
+from tests import tiny
+from tests.places import ROOT
+
+SMALL = [
+    "data.train_count=24",
+    "data.val_count=8",
+    "data.num_workers=0",
+    *tiny.NETWORK_OVERRIDES,
+    "callbacks.pictures.count=2",
+]
+RUNS = {
+    "multi_pose": ["task=multi_pose", "data=figures", "resolution=[64,64]"],
+    "ddd": ["task=ddd", "data=cuboids", "augment=ddd", "resolution=[64,192]"],
+    "ddd_dle": ["task=ddd_dle", "data=cuboids", "augment=ddd", "resolution=[64,192]"],
+}
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def train(command, task: str, root: Path, *more: str):
+    options = [*RUNS[task], *SMALL, f"data.root={root}", "schedule.epochs=1", *more]
+    result = command("train", *options)
+    assert result.code == 0, result.output
+    assert "Traceback" not in result.output
+    return result
+
+
+def root_of(task: str, request: pytest.FixtureRequest) -> Path:
+    return request.getfixturevalue("figures" if task == "multi_pose" else "cuboids")
+
+
+@pytest.mark.parametrize("task", RUNS)
+def test_it_trains_evaluates_draws_and_evaluates_the_same_again(command, task, request):
+    result = train(command, task, root_of(task, request))
+    names = {path.name for path in result.run.iterdir()}
+    assert {"best.ckpt", "last.ckpt", "metrics.json", "history.csv", "curves.png", "pictures"} <= names
+    metrics = read_json(result.run / "metrics.json")["metrics"]
+    wanted = {"AP", "AP50", "box_AP"} if task == "multi_pose" else {"AP", "AP_3d", "AOS", "car_3d_moderate_R40"}
+    assert wanted <= set(metrics)
+    picture = read_image(result.run / "pictures" / "val_00.png")
+    height, width = picture.shape[:2]
+    assert (width > 3 * height) if task == "multi_pose" else (height > width)  # panels side by side, or stacked
+    best = result.run / "best.ckpt"
+    again = command("eval", f"ckpt={best}", "paths.runs=again")
+    assert again.code == 0, again.output
+    (path,) = Path("again").rglob("metrics.json")
+    assert read_json(path)["metrics"] == pytest.approx(metrics, nan_ok=True)
+
+
+def test_keypoint_results_have_joints_of_every_detection(command, figures):
+    result = train(command, "multi_pose", figures, "task.k=7")
+    rows = read_json(result.run / "detections.json")
+    assert len(rows) == 8 * 7
+    assert all(len(row["keypoints"]) == 51 and row["category_id"] == 1 for row in rows)
+    module, _ = load_module(result.run / "best.ckpt")
+    assert module.task.joints.names[0] == "nose"
+    assert module.task.joints.skeleton
+
+
+def test_3d_results_are_kitti_files_that_the_script_evaluates_alike(command, cuboids, monkeypatch):
+    result = train(command, "ddd", cuboids, "task.k=9")
+    files = sorted((result.run / "results" / "data").iterdir())
+    assert [path.stem for path in files] == (cuboids / "ImageSets" / "val.txt").read_text().split()
+    assert all(len(line.split()) == 16 for path in files for line in path.read_text().splitlines())
+    output = Path("evaluated.json").absolute()
+    labels = cuboids / "training" / "label_2"
+    monkeypatch.setattr(
+        sys, "argv", ["evaluate_kitti.py", str(labels), str(result.run / "results"), "--json", str(output)]
+    )
+    runpy.run_path(str(ROOT / "scripts" / "evaluate_kitti.py"), run_name="__main__")
+    ours, theirs = read_json(result.run / "metrics.json")["metrics"], read_json(output)
+    theirs = theirs["results"]
+    for name in ("car_2d_hard_R40", "pedestrian_2d_hard_R11", "cyclist_2d_hard_R11"):
+        # Two decimals in the files.
+        assert ours[name] == pytest.approx(theirs[name], abs=0.02, nan_ok=True)
+
+
+@pytest.mark.parametrize("task", ["multi_pose", "ddd"])
+def test_the_demo_draws_and_lists_what_the_task_finds(command, task, request, monkeypatch):
+    root = root_of(task, request)
+    result = train(command, task, root)
+    images = root / ("val" if task == "multi_pose" else "training/image_2")
+    best = result.run / "best.ckpt"
+    monkeypatch.setattr(
+        sys, "argv", ["demo.py", str(best), str(images), "--threshold", "0.05", "--heatmap", "--out", "out"]
+    )
+    runpy.run_path(str(ROOT / "scripts" / "demo.py"), run_name="__main__")
+    found = read_json(Path("out/detections.json"))
+    first = next(name for name in sorted(found) if found[name])
+    fields = (
+        {"joints", "joint_scores"} if task == "multi_pose" else {"location", "dimensions", "yaw", "corners", "depth"}
+    )
+    assert fields <= set(found[first][0])
+    stem = Path(first).stem
+    assert read_image(f"out/{stem}.png").std() > 5
+    maps = ["heatmap", "joint_heatmap"] if task == "multi_pose" else ["heatmap"]
+    assert all(Path(f"out/{stem}_{name}.png").is_file() for name in maps)
+
+
+def test_a_3d_model_takes_the_camera_from_a_file_a_folder_or_a_focal_length(command, cuboids, monkeypatch):
+    best = train(command, "ddd", cuboids).run / "best.ckpt"
+    image = sorted((cuboids / "training" / "image_2").iterdir())[0]
+    shutil.copy(image, "alone.png")
+    calib = cuboids / "training" / "calib" / f"{image.stem}.txt"
+
+    def demo(*options: str) -> dict:
+        monkeypatch.setattr(
+            sys, "argv", ["demo.py", str(best), "alone.png", "--threshold", "0", "--out", "out", *options]
+        )
+        runpy.run_path(str(ROOT / "scripts" / "demo.py"), run_name="__main__")
+        return json.loads(Path("out/detections.json").read_text())["alone.png"][0]
+
+    with pytest.raises(SystemExit, match=r"3D boxes need the camera, and calib does not exist; say --calib FILE"):
+        demo()
+    with pytest.raises(SystemExit, match=r"--focal -3 is no focal length"):
+        demo("--focal", "-3")
+    by_file = demo("--calib", str(calib))
+    shutil.copy(calib, "alone.txt")
+    assert demo("--calib", ".") == by_file
+    by_focal = demo("--focal", "500")
+    assert by_focal["depth"] == by_file["depth"]
+    assert by_focal["location"] != by_file["location"]
+
+    predictor = Predictor.from_checkpoint(best, device="cpu")
+    result = predictor("alone.png", calibration=read_calibration(calib))
+    assert result["corners"].shape[1:] == (8, 3)
+    np.testing.assert_allclose(result["location"][0], by_file["location"], atol=1e-3)
+    bottom = result["corners"][:, :4].mean(1)
+    torch.testing.assert_close(bottom, result["location"], atol=1e-3, rtol=1e-4)
+
+
+def test_a_pose_model_evaluates_other_files_with_the_same_joints_only(command, figures, shapes, tmp_path):
+    best = train(command, "multi_pose", figures).run / "best.ckpt"
+    other = tmp_path / "other"
+    shutil.copytree(figures, other)
+    (other / "drawn.json").unlink()
+    result = command("eval", f"ckpt={best}", f"data.root={other}")
+    assert result.code == 0, result.output
+    path = other / "annotations" / "person_keypoints_val.json"
+    content = json.loads(path.read_text())
+    content["categories"][0].update(keypoints=["a", "b", "c"], skeleton=[])
+    for row in content["annotations"]:
+        row["keypoints"] = row["keypoints"][:9]
+    path.write_text(json.dumps(content))
+    result = command("eval", f"ckpt={best}", f"data.root={other}")
+    assert result.code == 2
+    assert "has 3 joints (a, b, c, ...), the model has 17 (nose, left_eye" in result.output
+    for row in content["annotations"]:
+        del row["keypoints"]
+    del content["categories"][0]["keypoints"]
+    path.write_text(json.dumps(content))
+    result = command("eval", f"ckpt={best}", f"data.root={other}")
+    assert result.code == 2
+    assert "task multi_pose needs objects with joints, which the val data" in result.output
+    assert "data=coco_pose" in result.output
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task=multi_pose", "data=shapes"], "task multi_pose needs objects with joints, which the train data"),
+        (["task=ddd", "data=shapes"], "task ddd needs objects with location, dimensions, alpha, which the train data"),
+        (["task=ddd", "data=figures"], "use data=cuboids (built in), or data=kitti"),
+        (["task=multi_pose", "data=coco_pose", "data.joints={flip_pairs: [[nose, hat]]}"], "names no joint 'hat'"),
+        (["task=ddd", "data=kitti"], "no data given; say data.root=DIR"),
+        (["task=ddd", "data=cuboids", "augment=ddd", "augment.mosaic=1"], "joins images of several cameras"),
+    ],
+)
+def test_data_that_does_not_fit_the_task_is_one_sentence_and_an_exit_code(command, overrides, message, figures):
+    counts = ["data.train_count=3", "data.val_count=2"]
+    if "data=kitti" in overrides:
+        counts = []
+    if "data=coco_pose" in overrides:
+        counts = [f"data.root={figures}"]
+    result = command("train", *overrides, *counts, "data.num_workers=0", *tiny.NETWORK_OVERRIDES, "resolution=[64,64]")
+    assert result.code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_pose_training_starts_from_a_box_checkpoint(command, figures):
+    """The published pose models start from the weights of ctdet."""
+    boxes = command(
+        "train", "task=ctdet", "data=figures", "resolution=[64,64]", *SMALL, f"data.root={figures}", "schedule.epochs=1"
+    )
+    assert boxes.code == 0, boxes.output
+    result = train(command, "multi_pose", figures, f"pretrained={boxes.run / 'best.ckpt'}")
+    (line,) = [line for line in result.output.splitlines() if line.startswith("as initialised, because the checkpoint")]
+    assert "joint" in line
+    assert "copied" in result.output
