@@ -47,6 +47,7 @@ class Objects(TypedDict, total=False):
     yaw: Tensor  # float [.., M] rotation around the camera's y axis, radians in -pi .. pi
     center_3d: Tensor  # float [.., M, 2] projection of the middle of the 3D box, in the space of the boxes
     rescaled: Tensor  # bool [.., M] augmentation changed the image's scale, so that depth no longer fits what is seen
+    focal: Tensor  # float [.., M] focal length of the image's camera, in pixels of the space of the boxes
 
 
 class Sample(TypedDict):
@@ -85,6 +86,7 @@ class Detections(TypedDict, total=False):
     joint_scores: Tensor  # float [.., K, J]
 
     # Monocular 3D; location, yaw and corners only after ``Task.lift``.
+    center_3d: Tensor  # float [.., K, 2] x, y of what is lifted to the middle of the 3D box
     depth: Tensor  # float [.., K] metres along the camera's axis
     dimensions: Tensor  # float [.., K, 3] height, width, length in metres
     alpha: Tensor  # float [.., K] observation angle, radians in -pi .. pi

@@ -128,6 +128,7 @@ class KittiDataset(ImageDataset):
             self.notes.append(
                 f"{self.source}: {int(behind.sum())} objects whose middle is behind the camera are ignored"
             )
+        fields["focal"] = cameras[:, 0, 0]
         fields["center_3d"] = (fields["boxes"][:, :2] + fields["boxes"][:, 2:]) / 2
         is_seen = is_solid & is_ahead
         fields["center_3d"][is_seen] = points[is_seen]
@@ -138,10 +139,15 @@ class KittiDataset(ImageDataset):
         self.sizes = self.sizes[kept.numpy()]
 
     def warp(self, truth: Objects, input_from_image: Tensor, image_size: Size) -> Objects:
-        """Objects in input space, with ``rescaled`` where the image's scale is not that of evaluation."""
-        scale = _scale(input_from_image.numpy()) / _scale(self.evaluation.matrix(image_size))
-        is_rescaled = torch.full_like(truth["crowd"], abs(scale - 1) > MOST_SCALE_CHANGE)
-        return {**super().warp(truth, input_from_image, image_size), "rescaled": is_rescaled}
+        """Objects in input space, with ``rescaled`` where the image's scale is not that of evaluation, and the
+        ``focal`` length that goes with the scale."""
+        scale = _scale(input_from_image.numpy())
+        change = scale / _scale(self.evaluation.matrix(image_size))
+        return {
+            **super().warp(truth, input_from_image, image_size),
+            "rescaled": torch.full_like(truth["crowd"], abs(change - 1) > MOST_SCALE_CHANGE),
+            "focal": truth["focal"] * scale,
+        }
 
     @property
     def facts(self) -> dict[str, Any]:

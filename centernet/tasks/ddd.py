@@ -60,11 +60,12 @@ class DddTask(CtdetTask):
       all rows where there are more objects; None: over the objects.
     - ``ignored``: around objects that count neither way (crowd rows) the heatmap is not pushed down under a
       ``gaussian``, or in the whole box (``region``). A label of -1 means all classes.
-    - ``focal``: focal length in input pixels that depths belong to; with it, the depth seen by another camera is scaled
-      by the ratio of the two. None: depth is taken as it is.
+    - ``focal``: focal length in input pixels that depths belong to. With it the network learns and says how far away
+      things look to such a camera, whatever the image's own camera and scale, and ``lift`` multiplies by the ratio of
+      the two focal lengths. None: depth is taken as it is, as in the original.
     - ``overlap``: what counts as found in evaluation, ``official`` or ``relaxed``.
 
-    Where an object was ``rescaled``, its depth and dimensions are not supervised.
+    Where an object was ``rescaled`` and there is no ``focal``, its depth and dimensions are not supervised.
     """
 
     name = "ddd"
@@ -164,11 +165,17 @@ class DddTask(CtdetTask):
         return DenseMap(torch.maximum(heatmap, unknown.clamp(max=NO_CENTER)))
 
     def encode_cells(self, placed: Placed, objects: Objects) -> dict[str, AtCells]:
-        """What is regressed at centres; depth and dimensions not of objects that augmentation has rescaled."""
+        """What is regressed at centres; depth and dimensions not of objects that augmentation has rescaled, unless
+        depth is that of one and the same camera."""
         cell, is_object = placed.cell, placed.is_object
-        is_known = is_object & ~objects["rescaled"] if "rescaled" in objects else is_object
+        depth = objects["location"][..., 2:].float()
+        is_known = is_object
+        if self.focal is not None and "focal" in objects:
+            depth = depth * torch.where(is_object, self.focal / objects["focal"].float(), 1)[..., None]
+        elif "rescaled" in objects:
+            is_known = is_object & ~objects["rescaled"]
         targets = {
-            "depth": AtCells(cell, objects["location"][..., 2:].float(), is_known),
+            "depth": AtCells(cell, depth, is_known),
             "dimensions": AtCells(cell, objects["dimensions"].float(), is_known),
             "rotation": AtCells(cell, self.encode_alpha(objects["alpha"].float()), is_object),
         }

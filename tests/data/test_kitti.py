@@ -134,6 +134,7 @@ def test_only_a_change_of_the_images_scale_marks_objects_as_rescaled(
     matrix = matrix @ flip_matrix(SIZE[1]) if is_mirrored else matrix
     warped = dataset.warp(dataset.objects(0), torch.from_numpy(matrix), SIZE)
     assert warped["rescaled"].tolist() == [expected] * 3
+    assert warped["focal"].tolist() == pytest.approx([180 * factor * 64 / 96] * 3)
     assert "rescaled" not in dataset.objects(0)
 
 

@@ -218,3 +218,31 @@ def test_a_bad_option_is_named_with_what_there_is(options, message):
     with pytest.raises(InputError) as raised:
         build_task("ddd_dle", 3, **options)
     assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize("matrix", MATRICES.values(), ids=MATRICES)
+@settings(max_examples=10)
+@given(truth=scenes())
+def test_with_a_focal_length_depth_is_learnt_as_one_camera_sees_it_even_of_rescaled_images(truth, matrix):
+    task = DddDleTask(CLASSES, k=20, focal=300.0)
+    moved = in_input(truth, matrix)
+    count = len(truth["labels"])
+    here = 180.0 * float(matrix[:2, 0].norm())
+    moved |= {"focal": torch.full((count,), here, dtype=torch.float64), "rescaled": torch.ones(count, dtype=torch.bool)}
+    targets = task.encode(make_batch(moved), (HEIGHT, WIDTH))
+    assert torch.equal(targets["depth"].mask, targets["rotation"].mask)
+    found = task.detect(task.perfect(targets, (HEIGHT, WIDTH)))
+    ours = by_column({name: value[0, :count] for name, value in found.items()})
+    wanted = by_column(moved)
+    np.testing.assert_allclose(ours["depth"], wanted["location"][:, 2] * 300 / here, rtol=1e-4)
+    lifted = by_column({name: value[0, :count] for name, value in task.lift(found, batch_of(matrix)).items()})
+    assert np.abs(lifted["location"] - by_column(truth)["location"]).max(initial=0) < 1e-2
+
+
+def test_without_a_focal_length_rescaled_depth_is_not_learnt():
+    truth = scene([(1, 1.6, 25, 1.5, 1)], [1])
+    truth["rescaled"] = torch.tensor([True])
+    targets = DddDleTask(CLASSES).encode(make_batch(truth), (HEIGHT, WIDTH))
+    assert targets["rotation"].mask.all()
+    assert not targets["depth"].mask.any()
+    assert not targets["dimensions"].mask.any()
