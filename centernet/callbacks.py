@@ -183,7 +183,7 @@ def epoch_line(row: Mapping[str, float], epochs: int | None, monitor: str) -> st
         parts[-1] += f" ({', '.join(heads)})"
     if "val/loss" in row:
         parts.append(f"val loss {row['val/loss']:.3f}")
-    for name in (monitor, f"{monitor}50"):
+    for name in (monitor, f"{monitor}50", "box_AP", "AP_2d", "AOS", "AP_bev", "AP_3d"):
         if f"val/{name}" in row:
             parts.append(f"{name} {row[f'val/{name}']:.3f}")
     parts.append(f"lr {row['lr']:.2g}")

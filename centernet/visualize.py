@@ -291,7 +291,9 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: str | Path) -> Path:
         axis.grid(alpha=0.3)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=7)
-    axes[0].set_yscale("log")
+    # The likelihood of an uncertain depth may fall below 0, where a logarithm ends.
+    is_positive = all(row[name] > 0 for row in rows for name in groups[0][1] if np.isfinite(row.get(name, np.nan)))
+    axes[0].set_yscale("log" if is_positive else "symlog")
     axes[1].set_ylim(0, 1)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

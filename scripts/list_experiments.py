@@ -41,26 +41,33 @@ def describe(path: Path, defaults: Mapping[str, str]) -> dict[str, str]:
     text = path.read_text()
     content, groups = yaml.safe_load(text), {**defaults, **groups_of(path)}
     published = re.search(r"^# published: (.*)$", text, re.MULTILINE)
-    resolution = content.get("resolution") or resolution_of(groups["data"])
+    recipe = recipe_of(groups["data"])
+    resolution = content.get("resolution") or recipe["resolution"]
     return {
         "preset": path.stem,
-        "network": groups["backbone"],
+        "network": recipe["backbone"] if groups["backbone"] == "auto" else groups["backbone"],
         "task": groups["task"],
         "data": f"{groups['data']} {'x'.join(map(str, resolution))}",
-        "schedule": describe_schedule(groups["schedule"], content.get("schedule") or {}),
+        "schedule": describe_schedule(groups["schedule"], recipe, content.get("schedule") or {}),
         "published": published[1] if published else "",
     }
 
 
-def resolution_of(data: str) -> list[int]:
-    """The input size that a data YAML recommends."""
-    return yaml.safe_load((CONFIGS / "data" / f"{data}.yaml").read_text())["recipe"]["resolution"]
+def recipe_of(data: str) -> dict[str, Any]:
+    """What a data YAML recommends, with what it takes from others."""
+    content = yaml.safe_load((CONFIGS / "data" / f"{data}.yaml").read_text())
+    parents = [name for name in content.get("defaults", []) if isinstance(name, str) and name != "_self_"]
+    inherited = {key: value for parent in parents for key, value in recipe_of(parent).items()}
+    return {**inherited, **content["recipe"]}
 
 
-def describe_schedule(name: str, changes: Mapping[str, Any]) -> str:
+def describe_schedule(name: str, recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> str:
     """Optimiser, epochs and milestones, learning rate and the batch that it belongs to."""
     plan = {**yaml.safe_load((CONFIGS / "schedule" / f"{name}.yaml").read_text()), **changes}
-    drops = ",".join(map(str, plan.get("milestones", ())))
+    for key, value in plan.items():
+        if str(value).startswith("${recipe."):
+            plan[key] = recipe[str(value)[len("${recipe.") : -1]]
+    drops = ",".join(map(str, plan.get("milestones", ()))) or plan["decay"]
     return f"{plan['optimizer']} {plan['epochs']} ({drops}) lr {float(plan['lr']):g} / {plan['batch_size']}"
 
 
