@@ -1,7 +1,10 @@
-"""Measure speed: `python scripts/benchmark.py data data=coco data.root=DIR`, `python scripts/benchmark.py kitti`.
+"""Measure speed: `python scripts/benchmark.py data data=coco data.root=DIR`, `... decode`, `... kitti`.
 
 data: images per second of one worker through the whole training data path (read, warp, colour, objects, collate),
 beside the rate of a bare `cv2.imread` of the same files in the same run.
+
+decode: milliseconds from raw maps to detections for every task, on the CPU or a GPU where there is one: 16 images of
+512 x 512 with 100 detections each (or `batch=N`, `side=N`, `k=N`).
 
 kitti: seconds that KITTI's evaluation takes on made-up frames, as many as its validation set has (or `frames=N`), with
 50 detections a frame (or `detections=N`).
@@ -25,17 +28,20 @@ from centernet.structures import InputError
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kind", choices=("data", "kitti"))
+    parser.add_argument("kind", choices=("data", "decode", "kitti"))
     parser.add_argument("--rounds", type=int, default=5, help="passes over the files; the best one counts (default: 5)")
     parser.add_argument(
         "overrides",
         nargs="*",
-        help="as for train.py: data=coco data.root=DIR resolution=[512,512]; for kitti: frames=N detections=N",
+        help="as for train.py: data=coco data.root=DIR resolution=[512,512]; decode: batch=N side=N k=N; "
+        "kitti: frames=N detections=N",
     )
     args = parser.parse_intermixed_args()  # options may stand between the overrides
     try:
         if args.kind == "data":
             benchmark_data(args.overrides, args.rounds)
+        elif args.kind == "decode":
+            benchmark_decode(args.rounds, **_counts(args.overrides, ("batch", "side", "k")))
         else:
             benchmark_kitti(**_counts(args.overrides, ("frames", "detections")))
     except InputError as error:
@@ -82,6 +88,36 @@ def benchmark_data(overrides: list[str], rounds: int) -> None:
     print(f"data path    {path_rate:7.1f} images/s  (read, warp, colour, objects, collate)")
     print(f"cv2.imread   {bare_rate:7.1f} images/s")
     print(f"ratio        {path_rate / bare_rate:7.2f}")
+
+
+@torch.inference_mode()
+def benchmark_decode(rounds: int, batch: int = 16, side: int = 512, k: int = 100) -> None:
+    """Print how long each task takes to activate and decode a batch of random maps; the median of ``rounds``."""
+    from centernet.tasks.base import build_task, task_names
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"batch {batch}, {side}x{side}, {k} detections an image, {device}, {torch.get_num_threads()} threads, seed 0")
+    for name in task_names():
+        task = build_task(name, 80 if name.startswith("ctdet") else 3 if name.startswith("ddd") else 1, k=k)
+        times = {}
+        for classes in dict.fromkeys((task.num_classes, 1)):
+            task = build_task(name, classes, k=k)
+            generator = torch.Generator().manual_seed(0)
+            size = (side // task.stride, side // task.stride)
+            maps = {
+                head: torch.randn(batch, about.channels, *size, generator=generator).to(device)
+                - (4 if about.is_heatmap else 0)
+                for head, about in task.heads.items()
+            }
+            taken = []
+            for _ in range(rounds + 1):  # the first one warms up
+                started = time.perf_counter()
+                task.detect(maps)
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                taken.append(time.perf_counter() - started)
+            times[classes] = 1000 * float(np.median(taken[1:]))
+        print(f"{name:<12}" + "".join(f"{time_:9.1f} ms ({n} class{'es' * (n > 1)})" for n, time_ in times.items()))
 
 
 def benchmark_kitti(frames: int = 3769, detections: int = 50) -> None:
@@ -162,7 +198,7 @@ def _rate(work: Callable[[], None], count: int) -> float:
     return count / (time.perf_counter() - started)
 
 
-__all__: Iterable[str] = ("benchmark_data", "benchmark_kitti")
+__all__: Iterable[str] = ("benchmark_data", "benchmark_decode", "benchmark_kitti")
 
 if __name__ == "__main__":
     main()

@@ -123,6 +123,14 @@ def test_the_data_benchmark_compares_with_bare_reading(script, shapes):
     assert "imread" in result.output
 
 
+def test_the_decode_benchmark_times_every_task(script):
+    result = script("benchmark.py", "decode", "batch=1", "side=64", "k=5", "--rounds", "1")
+    assert result.code == 0, result.output
+    for name in ("ctdet", "ctdet_dense", "ddd", "ddd_dle", "multi_pose"):
+        assert f"\n{name} " in result.output
+    assert result.output.count(" ms (1 class)") == 5
+
+
 def test_the_kitti_benchmark_times_the_evaluation_of_made_up_frames(script):
     result = script("benchmark.py", "kitti", "frames=20", "detections=5")
     assert result.code == 0, result.output
