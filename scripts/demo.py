@@ -18,6 +18,7 @@ import numpy as np
 
 from centernet.data.images import find_images, read_image
 from centernet.data.kitti_format import read_calibration
+from centernet.data.transforms import EVAL_MODES
 from centernet.inference import Predictor
 from centernet.ops.camera import camera_matrix
 from centernet.structures import InputError
@@ -36,7 +37,7 @@ def main() -> None:
         "--resolution", type=int, nargs=2, metavar=("H", "W"), help="input size; default: the training's"
     )
     parser.add_argument(
-        "--mode", choices=("fit", "keep", "stretch"), help="how images become inputs; default: the training's"
+        "--mode", choices=EVAL_MODES, help="how images become inputs; default: the training's"
     )
     parser.add_argument("--device", help="cpu, cuda, ...; default: cuda where there is one")
     parser.add_argument("--heatmap", action="store_true", help="also write the heatmaps over each image")

@@ -56,8 +56,8 @@ class DddTask(CtdetTask):
 
     - ``k``: detections per image. ``radius``: ``centernet``, ``cornernet`` or ``proportional``, at ``min_overlap``.
     - ``size``, ``offset``: whether to regress the 2D box's size, and where in its cell its centre lies.
-    - ``slots``: the losses at centres are means over so many rows per image, as in the original (which has 50), or over
-      all rows where there are more objects; None: over the objects.
+    - ``slots``: None: the losses at centres are means over the objects. A number: over so many rows per image, or over
+      all rows where there are more objects; with its 50 the original weights these losses by how full an image is.
     - ``ignored``: around objects that count neither way (crowd rows) the heatmap is not pushed down under a
       ``gaussian``, or in the whole box (``region``). A label of -1 means all classes.
     - ``focal``: focal length in input pixels that depths belong to. With it the network learns and says how far away
@@ -86,7 +86,7 @@ class DddTask(CtdetTask):
         offset_weight: float = 1.0,
         size: bool = True,
         offset: bool = True,
-        slots: int | None = 50,
+        slots: int | None = None,
         ignored: str = "gaussian",
         focal: float | None = None,
         overlap: str = "official",

@@ -83,6 +83,7 @@ class Sample:
         self.grid_size = (self.size[0] // 4, self.size[1] // 4)
         self.task = DddTask(
             options["num_classes"],
+            slots=50,
             size=options.get("reg_bbox", True),
             offset=options.get("reg_offset", True),
             ignored="region" if options.get("rect_mask") else "gaussian",
@@ -194,6 +195,7 @@ def test_the_whole_loss_of_ddd_every_part_and_every_gradient(entry):
     case = read("losses_xy", entry)
     options, batch = case.params, case.tensors()
     task = DddTask(
+        slots=50,
         num_classes=batch["batch_hm"].shape[1],
         size=options["reg_bbox"],
         offset=options["reg_offset"],

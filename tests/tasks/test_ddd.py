@@ -197,7 +197,7 @@ def test_depth_is_one_over_the_sigmoid_less_one_in_float32():
 
 
 def test_the_network_is_trained_on_what_it_will_say():
-    task = DddTask(CLASSES)
+    task = DddTask(CLASSES, slots=50)
     targets = task.encode(make_batch(scene([(0, 1.6, 20, 0.5, 1), (9, 1.6, 50, 2, 1)])), (HEIGHT, WIDTH))
     good = task.losses([task.perfect(targets, (HEIGHT, WIDTH))], targets)
     assert good["depth"] < 1e-5
@@ -318,7 +318,7 @@ def test_without_size_and_offset_maps_boxes_are_points_in_the_middle_of_cells():
 
 
 def test_heads_follow_from_the_options():
-    heads = DddTask(3).heads
+    heads = DddTask(3, slots=50).heads
     assert {name: (head.channels, head.weight) for name, head in heads.items()} == {
         "heatmap": (3, 1),
         "depth": (1, 1),
