@@ -36,9 +36,7 @@ def main() -> None:
     parser.add_argument(
         "--resolution", type=int, nargs=2, metavar=("H", "W"), help="input size; default: the training's"
     )
-    parser.add_argument(
-        "--mode", choices=EVAL_MODES, help="how images become inputs; default: the training's"
-    )
+    parser.add_argument("--mode", choices=EVAL_MODES, help="how images become inputs; default: the training's")
     parser.add_argument("--device", help="cpu, cuda, ...; default: cuda where there is one")
     parser.add_argument("--heatmap", action="store_true", help="also write the heatmaps over each image")
     parser.add_argument("--calib", type=Path, help="3D: KITTI calibration file, or a folder with one per image")

@@ -33,12 +33,12 @@ from centernet.data.synthetic import draw_once
 from centernet.ops.camera import box_corners, project, wrap_angle
 
 # Raise it when the drawing changes, so that files drawn by an older version are drawn again.
-VERSION = 2
+VERSION = 3
 # The benchmark's limits of height (40 and 25 pixels) count image pixels: smaller images would leave out most objects.
 HEIGHT, WIDTH = 256, 832
 CAMERA_HEIGHT = 1.65  # metres above the ground
 EMPTY_SHARE, REGION_SHARE = 0.05, 0.15
-NEAREST, FARTHEST = 6.0, 40.0  # metres
+NEAREST, FARTHEST = 8.0, 36.0  # metres
 LEAST_HEIGHT, LEAST_VISIBLE, MOST_TRUNCATED = 24.0, 0.3, 0.5
 ROAD = 4.5  # metres from its middle to its edge
 _SUBPIXEL = 4  # fractional bits of the coordinates given to OpenCV
@@ -214,8 +214,9 @@ def _draw_camera(rng: np.random.Generator) -> np.ndarray:
 
 
 def _place_things(rng: np.random.Generator, camera: np.ndarray) -> list[Cuboid]:
-    """Two to eight things that do not meet, each at least ``LEAST_HEIGHT`` pixels tall and mostly in the image."""
-    wanted = int(rng.integers(2, 9))
+    """Five to thirteen things (if there is room) that do not meet, each at least ``LEAST_HEIGHT`` pixels tall and
+    mostly in the image."""
+    wanted = int(rng.integers(5, 14))
     kinds, shares = list(TYPES), np.array([share for share, _, _ in TYPES.values()])
     things: list[Cuboid] = []
     for _ in range(6 * wanted):

@@ -57,7 +57,8 @@ class DddTask(CtdetTask):
     - ``k``: detections per image. ``radius``: ``centernet``, ``cornernet`` or ``proportional``, at ``min_overlap``.
     - ``size``, ``offset``: whether to regress the 2D box's size, and where in its cell its centre lies.
     - ``slots``: None: the losses at centres are means over the objects. A number: over so many rows per image, or over
-      all rows where there are more objects; with its 50 the original weights these losses by how full an image is.
+      all rows where there are more objects. The original has 50, weights these losses thereby by how full an image is,
+      and gives depth the weight 1, which without slots would drown everything else.
     - ``ignored``: around objects that count neither way (crowd rows) the heatmap is not pushed down under a
       ``gaussian``, or in the whole box (``region``). A label of -1 means all classes.
     - ``focal``: focal length in input pixels that depths belong to. With it the network learns and says how far away
@@ -79,7 +80,7 @@ class DddTask(CtdetTask):
         radius: str = "centernet",
         min_overlap: float = 0.7,
         heatmap_weight: float = 1.0,
-        depth_weight: float = 1.0,
+        depth_weight: float = 0.1,
         dimensions_weight: float = 1.0,
         rotation_weight: float = 1.0,
         size_weight: float = 0.1,

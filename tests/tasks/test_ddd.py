@@ -318,7 +318,7 @@ def test_without_size_and_offset_maps_boxes_are_points_in_the_middle_of_cells():
 
 
 def test_heads_follow_from_the_options():
-    heads = DddTask(3, slots=50).heads
+    heads = DddTask(3, slots=50, depth_weight=1).heads
     assert {name: (head.channels, head.weight) for name, head in heads.items()} == {
         "heatmap": (3, 1),
         "depth": (1, 1),
