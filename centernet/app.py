@@ -172,7 +172,7 @@ def train(cfg: DictConfig) -> float | None:
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
     results = _validate(trainer, module, data, run, best)
     if trainer.is_global_zero:
-        _tell_where(run, data)
+        _tell_where(run, data, module.task.name)
     return results.get(module.task.monitor)
 
 
@@ -273,7 +273,7 @@ def class_table_text(per_class: Mapping[str, Mapping[str, float]], most: int = 1
     return "\n".join(lines)
 
 
-def _tell_where(run: Path, data: Any) -> None:
+def _tell_where(run: Path, data: Any, task: str) -> None:
     shown = os.path.relpath(run) if run.is_relative_to(Path.cwd()) else str(run)
     best = f"{shown}/best.ckpt"
     images = getattr(data.datasets["val"], "folder", "IMAGES")
@@ -286,7 +286,7 @@ detections    {shown}/{data.datasets["val"].results}, {shown}/metrics.json
 
 next: python eval.py ckpt={best}
       python scripts/demo.py {best} {images}
-      python train.py data=coco data.root=YOUR_DATA
+      python train.py {"" if task == "ctdet" else f"task={task} "}{data.yours}
       python train.py --help"""
     )
 

@@ -124,6 +124,13 @@ def draw_boxes_3d(
     return canvas
 
 
+def birds_eye_reach(rows: Mapping[str, Any]) -> float:
+    """How many metres a bird's-eye view must show to hold these boxes, 20 to 90."""
+    location = np.asarray(rows["location"], float).reshape(-1, 3)
+    needed = np.maximum(1.1 * location[:, 2] + 3, 2 * np.abs(location[:, 0]) + 5)
+    return float(np.clip(needed.max(initial=0), 20, 90))
+
+
 def draw_birds_eye(
     rows: Mapping[str, Any], reach: float, others: Mapping[str, Any] | None = None, side: int = BIRDS_EYE_SIDE
 ) -> np.ndarray:
@@ -256,8 +263,7 @@ def truth_and_prediction(
     picture = panel(pictures, below=big.shape[1] > 2 * big.shape[0])
     if calibration is None or "location" not in truth:
         return picture
-    far = max([20.0, *(float(z) for z in np.asarray(truth["location"])[:, 2])])
-    reach = min(1.15 * far, 90.0)
+    reach = birds_eye_reach(truth)
     views = {
         "truth from above": draw_birds_eye(truth, reach),
         "prediction (grey: truth)": draw_birds_eye(found, reach, truth),

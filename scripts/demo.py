@@ -22,7 +22,15 @@ from centernet.data.transforms import EVAL_MODES
 from centernet.inference import Predictor
 from centernet.ops.camera import camera_matrix
 from centernet.structures import InputError
-from centernet.visualize import draw_birds_eye, draw_objects, enlarge, overlay_heatmap, panel, save_image
+from centernet.visualize import (
+    birds_eye_reach,
+    draw_birds_eye,
+    draw_objects,
+    enlarge,
+    overlay_heatmap,
+    panel,
+    save_image,
+)
 
 
 def main() -> None:
@@ -75,8 +83,7 @@ def run(args: argparse.Namespace) -> None:
         rows = {field: value.numpy() for field, value in result.items() if field != "names"}
         picture = draw_objects(big, rows, predictor.class_names, predictor.joints, calibration, factor)
         if is_3d:
-            far = max([20.0, *rows["location"][:, 2].tolist()])
-            views = {str(name): picture, "from above": draw_birds_eye(rows, min(1.15 * far, 90.0))}
+            views = {str(name): picture, "from above": draw_birds_eye(rows, birds_eye_reach(rows))}
             picture = panel(views, below=True)
         target = (args.out / name).with_suffix(".png")
         save_image(target, picture)

@@ -150,6 +150,29 @@ def test_a_3d_model_takes_the_camera_from_a_file_a_folder_or_a_focal_length(comm
     torch.testing.assert_close(bottom, result["location"], atol=1e-3, rtol=1e-4)
 
 
+def test_what_depth_costs_is_measured_on_a_checkpoint(command, cuboids, figures, monkeypatch, capfd):
+    best = train(command, "ddd_dle", cuboids).run / "best.ckpt"
+
+    def script(*arguments: str) -> str:
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", ["depth_cost.py", *arguments])
+        runpy.run_path(str(ROOT / "scripts" / "depth_cost.py"), run_name="__main__")
+        return capfd.readouterr().out
+
+    table = script(str(best))
+    assert "ddd_dle, 8 images, official overlaps" in table
+    rows = {
+        line[:24].strip(): line[24:].split()
+        for line in table.splitlines()
+        if ", true depth" in line or line[:4] == "true"
+    }
+    assert set(rows) == {"true depth", "Pedestrian, true depth", "Car, true depth", "Cyclist, true depth"}
+    assert all(len(cells) == 4 for cells in rows.values())
+    boxes = train(command, "multi_pose", figures).run / "best.ckpt"
+    with pytest.raises(SystemExit, match=r"is of task multi_pose, which has no depth; give one of ddd or ddd_dle"):
+        script(str(boxes))
+
+
 def test_a_pose_model_evaluates_other_files_with_the_same_joints_only(command, figures, shapes, tmp_path):
     best = train(command, "multi_pose", figures).run / "best.ckpt"
     other = tmp_path / "other"

@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 
 from centernet.data.images import read_image
+from centernet.structures import JointSet
 from centernet.visualize import (
+    BIRDS_EYE_SIDE,
     MARGIN,
+    SIDES,
     class_colour,
+    draw_birds_eye,
     draw_boxes,
+    draw_boxes_3d,
+    draw_joints,
+    draw_objects,
     enlarge,
     overlay_heatmap,
     panel,
@@ -107,6 +114,99 @@ def test_truth_and_prediction_show_each_its_own():
     assert without.shape[1] == 2 * width
 
 
+HANDS = JointSet.of({"names": ["head", "left_hand", "right_hand"], "skeleton": [["head", "left_hand"]]})
+
+
+def is_colour(image: np.ndarray, colour: tuple[int, int, int], near: int = 40) -> np.ndarray:
+    return (np.abs(image.astype(int) - colour) < near).all(-1)
+
+
+def test_joints_are_drawn_where_they_are_in_the_colour_of_their_side():
+    drawn = draw_joints(GREY, [[[80, 20], [40, 60], [120, 60]]], HANDS)
+    for (x, y), colour in zip(((80, 20), (40, 60), (120, 60)), (SIDES[2], SIDES[0], SIDES[1]), strict=True):
+        assert is_colour(drawn[y, x], colour)
+    assert not np.array_equal(drawn[40, 60], GREY[40, 60])  # on the line between head and left hand
+    assert np.array_equal(drawn[40, 100], GREY[40, 100])  # no line to the other one
+    assert (GREY == 128).all()
+
+
+def test_unlabelled_joints_are_not_drawn_and_unsure_ones_are_hollow():
+    truth = draw_joints(GREY, [[[80, 20, 2], [0, 0, 0], [120, 60, 1]]], HANDS)
+    assert np.array_equal(truth[:12, :12], GREY[:12, :12])
+    assert np.array_equal(truth[40, 60], GREY[40, 60])
+    assert is_colour(truth[60, 120], SIDES[1])
+    unsure = draw_joints(GREY, [[[80, 20], [40, 60], [120, 60]]], HANDS, [[0.9, 0.05, 0.9]])
+    assert not is_colour(unsure[60, 40], SIDES[0])
+    assert is_colour(unsure[60, 120], SIDES[1])
+
+
+CAMERA = np.array([[150.0, 0, 80, 0], [0, 150, 40, 0], [0, 0, 1, 0]])
+
+
+def cars(*places: tuple[float, float, float]) -> dict[str, np.ndarray]:
+    count = len(places)
+    return {
+        "boxes": np.tile([10.0, 10, 50, 50], (count, 1)),
+        "labels": np.zeros(count, int),
+        "location": np.array(places, float).reshape(-1, 3),
+        "dimensions": np.tile([1.5, 1.6, 4.0], (count, 1)),
+        "yaw": np.full(count, -np.pi / 2),
+    }
+
+
+def test_a_3d_box_is_drawn_where_the_camera_sees_it():
+    drawn = draw_boxes_3d(GREY, cars((0, 1.5, 12)), ["car"], CAMERA)
+    changed = np.argwhere((drawn != GREY).any(-1))
+    # The near face is at 10 m: 24 pixels wide around x = 80, its bottom 22.5 below and its top at y = 40.
+    edges = is_colour(drawn, class_colour(0))
+    ys, xs = np.nonzero(edges)
+    assert (xs.min(), xs.max()) == pytest.approx((68, 92), abs=2)
+    assert ys.max() == pytest.approx(62.5, abs=2)
+    assert changed.min(0)[0] < 40  # the name stands above
+
+
+def test_a_3d_box_that_reaches_behind_the_camera_is_drawn_flat():
+    drawn = draw_boxes_3d(GREY, cars((0, 1.5, 1)), ["car"], CAMERA)
+    assert np.array_equal(drawn, draw_boxes(GREY, [[10, 10, 50, 50]], [0], ["car"]))
+
+
+def test_from_above_things_lie_where_they_are_and_point_where_they_go():
+    view = draw_birds_eye(cars((0, 1.5, 20)), reach=40)
+    colours = np.argwhere(is_colour(view, class_colour(0)))
+    middle = colours.mean(0)
+    assert view.shape == (BIRDS_EYE_SIDE, BIRDS_EYE_SIDE, 3)
+    assert middle[1] == pytest.approx(BIRDS_EYE_SIDE / 2, abs=3)
+    assert middle[0] == pytest.approx(BIRDS_EYE_SIDE / 2, abs=8)
+    # Yaw -90 degrees: it drives away from us, so that its heading line lies in the upper half.
+    column = is_colour(view[:, BIRDS_EYE_SIDE // 2], class_colour(0))
+    rows = np.flatnonzero(column)
+    assert (rows < BIRDS_EYE_SIDE / 2 - 2).sum() > (rows > BIRDS_EYE_SIDE / 2 + 2).sum()
+    truth = draw_birds_eye(cars(), 40, cars((5, 1.5, 20)))
+    assert is_colour(truth, (150, 150, 150), 20).sum() > 20
+
+
+def test_what_rows_have_decides_what_is_drawn():
+    rows = cars((0, 1.5, 12))
+    assert np.array_equal(draw_objects(GREY, rows, ["car"]), draw_boxes(GREY, rows["boxes"], [0], ["car"]))
+    solid = draw_objects(GREY, rows, ["car"], calibration=CAMERA)
+    assert np.array_equal(solid, draw_boxes_3d(GREY, rows, ["car"], CAMERA))
+    person = {"boxes": rows["boxes"], "labels": rows["labels"], "joints": np.array([[[15, 15], [20, 30], [40, 30]]])}
+    boxes = draw_boxes(GREY, 2 * person["boxes"], [0], ["man"])
+    drawn = draw_objects(GREY, person, ["man"], HANDS, factor=2.0)
+    assert np.array_equal(drawn, draw_joints(boxes, 2 * person["joints"], HANDS))
+
+
+def test_wide_images_are_stacked_and_3d_truth_gets_birds_eye_views():
+    wide = np.full((100, 340, 3), 128, np.uint8)
+    rows = cars((0, 1.5, 12))
+    found = {**rows, "scores": np.array([0.9])}
+    flat = truth_and_prediction(wide, rows, found, ["car"])
+    assert flat.shape[:2] == (2 * (100 + MARGIN), 340)
+    whole = truth_and_prediction(wide, rows, found, ["car"], calibration=CAMERA)
+    assert whole.shape[0] == 2 * (100 + MARGIN) + BIRDS_EYE_SIDE + 3 * MARGIN
+    assert whole.shape[1] == 2 * BIRDS_EYE_SIDE
+
+
 def test_an_image_is_written_as_it_is_into_new_folders(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (8, 9, 3)).astype(np.uint8)
     path = save_image(tmp_path / "a" / "b" / "c.png", image)
@@ -134,7 +234,14 @@ def history(epochs: int) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    "rows", [history(1), history(5), [{"epoch": 1}], [*history(2), {"epoch": 3, "train/loss": 2.0}]]
+    "rows",
+    [
+        history(1),
+        history(5),
+        [{"epoch": 1}],
+        [*history(2), {"epoch": 3, "train/loss": 2.0}],
+        [*history(2), {"epoch": 3, "train/loss": -0.5, "train/loss/depth": -1.0}],
+    ],
 )
 def test_curves_are_drawn_of_whatever_there_is(tmp_path, rows):
     picture = read_image(plot_history(rows, tmp_path / "curves.png"))

@@ -216,8 +216,11 @@ class CenterNetDataModule(pl.LightningDataModule):
     the first N images of each split; ``skip_empty``: leave out training images without annotations; ``validate_on`` val
     or train (to see whether a model can learn its images by heart).
 
-    ``class_names`` is known after ``setup``; setting it before fixes the order of the classes.
+    ``class_names`` is known after ``setup``; setting it before fixes the order of the classes. ``yours``: the words
+    that name a user's own data of this kind on the command line.
     """
+
+    yours = "data=coco data.root=YOUR_DATA"
 
     def __init__(
         self,

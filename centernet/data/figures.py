@@ -116,6 +116,8 @@ class FiguresDataModule(CocoDataModule):
     """The built-in persons: drawn below ``root`` on first use, read like any COCO keypoint data. Options:
     ``CenterNetDataModule``."""
 
+    yours = "data=coco_pose data.root=YOUR_DATA"
+
     def __init__(
         self,
         root: str | Path = "data/figures",

@@ -205,6 +205,8 @@ class KittiDataModule(CenterNetDataModule):
     Further options: ``CenterNetDataModule``.
     """
 
+    yours = "data=kitti data.root=YOUR_DATA"
+
     def __init__(
         self,
         root: str | Path | None = None,
