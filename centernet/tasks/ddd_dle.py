@@ -17,6 +17,8 @@ from centernet.structures import HEATMAP_BIAS, AtCells, Detections, Head, InputE
 from centernet.tasks.ctdet import Placed
 from centernet.tasks.ddd import SURE, DddTask
 
+# How wrong a depth may be (metres) and still count as right in a detection's score.
+DEPTH_TOLERANCE = 1.0
 HEADING_BINS = 12
 HEADING_STEP = 2 * torch.pi / HEADING_BINS
 # (h, w, l) in metres: the means over KITTI's pedestrians, cars and cyclists as MonoDLE gives them, and a usual car.
@@ -33,8 +35,10 @@ class DddDleTask(DddTask):
       KITTI's pedestrian, car, cyclist for three classes, else a car's.
 
     The heatmap, the 2D box and everything else belong to the cell that the 3D centre is projected into; objects with a
-    centre outside the grid are dropped. A score is the peak's times exp(-s), s being the standard deviation of depth in
-    metres that the network says (the authors' code takes 1 / s, which may exceed 1). All losses are means over objects.
+    centre outside the grid are dropped. A score is the peak's times the probability that the depth is right to within a
+    metre, by the Laplace distribution that the network says. (The authors multiply by a decreasing function of the
+    spread that may exceed 1; exp(-spread) would put every near guess before every far object.) All losses are means
+    over objects; the authors give depth the weight 1.
     """
 
     name = "ddd_dle"
@@ -49,7 +53,7 @@ class DddDleTask(DddTask):
         radius: str = "centernet",
         min_overlap: float = 0.7,
         heatmap_weight: float = 1.0,
-        depth_weight: float = 1.0,
+        depth_weight: float = 0.1,
         dimensions_weight: float = 1.0,
         rotation_weight: float = 1.0,
         size_weight: float = 1.0,
@@ -140,7 +144,7 @@ class DddDleTask(DddTask):
 
     def decode(self, maps: Outputs) -> Detections:
         found = super().decode(maps)
-        found["scores"] = found["scores"] * torch.exp(-found.pop("depth_spread"))
+        found["scores"] = found["scores"] * confidence_of(found.pop("depth_spread"))
         order = found["scores"].topk(found["scores"].shape[1]).indices
         return {
             name: value.gather(1, order.view(*order.shape, *[1] * (value.ndim - 2)).expand_as(value))
@@ -182,3 +186,9 @@ class DddDleTask(DddTask):
         depth = outputs["depth"]
         sure = torch.full_like(depth, -SURE)  # logarithm of a spread of almost nothing
         return {**outputs, "depth": torch.cat([depth, sure], 1), "dimensions": outputs["dimensions"][:, :3]}
+
+
+def confidence_of(spread: Tensor) -> Tensor:
+    """Probability that a depth is right to ``DEPTH_TOLERANCE``, for Laplace distributions with these standard
+    deviations (metres, same shape)."""
+    return -torch.expm1(-(2**0.5) * DEPTH_TOLERANCE / spread)

@@ -114,7 +114,9 @@ def test_scores_fall_with_the_spread_of_depth_and_are_in_order():
     maps["depth"].flatten(2)[0, 1, second] = math.log(0.5)
     found = task.decode(maps)
     assert found["labels"].tolist() == [[1, 0]]
-    assert found["scores"][0].tolist() == pytest.approx([math.exp(-0.5), math.exp(-2)], rel=1e-4)
+    assert found["scores"][0].tolist() == pytest.approx(
+        [1 - math.exp(-(2**0.5) / 0.5), 1 - math.exp(-(2**0.5) / 2)], rel=1e-4
+    )
     assert found["depth"][0].tolist() == pytest.approx([30, 20], rel=1e-4)
     np.testing.assert_allclose(found["boxes"][0], clipped(truth["boxes"].numpy())[[1, 0]], atol=1e-3)
 
