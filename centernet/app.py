@@ -315,13 +315,13 @@ class SweepTable(HydraCallback):
         if not rows:
             return
         with open(folder / "sweep.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
+            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
             writer.writerows(rows)
         wide = max(len(row["overrides"]) for row in rows)
         names = [name for name in rows[0] if name not in ("run", "overrides")][:6]
         print(f"\n{'run':<5}{'':<{wide}}" + "".join(f"{name:>8}" for name in names))
         for row in rows:
-            values = "".join(f"{row[n]:8.3f}" if row[n] is not None else f"{'-':>8}" for n in names)
+            values = "".join(f"{row[n]:8.3f}" if row.get(n) is not None else f"{'-':>8}" for n in names)
             print(f"{row['run']:<5}{row['overrides']:<{wide}}{values}")
         print(f"table: {folder / 'sweep.csv'}")

@@ -51,8 +51,13 @@ def build_module(cfg: DictConfig, class_names: list[str], facts: Mapping[str, An
     task_options = plain(cfg.task)
     name = task_options.pop("name")
     for option in task_class(name).takes:
-        if task_options.get(option) is None and option in (facts or {}):
+        if option not in (facts or {}):
+            continue
+        said = task_options.get(option)
+        if said is None:
             task_options[option] = facts[option]
+        elif isinstance(said, Mapping) and isinstance(facts[option], Mapping):
+            task_options[option] = {**facts[option], **said}
     pretrained = cfg.pretrained
     checkpoint = isinstance(pretrained, str) and pretrained.endswith(".ckpt")
     module = CenterNetModule(

@@ -18,7 +18,7 @@ from centernet.data.transforms import eval_pipeline, warp_image
 from centernet.models.centernet import CenterNet
 from centernet.models.fuse import fuse
 from centernet.ops.camera import camera_matrix
-from centernet.structures import Detections, JointSet, Outputs, unbatch
+from centernet.structures import Detections, InputError, JointSet, Outputs, unbatch
 from centernet.tasks.base import Task
 
 # Mean and standard deviation of RGB in 0 .. 1. "coco" is what CenterNet trains with on COCO. On KITTI and VOC it gives
@@ -140,9 +140,12 @@ class Predictor:
     ) -> list[dict[str, Any]]:
         """Detections of several images, in batches of equal input size; see ``__call__``."""
         arrays = [read_image(image) if isinstance(image, (str, Path)) else image for image in images]
-        cameras = [None if given is None else torch.as_tensor(given).double() for given in calibrations or ()]
-        cameras = cameras or [None] * len(arrays)
+        if calibrations is not None and len(calibrations) != len(arrays):
+            raise InputError(f"{len(arrays)} images have {len(calibrations)} calibrations; give one for each, or None")
+        cameras = [_camera(given) for given in calibrations or [None] * len(arrays)]
         if focal is not None:
+            if not 0 < focal < float("inf"):
+                raise InputError(f"focal={focal} is no focal length; give it in pixels of the image (KITTI: 721)")
             cameras = [
                 camera_matrix(focal, array.shape[:2]) if camera is None else camera
                 for camera, array in zip(cameras, arrays, strict=True)
@@ -154,7 +157,10 @@ class Predictor:
         results: list[dict[str, Any]] = [{} for _ in images]
         for members in groups.values():
             pixels = torch.stack([warped[n][0] for n in members]).to(self.device)
-            batch: dict[str, Tensor] = {"input_from_image": torch.stack([warped[n][1] for n in members])}
+            batch: dict[str, Tensor] = {
+                "input_from_image": torch.stack([warped[n][1] for n in members]),
+                "image_size": torch.tensor([arrays[n].shape[:2] for n in members]),
+            }
             if all(cameras[n] is not None for n in members):
                 batch["calibration"] = torch.stack([cameras[n] for n in members])
             found = {name: value.cpu() for name, value in self.detector(pixels).items()}
@@ -172,3 +178,21 @@ class Predictor:
         pixels, matrix = warp_image(self.pipeline, array)
         maps = self.detector.maps(pixels[None].to(self.device))
         return maps[name][0].amax(0).cpu().numpy(), matrix.numpy()
+
+
+def _camera(given: Any) -> Tensor | None:
+    """A calibration as float64 ``[3, 4]``, or None. Raises ``InputError`` for anything else."""
+    if given is None:
+        return None
+    try:
+        camera = torch.as_tensor(given).double()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"calibration {str(given)[:60]!r} is no matrix; give P2 [3, 4] "
+            "(centernet.data.kitti_format.read_calibration reads it)"
+        ) from None
+    if camera.shape != (3, 4) or not torch.isfinite(camera).all() or not (camera[0, 0] > 0 and camera[1, 1] > 0):
+        raise InputError(
+            f"calibration has the shape {list(camera.shape)} or no focal lengths; give P2 [3, 4] of a camera"
+        )
+    return camera

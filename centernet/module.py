@@ -92,12 +92,27 @@ class CenterNetModule(pl.LightningModule):
                     f"the data has {len(names)} classes ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''}), "
                     f"the model has {self.task.num_classes}"
                 )
+            if stage == "fit":
+                self._take_facts(data.facts)
             data.set_divisor(self.detector.network.divisor)
             self.eval_spec = data.eval_spec
             self._check_data(data)
         if self.class_names is None:
             self.class_names = [str(label) for label in range(self.task.num_classes)]
         self.metric = self.task.metric(self.class_names).to(self.device)
+
+    def _take_facts(self, facts: Mapping[str, Any]) -> None:
+        """Fill in task options that nobody said from what the data says, as long as the network's heads stay the same.
+
+        (The command line does so before it builds the network.)
+        """
+        missing = {o: facts[o] for o in self.task.takes if o in facts and self.task_options.get(o) is None}
+        if not missing:
+            return
+        task = build_task(self.task.name, self.task.num_classes, **{**self.task_options, **missing})
+        if task.heads == self.task.heads:
+            self.task_options = {**self.task_options, **missing}
+            self.task = self.detector.task = task
 
     def _check_data(self, data: Any) -> None:
         require_divisible(data.resolution, self.detector.network.divisor)

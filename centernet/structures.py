@@ -7,7 +7,7 @@ Convention: the centre of the first pixel is at (0, 0), as in ``cv2.warpAffine``
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
@@ -35,7 +35,8 @@ class Objects(TypedDict, total=False):
     area: Tensor  # float [.., M] pixels of the object's mask in the image, what COCO sorts small / medium / large by
     valid: Tensor  # bool [B, M] only in a batch: False where a row is padding
 
-    joints: Tensor  # float [.., M, J, 3] x, y, and 0 not labelled / 1 labelled but hidden / 2 visible
+    # float [.., M, J, 3] x, y, and -1 its class has no such joint / 0 not labelled / 1 labelled but hidden / 2 visible
+    joints: Tensor
 
     # Monocular 3D (KITTI). A label of -1 marks a region that is ignored for every class (DontCare).
     neutral: Tensor  # bool [.., M] a crowd row that evaluation neither rewards nor punishes for its label (Van as Car)
@@ -157,6 +158,8 @@ class JointSet:
         Pairs may name joints or give their positions. What is absent follows from the names: left and right are
         paired, COCO's joints get COCO's sigmas and skeleton. Raises ``InputError`` for pairs that name no joint.
         """
+        if description is not None and not isinstance(description, Mapping):
+            raise InputError(f"{where}={description!r} is no mapping; give names, flip_pairs, sigmas or skeleton")
         given = dict(description or {})
         if unknown := set(given) - {"names", "flip_pairs", "sigmas", "skeleton"}:
             raise InputError(
@@ -183,7 +186,11 @@ class JointSet:
         if sigmas is None:
             known = dict(zip(COCO_JOINTS, COCO_SIGMAS, strict=True))
             sigmas = [known.get(name, USUAL_SIGMA) for name in names]
-        if len(sigmas) != len(names) or not all(float(sigma) > 0 for sigma in sigmas):
+        try:
+            is_sound = len(sigmas) == len(names) and all(float(sigma) > 0 for sigma in sigmas)
+        except (TypeError, ValueError):
+            is_sound = False
+        if not is_sound:
             raise InputError(f"{where}: {len(names)} joints need {len(names)} positive sigmas, given were {sigmas}")
         return cls(names, pairs, tuple(float(sigma) for sigma in sigmas), skeleton)
 
@@ -206,14 +213,16 @@ class JointSet:
 
 
 def _left_and_right(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Pairs of joints whose names differ in left / right (or a leading l_ / r_) only."""
+    """Pairs of joints whose names differ in left / right (l_ / r_ before, _l / _r behind, L / R before a capital)."""
     swaps = (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"))
     position = {name: n for n, name in enumerate(names)}
     pairs = []
     for n, name in enumerate(names):
         partners = [name.replace(left, right) for left, right in swaps if left in name]
         partners += [f"{other}{name[2:]}" for one, other in (("l_", "r_"), ("L_", "R_")) if name.startswith(one)]
-        pairs += [(n, position[partner]) for partner in partners[:1] if partner in position]
+        partners += [f"{name[:-2]}{other}" for one, other in (("_l", "_r"), ("_L", "_R")) if name.endswith(one)]
+        partners += [f"R{name[1:]}" for one in name[:1] if one == "L" and name[1:2].isupper()]
+        pairs += [(n, position[partner]) for partner in partners if partner in position][:1]
     return tuple(pairs)
 
 

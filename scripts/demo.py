@@ -61,7 +61,11 @@ def run(args: argparse.Namespace) -> None:
     paths = find_images(args.images)
     predictor = Predictor.from_checkpoint(args.checkpoint, args.resolution, args.mode, args.device)
     is_3d = "location" in predictor.detector.task.requires
-    if is_3d and args.focal is not None and args.focal <= 0:
+    if args.focal is not None and args.calib is not None:
+        raise InputError("--calib and --focal both say what the camera is; give one of them")
+    if not is_3d and (args.focal is not None or args.calib is not None):
+        raise InputError(f"{args.checkpoint} finds no 3D boxes, which --calib and --focal are for; leave them out")
+    if args.focal is not None and not 0 < args.focal < float("inf"):
         raise InputError(f"--focal {args.focal:g} is no focal length; give it in pixels of the image (KITTI: 721)")
     root = Path(args.images) if Path(args.images).is_dir() else paths[0].parent
     found, failed, started = {}, 0, time.perf_counter()
@@ -69,12 +73,12 @@ def run(args: argparse.Namespace) -> None:
         name = path.relative_to(root)
         try:
             image = read_image(path)
+            calibration = find_calibration(path, args.calib) if is_3d and args.focal is None else None
         except InputError as error:
             # One broken file must not cost the work on the others; the exit code still tells.
             print(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
-        calibration = find_calibration(path, args.calib) if is_3d and args.focal is None else None
         if is_3d and calibration is None:
             calibration = camera_matrix(args.focal, image.shape[:2]).numpy()
         result = predictor(image, args.threshold, calibration)

@@ -20,10 +20,12 @@ def main() -> None:
     parser.add_argument("checkpoint", help="RUN/best.ckpt of task ddd or ddd_dle")
     parser.add_argument("overrides", nargs="*", help="as for eval.py: data.root=DIR resolution=[384,1280]")
     args = parser.parse_args()
+    from hydra.errors import HydraException
+
     try:
         run(args.checkpoint, args.overrides)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    except (InputError, HydraException) as error:
+        sys.exit(f"error: {str(error).splitlines()[0]}")
 
 
 @torch.inference_mode()

@@ -50,7 +50,11 @@ def run(args: argparse.Namespace) -> None:
         truth = stack_objects([{name: torch.from_numpy(value) for name, value in fields.items()}])
         metric.update(found, truth, torch.tensor([number]))
     results = metric.compute()
-    print(f"{len(frames)} frames, those with a file in {args.results}; overlap {args.overlap}\n")
+    labelled = len(list(args.labels.glob("*.txt")))
+    print(f"{len(frames)} of {labelled} labelled frames, those with a file in {args.results}; overlap {args.overlap}")
+    if len(frames) < labelled:
+        print("note: a frame without detections needs an empty file, or its objects are not missed")
+    print()
     print(metric.table(results))
     print(f"\n{'moderate, 40 points':<24}{'objects':>10}{'2D':>10}{'AOS':>10}{'BEV':>10}{'3D':>10}")
     for name, row in metric.per_class.items():

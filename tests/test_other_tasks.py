@@ -16,7 +16,8 @@ import torch
 from centernet.data.images import read_image
 from centernet.data.kitti_format import read_calibration
 from centernet.inference import Predictor
-from centernet.module import load_module
+from centernet.module import DddModule, load_module
+from centernet.structures import InputError
 from tests import tiny
 from tests.places import ROOT
 
@@ -133,8 +134,11 @@ def test_a_3d_model_takes_the_camera_from_a_file_a_folder_or_a_focal_length(comm
 
     with pytest.raises(SystemExit, match=r"3D boxes need the camera, and calib does not exist; say --calib FILE"):
         demo()
-    with pytest.raises(SystemExit, match=r"--focal -3 is no focal length"):
-        demo("--focal", "-3")
+    for focal in ("-3", "nan"):
+        with pytest.raises(SystemExit, match=rf"--focal {focal} is no focal length"):
+            demo("--focal", focal)
+    with pytest.raises(SystemExit, match=r"--calib and --focal both say what the camera is"):
+        demo("--focal", "500", "--calib", str(calib))
     by_file = demo("--calib", str(calib))
     shutil.copy(calib, "alone.txt")
     assert demo("--calib", ".") == by_file
@@ -146,6 +150,13 @@ def test_a_3d_model_takes_the_camera_from_a_file_a_folder_or_a_focal_length(comm
     result = predictor("alone.png", calibration=read_calibration(calib))
     assert result["corners"].shape[1:] == (8, 3)
     np.testing.assert_allclose(result["location"][0], by_file["location"], atol=1e-3)
+    for camera in (np.eye(4), np.eye(3), np.full((3, 4), np.nan), "calib.txt"):
+        with pytest.raises(InputError, match=r"give P2 \[3, 4\]"):
+            predictor("alone.png", calibration=camera)
+    with pytest.raises(InputError, match=r"focal=0 is no focal length"):
+        predictor("alone.png", focal=0)
+    with pytest.raises(InputError, match=r"2 images have 1 calibrations; give one for each"):
+        predictor.predict(["alone.png"] * 2, calibrations=[None])
     bottom = result["corners"][:, :4].mean(1)
     torch.testing.assert_close(bottom, result["location"], atol=1e-3, rtol=1e-4)
 
@@ -220,6 +231,42 @@ def test_data_that_does_not_fit_the_task_is_one_sentence_and_an_exit_code(comman
     assert result.code == 2
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_3d_like_one_and_write_every_frame(command, cuboids, tmp_path):
+    from tests.test_train import run
+
+    best = train(command, "ddd", cuboids).run / "best.ckpt"
+    one = command("eval", f"ckpt={best}", "paths.runs=one")
+    two = run(tmp_path, "eval.py", f"ckpt={best}", "paths.runs=two", "trainer=ddp_cpu")
+    assert (one.code, two.code) == (0, 0), two.output
+    first, second = (read_json(next(Path(name).rglob("metrics.json"))) for name in ("one", "two"))
+    assert first["metrics"] == pytest.approx(second["metrics"], nan_ok=True)
+    counts = [len(list(Path(name).rglob("results/data/*.txt"))) for name in ("one", "two")]
+    assert counts == [8, 8]
+
+
+def test_in_plain_lightning_a_3d_module_learns_dimensions_and_focal_length_from_its_data(cuboids, tmp_path):
+    import pytorch_lightning as pl
+
+    from centernet.data.kitti import KittiDataModule
+
+    data = KittiDataModule(cuboids, resolution=(64, 192), batch_size=4, num_workers=0)
+    module = DddModule(num_classes=3, backbone=tiny.NETWORK, task="ddd_dle")
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    pl.Trainer(accelerator="cpu", max_steps=1, limit_val_batches=1, default_root_dir=tmp_path, **quiet).fit(
+        module, data
+    )
+    assert module.task.focal == pytest.approx(data.facts["focal"])
+    assert module.task.mean_dimensions == pytest.approx(data.facts["mean_dimensions"])
+    assert module.detector.task is module.task
+    assert module.description()["module"]["task_options"]["focal"] == module.task.focal
 
 
 def test_a_pose_training_starts_from_a_box_checkpoint(command, figures):

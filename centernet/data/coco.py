@@ -69,6 +69,11 @@ class CocoDataset(ImageDataset):
         self.notes: list[str] = []
         try:
             self.joints, self._joint_places = _joints(content, self.source, joints)
+            if self.joints is not None and len(self.joints.names) > 1 and not self.joints.flip_pairs:
+                self.notes.append(
+                    f"{self.source}: none of the {len(self.joints.names)} joints is paired left and right, so that a "
+                    "mirror image keeps their names; say data.joints={flip_pairs: [[NAME, NAME], ...]} if that is wrong"
+                )
             files, sizes, fields, offsets, segmentations = self._read_content(content, class_names)
         except InputError:
             raise
@@ -171,11 +176,13 @@ class CocoDataset(ImageDataset):
         """Joints ``[J, 3]`` of an annotation (x, y, visibility); zeros where it has none."""
         if self.joints is None:
             return None
+        places = self._joint_places.get(annotation["category_id"], [])
         joints = np.zeros((len(self.joints.names), 3), np.float32)
+        joints[:, 2] = -1  # of joints that the class does not have
+        joints[places, 2] = 0
         given = annotation.get("keypoints")
         if not given:
             return joints
-        places = self._joint_places.get(annotation["category_id"], [])
         if len(given) != 3 * len(places):
             raise InputError(
                 f"{where} has {len(given)} numbers in keypoints, but its category has {len(places)} joints; COCO wants "
@@ -340,12 +347,24 @@ def _joints(
     content: Mapping[str, Any], source: Path, given: Mapping[str, Any] | None
 ) -> tuple[JointSet | None, dict[Any, list[int]]]:
     """The joints of all categories together, and by category id the places of its joints among them."""
-    named = {c["id"]: [str(name) for name in c["keypoints"]] for c in content["categories"] if c.get("keypoints")}
+    named = {
+        _field(c, "id", "category", source): [str(name) for name in c["keypoints"]]
+        for c in content["categories"]
+        if c.get("keypoints")
+    }
+    for category, listed in named.items():
+        if len(set(listed)) < len(listed):
+            twice = next(name for name in listed if listed.count(name) > 1)
+            raise InputError(f"{source}: category {category!r} has two joints called {twice!r}; give each its own name")
     used = {a.get("category_id"): len(a["keypoints"]) // 3 for a in content["annotations"] if a.get("keypoints")}
     if not named and not used:
         return None, {}
+    if given is not None and not isinstance(given, Mapping):
+        raise InputError(f"data.joints={given!r} is no mapping; give names, flip_pairs, sigmas or skeleton")
     given = dict(given or {})
-    usual = list(given.get("names") or COCO_JOINTS)
+    usual = [str(name) for name in given.get("names") or COCO_JOINTS]
+    if given.get("names") and len(named) == 1 and all(len(listed) == len(usual) for listed in named.values()):
+        named = dict.fromkeys(named, usual)
     for category, count in used.items():
         if category not in named:
             if count != len(usual):
@@ -354,11 +373,11 @@ def _joints(
                     "data.joints.names says what they are called"
                 )
             named[category] = usual
-        elif given.get("names") and len(given["names"]) == len(named[category]) and len(named) == 1:
-            named[category] = usual
     names = list(dict.fromkeys(name for category in sorted(named, key=str) for name in named[category]))
     if given.get("names") and set(names) != set(usual):
         raise InputError(f"{source} has {len(names)} joints ({_some(names)}), data.joints names {len(usual)}")
+    if given.get("names"):
+        names = usual  # what else is given belongs to this order
     places = {category: [names.index(name) for name in listed] for category, listed in named.items()}
     if given.get("skeleton") is None:
         lines = [
@@ -369,7 +388,8 @@ def _joints(
         ]
         # COCO counts from 1.
         given["skeleton"] = list(dict.fromkeys(lines)) or None
-    return JointSet.of({**given, "names": names}, f"{source}: joints"), places
+    joints = JointSet.of({**given, "names": names}, f"{source}: joints")
+    return joints, places
 
 
 def _some(names: Sequence[str], most: int = 6) -> str:

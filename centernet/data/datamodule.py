@@ -269,7 +269,8 @@ class CenterNetDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         if stage in ("fit", None) and "train" not in self.datasets:
-            self._add("train", "train", train_pipeline(self.resolution, **self.augment), train=True)
+            pipeline = train_pipeline(self.resolution, mode=self.test_mode, **self.augment)
+            self._add("train", "train", pipeline, train=True)
         if "val" not in self.datasets:
             pipeline = eval_pipeline(self.resolution, self.test_mode, self.divisor)
             self._add("val", self.validate_on, pipeline, train=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +20,8 @@ from torch import Tensor
 from centernet.data.datamodule import CenterNetDataModule, ImageDataset
 from centernet.data.kitti_format import (
     CLASSES,
+    DONT_CARE,
+    TYPES,
     UNKNOWN_ANGLE,
     UNKNOWN_LOCATION,
     objects_of,
@@ -29,13 +32,15 @@ from centernet.data.kitti_format import (
     require_types,
     write_results,
 )
-from centernet.data.transforms import EvalWarp
+from centernet.data.transforms import EvalWarp, seed_pipeline
 from centernet.ops.affine import Size
 from centernet.ops.boxes import clip_boxes
 from centernet.ops.camera import project
 from centernet.structures import Detections, InputError, Objects
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+# The original's augmentation; see configs/augment/ddd.yaml.
+AUGMENT = {"warp": "jitter", "fill": "width", "scale": 0.4, "shift": 0.1, "p_jitter": 0.5, "flip": 0.0, "colour": None}
 # KITTI's own images differ by 1.5 %. Depth is learnt at one focal length and one scale of the image.
 MOST_SIZE_CHANGE = 0.10
 # A change of the image's scale by more than this share no longer goes with the depth of what is seen.
@@ -82,9 +87,16 @@ class KittiDataset(ImageDataset):
                 for path in _find(self.folder.with_name("label_2"), names, (".txt",), "label files", frames)
             ]
         rows = [objects_of(of_frame, self.class_names) for of_frame in labels]
+        types = Counter(name for of_frame in labels for name in of_frame.types.tolist())
+        if unknown := {name: count for name, count in types.items() if name not in (*TYPES, DONT_CARE)}:
+            listed = ", ".join(f"{count} {name}" for name, count in unknown.items())
+            self.notes.append(f"{self.source}: rows of types that KITTI does not have were left out: {listed}")
         counts = np.array([len(of_frame["labels"]) for of_frame in rows])
         fields = {name: np.concatenate([of_frame[name] for of_frame in rows]) for name in rows[0]}
         fields, counts = self._complete(fields, np.repeat(np.arange(len(names)), counts), projections, names)
+        if train and not (~fields["crowd"]).any():
+            found = ", ".join(f"{count} {name}" for name, count in types.items()) or "no row at all"
+            raise InputError(f"{self.source} has no {' or '.join(self.class_names)} to learn from (it has {found})")
         self.sizes = _require_alike(files, names)
         self.image_ids = [int(name) for name in names]
         super().__init__(
@@ -98,6 +110,22 @@ class KittiDataset(ImageDataset):
             seed=seed,
             image_fields={"calibration": projections},
         )
+        if train:
+            self._note_rescaling()
+
+    def _note_rescaling(self, draws: int = 32) -> None:
+        """Note when augmentation changes the scale of nearly every image, so that depth is hardly taught."""
+        size = tuple(self.sizes[0].tolist())
+        seed_pipeline(self.pipeline, 0)  # every sample seeds it anew
+        usual = _scale(self.evaluation.matrix(size))
+        changes = [_scale(self.pipeline.transforms[0].matrix(size)) / usual for _ in range(draws)]
+        kept = sum(abs(change - 1) <= MOST_SCALE_CHANGE for change in changes)
+        if kept < draws / 8:
+            self.notes.append(
+                f"{self.source}: of {draws} random training images {kept} keep the scale that evaluation sees "
+                f"(test_mode {self.evaluation.mode}), and the others teach no depth unless task.focal is set (task "
+                "ddd_dle sets it); say augment=ddd data.test_mode=width"
+            )
 
     def _complete(
         self, fields: dict[str, np.ndarray], owners: np.ndarray, projections: np.ndarray, names: Sequence[str]
@@ -202,7 +230,8 @@ class KittiDataModule(CenterNetDataModule):
     ``train_split`` and ``val_split`` name lists of ``root/ImageSets`` (``train`` for ``train.txt``) or are paths of
     text files; ``splits`` is another folder with such lists. Paths are taken as they are or, where nothing is there,
     relative to ``root``. The list called ``test`` means the frames of ``root/testing``, which have no labels.
-    Further options: ``CenterNetDataModule``.
+    ``augment`` and ``test_mode`` are the original's for this data by default. Further options:
+    ``CenterNetDataModule``.
     """
 
     yours = "data=kitti data.root=YOUR_DATA"
@@ -215,9 +244,15 @@ class KittiDataModule(CenterNetDataModule):
         splits: str | Path | None = None,
         class_names: Sequence[str] = CLASSES,
         resolution: Sequence[int] = (384, 1280),
+        augment: Mapping[str, Any] | None = None,
+        test_mode: str = "width",
         **options: Any,
     ) -> None:
-        super().__init__(resolution=resolution, **options)
+        super().__init__(resolution=resolution, augment=augment or AUGMENT, test_mode=test_mode, **options)
+        if self.augment.get("rotation"):
+            raise InputError(
+                f"augment.rotation={self.augment['rotation']} turns the image, which no 3D label can follow; say 0"
+            )
         if self.mosaic:
             raise InputError(
                 f"augment.mosaic={self.mosaic} joins images of several cameras, which 3D labels do not allow; "
@@ -244,6 +279,14 @@ class KittiDataModule(CenterNetDataModule):
             on_bad_image=self.on_bad_image if train else "error",
             seed=self.seed,
         )
+
+    def setup(self, stage: str | None = None) -> None:
+        if stage == "fit" and self.locate(self.validate_on).stem == "test":
+            raise InputError(
+                f"data.val_split={self.lists['val']} has no labels, so that no checkpoint could be called the best; "
+                "train with val, and predict the testing frames by eval.py ckpt=RUN/best.ckpt data.val_split=test"
+            )
+        super().setup(stage)
 
     def locate(self, split: str) -> Path:
         """The list of frames of ``train`` or ``val``. Raises ``InputError`` that names what was looked for."""

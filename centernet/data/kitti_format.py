@@ -59,7 +59,8 @@ def read_labels(path: str | Path, with_scores: bool = False) -> Labels:
 
 
 def parse_labels(text: str, where: str, with_scores: bool = False) -> Labels:
-    """The rows of a file's text; ``where`` names it in errors. Empty lines do not count."""
+    """The rows of a file's text; ``where`` names it in errors. Empty lines do not count, nor does the case of types."""
+    known = {name.lower(): name for name in (*TYPES, DONT_CARE)}
     types, rows = [], []
     least = len(COLUMNS) + with_scores
     for number, line in enumerate(text.splitlines(), 1):
@@ -69,7 +70,7 @@ def parse_labels(text: str, where: str, with_scores: bool = False) -> Labels:
         if not least <= len(words) <= len(COLUMNS) + 1:
             wanted = " ".join([*COLUMNS, "score"] if with_scores else COLUMNS)
             raise InputError(f"{where}, line {number} has {len(words)} columns; KITTI wants {least}: {wanted}")
-        types.append(words[0])
+        types.append(known.get(words[0].lower(), words[0]))
         rows.append(_numbers(words[1:least], f"{where}, line {number}", COLUMNS[1:]))
     values = np.array(rows, np.float64).reshape(-1, least - 1)
     return Labels(

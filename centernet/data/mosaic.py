@@ -56,6 +56,7 @@ def join_quadrants(samples: Sequence[Sample], cut: tuple[int, int]) -> dict[str,
         if "joints" in shown:
             points = shown["joints"][..., :2]
             is_inside = ((points >= low[:2]) & (points < high[:2])).all(-1, keepdim=True)
-            shown["joints"] = shown["joints"] * is_inside
+            is_there = is_inside | (shown["joints"][..., 2:] < 0)
+            shown["joints"] = torch.where(is_there, shown["joints"], 0)
         objects.append(keep_shown(shown, boxes.clamp(low, high)))
     return {"image": image, "objects": {name: torch.cat([one[name] for one in objects]) for name in objects[0]}}

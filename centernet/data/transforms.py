@@ -281,15 +281,20 @@ WARPS: dict[str, type[Warp]] = {"crop": RandomCropWarp, "jitter": JitterWarp, "s
 
 
 def train_pipeline(
-    size: Size, warp: str | None = "crop", colour: Mapping[str, float] | None = None, **warp_options: Any
+    size: Size,
+    warp: str | None = "crop",
+    colour: Mapping[str, float] | None = None,
+    mode: str = "fit",
+    **warp_options: Any,
 ) -> A.Compose:
     """The training pipeline: ``pipeline(image=RGB uint8, input_from_image=eye(3))``.
 
-    ``warp``: ``crop``, ``jitter``, ``stretch`` or None (no augmentation: the whole image fitted); ``colour``: options
-    of ``ColourJitter`` or None; further options belong to the warp.
+    ``warp``: ``crop``, ``jitter``, ``stretch`` or None (no augmentation: as in evaluation, with the ``mode`` of
+    ``EvalWarp``); ``colour``: options of ``ColourJitter`` or None; further options belong to the warp.
     """
     if warp is None:
-        steps: list[A.BasicTransform] = [EvalWarp(size)]
+        # Images of one batch have one size, which `keep` does not give.
+        steps: list[A.BasicTransform] = [EvalWarp(size, "fit" if mode == "keep" else mode)]
     elif warp in WARPS:
         _require_known("augment", WARPS[warp], warp_options)
         steps = [WARPS[warp](size, **warp_options)]

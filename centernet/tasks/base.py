@@ -150,7 +150,13 @@ def build_task(name: str, num_classes: int, **options: Any) -> Task:
             close = difflib.get_close_matches(option, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(p for p in known if p != 'self')}"
             raise InputError(f"task {name} has no option {option!r}; {hint}")
-    return task(num_classes=num_classes, **options)
+    try:
+        return task(num_classes=num_classes, **options)
+    except (TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        raise InputError(f"task {name} does not understand its options ({error}): {given}") from error
 
 
 def task_class(name: str) -> type[Task]:

@@ -142,6 +142,7 @@ class CtdetTask(Task):
         object_width, object_height = box_sides(boxes)
         present = objects["valid"] & (object_width > 0) & (object_height > 0)
         is_object = present & ~objects["crowd"] if self.crowds == "ignore" else present
+        is_object = is_object & (objects["labels"] >= 0)  # -1: a region that is ignored for every class
         center = (boxes[..., :2] + boxes[..., 2:]) / 2
         corner = center.floor()
         rows = is_object.nonzero(as_tuple=True)
@@ -166,7 +167,9 @@ class CtdetTask(Task):
         ignored = placed.present & ~placed.is_object
         if not ignored.any():
             return DenseMap(heatmap)
-        regions = draw_regions(placed.boxes[ignored], labels[ignored], shape, ignored.nonzero(as_tuple=True)[0])
+        row, channel = classes_of(labels[ignored], self.num_classes)
+        image = ignored.nonzero(as_tuple=True)[0]
+        regions = draw_regions(placed.boxes[ignored][row], channel, shape, image[row])
         return DenseMap(heatmap, (~regions).to(heatmap.dtype))
 
     def decode(self, maps: Outputs) -> Detections:
@@ -198,12 +201,18 @@ class CtdetTask(Task):
         return CocoAP(class_names, backend=self.evaluator)
 
 
+def classes_of(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Every pair of a row of ``labels [N]`` and a class that it stands for; -1 stands for all of them."""
+    classes = torch.arange(num_classes, device=labels.device)
+    return ((labels[:, None] == classes) | (labels[:, None] == -1)).nonzero(as_tuple=True)
+
+
 def _per_class(cell: Tensor, size: Tensor, is_object: Tensor, labels: Tensor, num_classes: int) -> AtCells:
     """Sizes in the two channels of the object's own class, the other channels masked out."""
     rows, count = labels.shape
     value = size.new_zeros(rows, count, num_classes, 2)
     mask = torch.zeros_like(value)
-    which = labels[..., None, None].expand(-1, -1, 1, 2)
+    which = labels.clamp(min=0)[..., None, None].expand(-1, -1, 1, 2)
     value.scatter_(2, which, size[:, :, None])
     mask.scatter_(2, which, is_object[..., None, None].to(value.dtype).expand(-1, -1, 1, 2))
     return AtCells(cell, value.flatten(2), mask.flatten(2))

@@ -38,7 +38,7 @@ from centernet.structures import (
     Targets,
 )
 from centernet.tasks.base import weighted_losses
-from centernet.tasks.ctdet import CtdetTask, Placed
+from centernet.tasks.ctdet import CtdetTask, Placed, classes_of
 
 # What the original adds to a sigmoid before it divides by it.
 DEPTH_MARGIN = 1e-6
@@ -151,9 +151,7 @@ class DddTask(CtdetTask):
         centers = placed.corner[placed.rows].long()
         heatmap = draw_gaussians(centers, placed.radius, labels[placed.rows], shape, placed.rows[0])
         ignored = (placed.present & ~placed.is_object).nonzero(as_tuple=True)
-        label = labels[ignored]
-        classes = torch.arange(self.num_classes, device=labels.device)
-        row, channel = ((label[:, None] == classes) | (label[:, None] == -1)).nonzero(as_tuple=True)
+        row, channel = classes_of(labels[ignored], self.num_classes)
         if not len(row):
             return DenseMap(heatmap)
         image = ignored[0][row]
@@ -251,17 +249,22 @@ class DddTask(CtdetTask):
         camera = _calibration(batch)
         if self.focal is None:
             return torch.ones_like(camera[:, 0, 0])
-        return camera[:, 0, 0] * batch["input_from_image"][:, :2, 0].to(camera).norm(dim=-1) / self.focal
+        scale = torch.linalg.det(batch["input_from_image"][:, :2, :2]).abs().sqrt()
+        return camera[:, 0, 0] * scale.to(camera) / self.focal
 
     def lift(self, detections: Detections, batch: Batch) -> Detections:
         """From input to image pixels, and with ``batch["calibration"] [B, 3, 4]`` into camera space: ``location``,
         ``yaw`` and ``corners``.
 
-        Every image has its own camera, and depth means z, as it was trained. (The original uses the first camera of a
-        batch, takes depth for the projective one, a few millimetres more in KITTI, and moves sizes by the translation.)
-        Raises ``InputError`` when there is no calibration.
+        Boxes are cut at the border of the image. Every image has its own camera, and depth means z, as it was trained.
+        (The original uses the first camera of a batch, takes depth for the projective one, a few millimetres more in
+        KITTI, and moves sizes by the translation.) Raises ``InputError`` when there is no calibration.
         """
         lifted = super().lift(detections, batch)
+        if "image_size" in batch:
+            # As results are written and as KITTI labels what is cut: boxes end at the index of the last pixel.
+            last = batch["image_size"].to(lifted["boxes"]).flip(-1).repeat(1, 2)[:, None] - 1
+            lifted["boxes"] = lifted["boxes"].clamp(min=0).minimum(last)
         camera, image_from_input = _calibration(batch), torch.linalg.inv(batch["input_from_image"])
         center = transform_points(image_from_input, detections["center_3d"])
         depth = (detections["depth"] * self.depth_scale(batch)[:, None]).to(center.dtype)

@@ -53,7 +53,7 @@ class MultiPoseTask(CtdetTask):
     - ``joint_heatmap``: whether there are joint heatmaps to snap to; ``joint_offset``: whether their peaks are refined
       by an offset map; ``joints_target``: ``center`` (regressed at centres) or ``dense`` (under the whole Gaussian).
     - ``jointless``: an object without any labelled joint supervises its centre only (``center``, as the original), or
-      its size and offset as well (``box``).
+      its size and offset as well (``box``). Objects of a class that has no joints always supervise their box.
     - ``joint_heatmap_loss``: ``focal`` or ``mse`` (what the original's ``mse_loss`` changes in this task).
     - ``radius``, ``min_overlap``, ``k``, ``heatmap_loss``, ``regression_loss``, ``offset``, ``crowds``, ``evaluator``:
       see ``CtdetTask``; a joint's Gaussian is as wide as that of its object.
@@ -130,8 +130,8 @@ class MultiPoseTask(CtdetTask):
 
     def check_data(self, fields: Mapping[str, Tensor], facts: Mapping[str, Any], where: str) -> None:
         require_fields(self, fields, where)
-        theirs = JointSet.of(facts.get("joints")).names
-        mine = self.joints.names
+        there = JointSet.of(facts.get("joints"))
+        theirs, mine = there.names, self.joints.names
         if len(theirs) != len(mine):
             raise InputError(
                 f"{where} has {len(theirs)} joints ({', '.join(theirs[:4])}, ...), the model has {len(mine)} "
@@ -139,7 +139,15 @@ class MultiPoseTask(CtdetTask):
             )
         for place, (a, b) in enumerate(zip(theirs, mine, strict=True)):
             if a != b:
-                raise InputError(f"joint {place} is {a!r} in {where} and {b!r} in the model; they must be the same")
+                raise InputError(
+                    f"joint {place} is {a!r} in {where} and {b!r} in the model; they must be the same "
+                    "(data.joints={names: [...]} renames those of the data)"
+                )
+        if {frozenset(pair) for pair in there.flip_pairs} != {frozenset(pair) for pair in self.joints.flip_pairs}:
+            raise InputError(
+                f"{where} pairs left and right joints otherwise than the model; say data.joints={{flip_pairs: [...]}} "
+                "and leave task.joints alone"
+            )
 
     def encode(self, objects: Objects, grid_size: tuple[int, int]) -> Targets:
         height, width = grid_size
@@ -149,7 +157,8 @@ class MultiPoseTask(CtdetTask):
         points = joints[..., :2] / self.stride  # [B, M, J, 2] cells
         is_labelled = (joints[..., 2] > 0) & placed.is_object[..., None]
         if self.jointless == "center":
-            is_known = placed.is_object & is_labelled.any(-1)
+            # Of a class without joints nobody could label any.
+            is_known = placed.is_object & (is_labelled.any(-1) | (joints[..., 2] < 0).all(-1))
             for name in ("size", "offset"):
                 if name in targets:
                     targets[name].mask = is_known

@@ -79,9 +79,9 @@ def test_classes_with_different_joints_share_the_union_of_them(tmp_path):
     dataset = open_dataset(tmp_path, *rows, categories=categories)
     assert dataset.joints.names == ("head", "left_hand", "right_hand", "tail")
     person, snake, stone = dataset.objects(0)["joints"].tolist()
-    assert person == [[20, 10, 2], [30, 20, 1], [0, 0, 0], [0, 0, 0]]
-    assert snake == [[7, 8, 1], [0, 0, 0], [0, 0, 0], [5, 6, 2]]
-    assert not np.any(stone)
+    assert person == [[20, 10, 2], [30, 20, 1], [0, 0, 0], [0, 0, -1]]
+    assert snake == [[7, 8, 1], [0, 0, -1], [0, 0, -1], [5, 6, 2]]
+    assert stone == [[0, 0, -1]] * 4  # it has no joints at all
     found = {
         "boxes": torch.tensor([[0.0, 0, 9, 9]] * 2),
         "scores": torch.tensor([0.9, 0.8]),
@@ -124,6 +124,17 @@ def test_in_a_mosaic_joints_beyond_their_quarter_are_not_labelled(tmp_path):
             {"joints": {"names": ["a", "b"]}},
             r"has 3 joints \(head, left_hand, right_hand\), data.joints names 2",
         ),
+        (
+            JOINTS,
+            {"joints": ["head"]},
+            r"data.joints=\['head'\] is no mapping; give names, flip_pairs, sigmas or skeleton",
+        ),
+        (JOINTS, {"joints": {"sigmas": 0.1}}, r"3 joints need 3 positive sigmas, given were 0.1"),
+        (
+            JOINTS,
+            {"categories": [{"id": 1, "name": "a", "keypoints": ["x", "x", "y"]}]},
+            r"category 1 has two joints called 'x'; give each its own name",
+        ),
         (JOINTS, {"joints": {"flip_pairs": [["head", "hat"]]}}, r"flip pair \['head', 'hat'\] names no joint 'hat'"),
         (
             {"keypoints": [1, 2, 2]},
@@ -136,6 +147,24 @@ def test_odd_joints_are_refused_in_one_sentence(tmp_path, annotation, options, m
     with pytest.raises(InputError, match=message) as raised:
         open_dataset(tmp_path, {**BOX, **annotation}, **options)
     assert "\n" not in str(raised.value)
+
+
+def test_the_config_renames_and_orders_joints(tmp_path):
+    renamed = open_dataset(tmp_path, BOX, joints={"names": ["a", "b", "c"], "sigmas": [0.1, 0.2, 0.3]})
+    assert (renamed.joints.names, renamed.joints.sigmas) == (("a", "b", "c"), (0.1, 0.2, 0.3))
+    categories = [*PERSON, {"id": 2, "name": "snake", "keypoints": ["tail", "head"]}]
+    order = {"names": ["tail", "right_hand", "left_hand", "head"], "sigmas": [0.1, 0.2, 0.3, 0.4]}
+    ordered = open_dataset(tmp_path, {**BOX, **JOINTS}, categories=categories, joints=order)
+    assert dict(zip(ordered.joints.names, ordered.joints.sigmas, strict=True))["head"] == 0.4
+    assert ordered.objects(0)["joints"][0].tolist() == [[0, 0, -1], [0, 0, 0], [30, 20, 1], [20, 10, 2]]
+
+
+def test_joints_without_left_and_right_are_noted(tmp_path):
+    category = [{"id": 1, "name": "thing", "keypoints": ["front", "back"]}]
+    dataset = open_dataset(tmp_path, BOX, categories=category)
+    (note,) = dataset.notes
+    assert "none of the 2 joints is paired left and right" in note
+    assert not open_dataset(tmp_path, BOX).notes
 
 
 def test_the_keypoint_files_of_coco_are_found_by_their_prefix(tmp_path):

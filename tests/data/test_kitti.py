@@ -353,3 +353,55 @@ def test_the_lists_of_the_whole_benchmark_miss_frames_in_a_part_of_it(data_folde
     message = rf"{len(absent)} of {len(frames)} frames of .*train.txt have no images .* \({', '.join(absent[:5])}, ..."
     with pytest.raises(InputError, match=message):
         set_up(folder, splits=splits)
+
+
+def test_types_are_known_whatever_their_case_and_unknown_ones_are_noted(tmp_path: Path) -> None:
+    dataset = read(make_kitti(tmp_path, {"000000": [CAR.replace("Car", "car"), CAR.replace("Car", "Bus")]}))
+    assert dataset.fields["labels"].tolist() == [1]
+    assert any("rows of types that KITTI does not have were left out: 1 Bus" in note for note in dataset.notes)
+
+
+def test_a_training_split_without_an_object_of_the_classes_is_refused(tmp_path: Path) -> None:
+    root = make_kitti(tmp_path, {"000000": [VAN, DONT_CARE]})
+    make_kitti(tmp_path, {"000001": [CAR]}, split="val")
+    with pytest.raises(
+        InputError, match=r"has no Pedestrian or Car or Cyclist to learn from \(it has 1 Van, 1 DontCare\)"
+    ):
+        set_up(root)
+
+
+@pytest.mark.parametrize(
+    ("options", "is_noted"),
+    [
+        ({}, False),
+        ({"augment": {"warp": "crop", "colour": None}}, True),
+        ({"augment": {"warp": None}, "test_mode": "fit"}, False),
+        ({"augment": {"warp": None}, "test_mode": "stretch"}, False),
+        ({"augment": {"warp": "jitter", "fill": "width", "p_jitter": 0.5}, "test_mode": "fit"}, True),
+    ],
+)
+def test_augmentation_that_leaves_no_depth_to_learn_is_noted(root: Path, options: dict, is_noted: bool) -> None:
+    data = KittiDataModule(root, resolution=(64, 224), num_workers=0, val_split="train", **options)
+    data.setup("fit")
+    notes = data.datasets["train"].notes
+    assert any("keep the scale that evaluation sees" in note for note in notes) == is_noted
+    taught = [not row["objects"]["rescaled"].any() for row in (data.datasets["train"][0] for _ in range(20))]
+    assert any(taught) != is_noted
+
+
+def test_training_is_not_judged_by_frames_without_labels(root: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"data.val_split=test has no labels, so that no checkpoint could be called the best"
+    ):
+        KittiDataModule(root, splits=make_list(root, "test"), val_split="test", num_workers=0).setup("fit")
+
+
+def make_list(root: Path, name: str) -> Path:
+    folder = root / "ImageSets"
+    (folder / f"{name}.txt").write_text((folder / "train.txt").read_text())
+    return folder
+
+
+def test_a_turned_image_has_no_3d_labels(root: Path) -> None:
+    with pytest.raises(InputError, match=r"augment.rotation=10 turns the image, which no 3D label can follow"):
+        KittiDataModule(root, augment={"warp": "stretch", "rotation": 10})

@@ -76,6 +76,21 @@ def test_any_number_of_objects_is_encoded_and_decoded(size_target):
     assert (detections["scores"][1] < 1e-5).all()
 
 
+@pytest.mark.parametrize("crowds", ["ignore", "objects"])
+@pytest.mark.parametrize("size_target", ["center", "per_class", "dense"])
+def test_a_region_of_no_class_is_ignored_for_every_class(size_target, crowds):
+    task = CtdetTask(CLASSES, size_target=size_target, crowds=crowds)
+    rows = make_objects([[8, 8, 40, 40], [44, 20, 60, 40]], labels=[-1, 1], crowd=[True, False])
+    targets = task.encode(make_batch(make_objects([]), rows), (HEIGHT, WIDTH))
+    heatmap = targets["heatmap"]
+    assert (heatmap.value == 1).sum() == 1
+    assert heatmap.value[1, 1].max() == 1
+    assert (heatmap.weight[1, :, 3:10, 3:10] == 0).all()
+    assert (heatmap.weight[0] == 1).all()
+    losses = task.losses([task.perfect(targets, (HEIGHT, WIDTH))], targets)
+    assert torch.isfinite(losses["loss"])
+
+
 @given(st.lists(images(), min_size=2, max_size=4))
 def test_a_batch_is_encoded_like_its_images_one_by_one(data):
     for size_target in ("center", "per_class", "dense"):

@@ -132,6 +132,15 @@ def test_an_object_without_joints_is_a_centre_whose_joints_are_not_supervised(jo
     assert not outputs["joints"].grad.any()
 
 
+def test_an_object_of_a_class_that_has_no_joints_is_learnt_as_a_box():
+    task = MultiPoseTask(2, joints=FIVE)
+    car = make_person([32, 32, 60, 60], [[0, 0, -1]] * 5, label=1)
+    targets = task.encode(make_batch(car), (HEIGHT, WIDTH))
+    assert targets["size"].mask.tolist() == targets["offset"].mask.tolist() == [[True]]
+    assert not targets["joints"].mask.any()
+    assert targets["joint_heatmap"].value.max() == 0
+
+
 def test_nothing_is_learnt_inside_a_crowd_neither_centres_nor_joints():
     task = MultiPoseTask(1, joints=FIVE)
     crowd = make_person([32, 32, 60, 60], [[40, 40, 2]] * 5, crowd=True)
@@ -324,6 +333,14 @@ def test_data_with_other_joints_is_refused_by_number_and_by_name():
         task.check_data(fields, {"joints": {"names": swapped}}, "the val data")
 
 
+def test_data_that_pairs_joints_otherwise_is_refused():
+    fields = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0), "joints": torch.zeros(0, 5, 3)}
+    task = MultiPoseTask(1, joints=FIVE)
+    task.check_data(fields, {"joints": FIVE}, "the data")
+    with pytest.raises(InputError, match=r"the data pairs left and right joints otherwise than the model"):
+        task.check_data(fields, {"joints": {**FIVE, "flip_pairs": []}}, "the data")
+
+
 def test_data_without_joints_is_refused_with_the_data_that_has_them():
     fields = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0)}
     message = r"needs objects with joints, which the train data does not have; use data=figures .*data=coco_pose"
@@ -338,7 +355,9 @@ def test_left_and_right_are_paired_by_name_and_coco_gets_its_own_tolerances():
     assert joints.mirrored[:5] == [0, 2, 1, 4, 3]
     assert joints.sigmas[0] == 0.026
     assert JointSet.of(joints.plain()) == joints
-    assert JointSet.of({"names": ["l_paw", "r_paw", "tail"]}).flip_pairs == ((0, 1),)
+    for names in (["l_paw", "r_paw", "tail"], ["paw_l", "paw_r", "tail"], ["LPaw", "RPaw", "Leg"]):
+        assert JointSet.of({"names": names}).flip_pairs == ((0, 1),)
+    assert JointSet.of({"names": ["Leg", "Reg", "leftmost"]}).flip_pairs == ()
 
 
 def test_padding_changes_nothing():
