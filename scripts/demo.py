@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
     seconds = time.perf_counter() - started
     print(f"{len(found)} images in {seconds:.1f} s; pictures and detections.json in {args.out}/")
     if failed:
-        sys.exit(f"error: {failed} of {len(paths)} files could not be read")
+        sys.exit(f"error: {failed} of {len(paths)} images were left out, for the reasons above")
 
 
 def describe(result: Mapping[str, Any]) -> list[dict[str, Any]]:

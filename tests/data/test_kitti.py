@@ -204,8 +204,8 @@ def test_classes_and_their_order_can_be_chosen(root: Path) -> None:
     data = set_up(root, class_names=["Car", "Pedestrian"])
     assert data.class_names == ["Car", "Pedestrian"]
     assert class_table(data.datasets["val"]) == [("Car", 1), ("Pedestrian", 1)]
-    pedestrians = set_up(root, class_names=["Pedestrian"]).datasets["train"]
-    assert pedestrians.fields["labels"].tolist() == [-1]
+    assert read(root, class_names=["Pedestrian"]).fields["labels"].tolist() == [-1]
+    assert read(root, "val", class_names=["Pedestrian"]).fields["labels"].tolist() == [0]
 
 
 def test_fewer_images_keep_their_own_facts_and_results(root: Path, tmp_path: Path) -> None:
@@ -296,7 +296,8 @@ def test_a_root_without_lists_or_data_is_named(root: Path, tmp_path: Path) -> No
     with pytest.raises(InputError, match=r"ImageSets does not exist; KITTI's download has no lists .* data.splits=FOL"):
         set_up(bare)
     (tmp_path / "empty" / "ImageSets").mkdir(parents=True)
-    (tmp_path / "empty" / "ImageSets" / "train.txt").write_text("000000\n")
+    for name in ("train", "val"):
+        (tmp_path / "empty" / "ImageSets" / f"{name}.txt").write_text("000000\n")
     with pytest.raises(InputError, match=r"images folder .*image_2 does not exist; KITTI's layout is training/image_2"):
         set_up(tmp_path / "empty")
 
@@ -335,7 +336,7 @@ def test_real_frames_are_read_with_the_counts_of_their_readme(data_folder: Path)
         assert neutral.sum() == int(expected["Van"])
         assert (dataset.fields["crowd"] & ~neutral & (labels >= 0)).sum() == int(expected["Truck"])
         assert dataset.notes == []
-    assert data.facts["focal"] == pytest.approx(738, abs=3)
+    assert data.facts["focal"] == pytest.approx(743, abs=3)
     # The projected middles lie inside the 2D boxes of objects that are not cut.
     train = data.datasets["train"].fields
     whole = ~train["crowd"] & (train["truncation"] == 0)
@@ -386,7 +387,7 @@ def test_augmentation_that_leaves_no_depth_to_learn_is_noted(root: Path, options
     notes = data.datasets["train"].notes
     assert any("keep the scale that evaluation sees" in note for note in notes) == is_noted
     taught = [not row["objects"]["rescaled"].any() for row in (data.datasets["train"][0] for _ in range(20))]
-    assert any(taught) != is_noted
+    assert (sum(taught) >= 5) != is_noted
 
 
 def test_training_is_not_judged_by_frames_without_labels(root: Path) -> None:
