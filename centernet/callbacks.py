@@ -192,10 +192,10 @@ def epoch_line(row: Mapping[str, float], epochs: int | None, monitor: str) -> st
 
 
 class Pictures(Callback):
-    """Truth beside prediction and heatmap for the first ``count`` validation images, every ``every`` epochs and at the
-    end."""
+    """Truth beside prediction and heatmaps for the first ``count`` validation images, every ``every`` epochs and at the
+    end. ``threshold``: smallest score that is drawn (None: the task's own)."""
 
-    def __init__(self, folder: str | Path, count: int = 8, every: int = 5, threshold: float = 0.3) -> None:
+    def __init__(self, folder: str | Path, count: int = 8, every: int = 5, threshold: float | None = None) -> None:
         self.folder, self.count, self.every, self.threshold = Path(folder), count, every, threshold
         self._drawn: list[np.ndarray] = []
 
@@ -232,7 +232,7 @@ class Pictures(Callback):
                     module.class_names,
                     heatmaps,
                     batch["input_from_image"][n].cpu().numpy(),
-                    self.threshold,
+                    module.task.threshold if self.threshold is None else self.threshold,
                     module.task.stride,
                     getattr(module.task, "joints", None),
                     calibration,

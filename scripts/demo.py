@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/demo"), help="where the pictures go (default: runs/demo)"
     )
-    parser.add_argument("--threshold", type=float, default=0.3, help="smallest score that is drawn (default: 0.3)")
+    parser.add_argument("--threshold", type=float, help="smallest score that is drawn (default: 0.3; ddd_dle 0.15)")
     parser.add_argument(
         "--resolution", type=int, nargs=2, metavar=("H", "W"), help="input size; default: the training's"
     )
@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"{args.checkpoint} finds no 3D boxes, which --calib and --focal are for; leave them out")
     if args.focal is not None and not 0 < args.focal < float("inf"):
         raise InputError(f"--focal {args.focal:g} is no focal length; give it in pixels of the image (KITTI: 721)")
+    threshold = predictor.detector.task.threshold if args.threshold is None else args.threshold
     root = Path(args.images) if Path(args.images).is_dir() else paths[0].parent
     found, failed, started = {}, 0, time.perf_counter()
     for path in paths:
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
             continue
         if is_3d and calibration is None:
             calibration = camera_matrix(args.focal, image.shape[:2]).numpy()
-        result = predictor(image, args.threshold, calibration)
+        result = predictor(image, threshold, calibration)
         found[str(name)] = describe(result)
         big, factor = enlarge(image)
         rows = {field: value.numpy() for field, value in result.items() if field != "names"}

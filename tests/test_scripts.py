@@ -93,7 +93,7 @@ def test_one_broken_file_does_not_cost_the_others(script, checkpoint, tmp_path):
     result = script("demo.py", checkpoint, "photos", "--out", "out")
     assert result.code != 0
     assert "bad.png is not an image that OpenCV can read" in result.output
-    assert "1 of 2 files could not be read" in result.output
+    assert "1 of 2 images were left out" in result.output
     assert (tmp_path / "out" / "good.png").is_file()
 
 

@@ -44,6 +44,9 @@ class Task:
     takes: ClassVar[tuple[str, ...]] = ()
     """Constructor options that the data knows (``facts`` of a data set): filled in where nobody says them."""
 
+    threshold: ClassVar[float] = 0.3
+    """Score from which a detection is worth drawing, when nobody says another one."""
+
     def __init__(self, num_classes: int, stride: int = 4, k: int = 100) -> None:
         if k < 1:
             raise InputError(f"task {self.name}: k={k} is too small; give at least 1")

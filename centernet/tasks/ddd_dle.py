@@ -44,6 +44,7 @@ class DddDleTask(DddTask):
     name = "ddd_dle"
     requires = (*DddTask.requires, "center_3d")
     takes = ("mean_dimensions", "focal")
+    threshold = 0.15  # scores are peaks times the confidence of depth
 
     def __init__(
         self,
