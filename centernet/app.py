@@ -205,6 +205,9 @@ def _announce(cfg: DictConfig, data: Any, module: CenterNetModule, trainer: pl.T
     shown = ", ".join(f"{name} {count}" for name, count in classes[:8]) + (", ..." if len(classes) > 8 else "")
     count = sum(p.numel() for p in module.detector.network.parameters())
     log.info(f"data: {sizes}; {len(classes)} classes (objects: {shown})")
+    if (joints := getattr(module.task, "joints", None)) is not None:
+        first = ", ".join(joints.names[:4]) + (", ..." if len(joints.names) > 4 else "")
+        log.info(f"joints: {len(joints.names)} ({first}), {len(joints.flip_pairs)} left-right pairs")
     log.info(
         f"network: {module.backbone['name']} + {module.backbone['neck']['name']}, {count / 1e6:.1f} M parameters, "
         f"input {data.resolution[0]}x{data.resolution[1]}, batch {data.batch_size} x {trainer.world_size}, "
