@@ -229,8 +229,12 @@ def _validate(trainer: pl.Trainer, module: CenterNetModule, data: Any, run: Path
     results = {k.removeprefix("val/"): v for k, v in logged.items() if k.startswith("val/") and "loss" not in k}
     if trainer.is_global_zero:
         _write_results(run, data, module, results, collect, ckpt)
-        log.info("\n" + module.metric.table(results))
-        log.info(class_table_text(module.per_class))
+        dataset = data.datasets["val"]
+        if len(dataset.fields["labels"]):
+            log.info("\n" + module.metric.table(results))
+            log.info(class_table_text(module.per_class))
+        else:
+            log.info(f"{dataset.source} has no labels to compare with; what was found is in {run}/{dataset.results}")
     return results
 
 

@@ -97,6 +97,20 @@ def test_3d_results_are_kitti_files_that_the_script_evaluates_alike(command, cub
         assert ours[name] == pytest.approx(theirs[name], abs=0.02, nan_ok=True)
 
 
+def test_frames_without_labels_are_predicted_and_not_judged(command, cuboids, tmp_path):
+    best = train(command, "ddd", cuboids).run / "best.ckpt"
+    root = tmp_path / "kitti"
+    for name in ("image_2", "calib"):
+        shutil.copytree(cuboids / "training" / name, root / "testing" / name)
+    (root / "ImageSets").mkdir()
+    (root / "ImageSets" / "test.txt").write_text("000000\n000003\n")
+    result = command("eval", f"ckpt={best}", f"data.root={root}", "data.val_split=test", "paths.runs=unjudged")
+    assert result.code == 0, result.output
+    assert "has no labels to compare with; what was found is in" in result.output
+    assert "Pedestrian  " not in result.output
+    assert [path.name for path in sorted(Path("unjudged").rglob("results/data/*.txt"))] == ["000000.txt", "000003.txt"]
+
+
 @pytest.mark.parametrize("task", ["multi_pose", "ddd"])
 def test_the_demo_draws_and_lists_what_the_task_finds(command, task, request, monkeypatch):
     root = root_of(task, request)
