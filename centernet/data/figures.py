@@ -8,7 +8,6 @@ figures without labelled joints, crowd regions and images without anybody.
 from __future__ import annotations
 
 import colorsys
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,15 @@ import cv2
 import numpy as np
 
 from centernet.data.coco import CocoDataModule
-from centernet.data.synthetic import corners_of, covered_share, draw_background, draw_once, rounded, run_lengths
+from centernet.data.synthetic import (
+    corners_of,
+    covered_share,
+    draw_background,
+    draw_once,
+    rounded,
+    run_lengths,
+    write_coco_split,
+)
 from centernet.structures import COCO_JOINTS, COCO_SKELETON
 
 # Raise it when the drawing changes, so that files drawn by an older version are drawn again.
@@ -105,9 +112,20 @@ def _fixed(points: np.ndarray) -> np.ndarray:
 def write_figures(folder: str | Path, train: int = 400, val: int = 100, seed: int = 0) -> Path:
     """Draw the data set into ``folder`` (COCO layout) unless it is there already; returns the folder."""
 
+    category = {
+        "id": 1,
+        "name": "person",
+        "supercategory": "person",
+        "keypoints": list(COCO_JOINTS),
+        "skeleton": [[a + 1, b + 1] for a, b in COCO_SKELETON],  # COCO counts from 1
+    }
+
     def draw(draft: Path) -> None:
         for split, (count, offset) in {"train": (train, 0), "val": (val, 1)}.items():
-            _write_split(draft, split, count, seed=2 * seed + offset)
+            own = 2 * seed + offset
+            drawn = (draw_scene(np.random.default_rng((VERSION, own, n))) for n in range(count))
+            scenes = ((pixels, [{"category_id": category["id"], **one} for one in people]) for pixels, people in drawn)
+            write_coco_split(draft, split, scenes, own, [category], "figures", "person_keypoints", quality=95)
 
     return draw_once(folder, {"kind": "figures", "version": VERSION, "train": train, "val": val, "seed": seed}, draw)
 
@@ -136,35 +154,6 @@ class FiguresDataModule(CocoDataModule):
     def build_dataset(self, split: str, pipeline: Callable[..., Any], train: bool) -> Any:
         self.prepare_data()
         return super().build_dataset(split, pipeline, train)
-
-
-def _write_split(root: Path, split: str, count: int, seed: int) -> None:
-    folder = root / split
-    folder.mkdir(parents=True)
-    (root / "annotations").mkdir(exist_ok=True)
-    images, annotations = [], []
-    for n in range(count):
-        pixels, people = draw_scene(np.random.default_rng((VERSION, seed, n)))
-        name = f"{split}_{n:05d}.jpg"
-        cv2.imwrite(str(folder / name), pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
-        image_id = seed * 100_000 + n + 1
-        images.append({"id": image_id, "file_name": name, "height": pixels.shape[0], "width": pixels.shape[1]})
-        for person in people:
-            annotations.append({"id": len(annotations) + 1, "image_id": image_id, "category_id": 1, **person})
-    category = {
-        "id": 1,
-        "name": "person",
-        "supercategory": "person",
-        "keypoints": list(COCO_JOINTS),
-        "skeleton": [[a + 1, b + 1] for a, b in COCO_SKELETON],  # COCO counts from 1
-    }
-    content = {
-        "info": {"description": f"figures {split}, drawn from seed {seed}"},
-        "images": images,
-        "annotations": annotations,
-        "categories": [category],
-    }
-    (root / "annotations" / f"person_keypoints_{split}.json").write_text(json.dumps(content))
 
 
 def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any]]]:

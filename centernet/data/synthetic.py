@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,13 @@ def draw_once(folder: str | Path, wanted: Mapping[str, Any], draw: Callable[[Pat
 def write_shapes(folder: str | Path, train: int = 400, val: int = 100, seed: int = 0) -> Path:
     """Draw the data set into ``folder`` (COCO layout) unless it is there already; returns the folder."""
 
+    categories = [{"id": n + 1, "name": name, "supercategory": "shape"} for n, name in enumerate(CLASSES)]
+
     def draw(draft: Path) -> None:
         for split, (count, offset) in {"train": (train, 0), "val": (val, 1)}.items():
-            _write_split(draft, split, count, seed=2 * seed + offset)
+            own = 2 * seed + offset
+            scenes = (draw_scene(np.random.default_rng((VERSION, own, n))) for n in range(count))
+            write_coco_split(draft, split, scenes, own, categories, "shapes")
 
     return draw_once(folder, {"kind": "shapes", "version": VERSION, "train": train, "val": val, "seed": seed}, draw)
 
@@ -84,27 +88,38 @@ class ShapesDataModule(CocoDataModule):
         return super().build_dataset(split, pipeline, train)
 
 
-def _write_split(root: Path, split: str, count: int, seed: int) -> None:
+def write_coco_split(
+    root: Path,
+    split: str,
+    scenes: Iterable[tuple[np.ndarray, list[dict[str, Any]]]],
+    seed: int,
+    categories: Sequence[Mapping[str, Any]],
+    kind: str,
+    prefix: str = "instances",
+    quality: int = 92,
+) -> None:
+    """Write scenes (RGB uint8 ``[H, W, 3]``, annotations in COCO's fields without ids) as one split in COCO's layout.
+
+    ``seed`` sets the image ids of splits apart; ``kind`` is what the json says of itself; ``quality`` of the JPEGs.
+    """
     folder = root / split
     folder.mkdir(parents=True)
     (root / "annotations").mkdir(exist_ok=True)
     images, annotations = [], []
-    for n in range(count):
-        rng = np.random.default_rng((VERSION, seed, n))
-        pixels, objects = draw_scene(rng)
+    for n, (pixels, objects) in enumerate(scenes):
         name = f"{split}_{n:05d}.jpg"
-        cv2.imwrite(str(folder / name), pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+        cv2.imwrite(str(folder / name), pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
         image_id = seed * 100_000 + n + 1
         images.append({"id": image_id, "file_name": name, "height": pixels.shape[0], "width": pixels.shape[1]})
         for thing in objects:
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, **thing})
     content = {
-        "info": {"description": f"shapes {split}, drawn from seed {seed}"},
+        "info": {"description": f"{kind} {split}, drawn from seed {seed}"},
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": n + 1, "name": name, "supercategory": "shape"} for n, name in enumerate(CLASSES)],
+        "categories": list(categories),
     }
-    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    (root / "annotations" / f"{prefix}_{split}.json").write_text(json.dumps(content))
 
 
 def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any]]]:

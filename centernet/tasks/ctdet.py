@@ -117,8 +117,11 @@ class CtdetTask(Task):
         return heads
 
     def encode(self, objects: Objects, grid_size: tuple[int, int]) -> Targets:
+        return self.encode_placed(self.place(objects, grid_size), objects, grid_size)
+
+    def encode_placed(self, placed: Placed, objects: Objects, grid_size: tuple[int, int]) -> Targets:
+        """``encode``, once it is known where the objects lie on the grid."""
         height, width = grid_size
-        placed = self.place(objects, grid_size)
         targets: Targets = {"heatmap": self.encode_heatmap(placed, objects["labels"], grid_size)}
         if self.size_target == "center":
             targets["size"] = AtCells(placed.cell, placed.size, placed.is_object)

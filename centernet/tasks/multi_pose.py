@@ -149,10 +149,9 @@ class MultiPoseTask(CtdetTask):
                 "and leave task.joints alone"
             )
 
-    def encode(self, objects: Objects, grid_size: tuple[int, int]) -> Targets:
+    def encode_placed(self, placed: Placed, objects: Objects, grid_size: tuple[int, int]) -> Targets:
         height, width = grid_size
-        targets = super().encode(objects, grid_size)
-        placed = self.place(objects, grid_size)
+        targets = super().encode_placed(placed, objects, grid_size)
         joints = objects["joints"].float()
         points = joints[..., :2] / self.stride  # [B, M, J, 2] cells
         is_labelled = (joints[..., 2] > 0) & placed.is_object[..., None]
