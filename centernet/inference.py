@@ -125,7 +125,7 @@ class Predictor:
         A pose model adds ``joints [N, J, 2]`` (image pixels) and ``joint_scores [N, J]``; a 3D model ``location [N,
         3]`` (middle of the bottom face, camera space, m), ``dimensions [N, 3]`` (height, width, length, m), ``yaw
         [N]``, ``corners [N, 8, 3]`` (m) and more (``Detections``). ``image``: a path, or RGB uint8 ``[H, W, 3]``.
-        ``threshold``: smallest score that is kept. For 3D: ``calibration [3, 4]``, image pixels from camera metres, or
+        ``threshold``: smallest score that is kept. For 3D: ``calibration [3, 4]``, image pixels from camera meters, or
         the ``focal`` length in image pixels of a camera that looks through the image's middle.
         """
         return self.predict([image], threshold, [calibration], focal)[0]

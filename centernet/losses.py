@@ -30,9 +30,9 @@ def clamped_sigmoid(logits: Tensor) -> Tensor:
 
 
 def focal(output: Tensor, target: DenseMap, alpha: float = 2.0, beta: float = 4.0) -> Tensor:
-    """Penalty-reduced pixelwise focal loss (Eq. 1), divided by the number of centres (by 1 when there is none).
+    """Penalty-reduced pixelwise focal loss (Eq. 1), divided by the number of centers (by 1 when there is none).
 
-    Cells with target exactly 1 are centres; the others are pushed down by (1 - target)^beta. ``target.weight`` scales
+    Cells with target exactly 1 are centers; the others are pushed down by (1 - target)^beta. ``target.weight`` scales
     the cells (0 inside crowd regions).
     """
     p = clamped_sigmoid(output)
@@ -142,7 +142,7 @@ def laplacian(output: Tensor, target: AtCells) -> Tensor:
 def dimension_aware_l1(output: Tensor, target: AtCells) -> Tensor:
     """L1 relative to each side of the object, scaled to the magnitude of the plain L1 (MonoDLE).
 
-    ``value [B, M, 6]``: what the three channels shall say, and the object's dimensions in metres. A relative error says
+    ``value [B, M, 6]``: what the three channels shall say, and the object's dimensions in meters. A relative error says
     how much 3D overlap it costs; the scale carries no gradient.
     """
     predicted, truth = _supervised(output, target)

@@ -73,7 +73,7 @@ class CenterNetModule(pl.LightningModule):
         # Another run may have left its evaluation transform here; without a data module it is what travels on.
         self.eval_spec: dict[str, Any] | None = None
 
-    # Lightning's order: setup, training, validation, optimisers, checkpoints.
+    # Lightning's order: setup, training, validation, optimizers, checkpoints.
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
@@ -134,7 +134,7 @@ class CenterNetModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         outputs = self.detector.outputs(batch["image"])
         parts = self._losses(batch, outputs)
-        # The last step of an epoch may have spoilt the weights; nothing of that may become the last checkpoint.
+        # The last step of an epoch may have spoiled the weights; nothing of that may become the last checkpoint.
         self._require_finite(parts["loss"], batch)
         self._log_losses("val", parts, len(batch["image"]))
         maps = self.task.activate(outputs[-1])

@@ -1,4 +1,4 @@
-"""Optimiser and learning rate as plain data.
+"""Optimizer and learning rate as plain data.
 
 Defaults of Objects as Points, Sec. 5: Adam, 1.25e-4 for a global batch of 32, divided by ten at two epochs.
 """
@@ -21,7 +21,7 @@ DECAYS = ("step", "cosine", "constant")
 
 @dataclass(frozen=True)
 class Schedule:
-    """How to optimise.
+    """How to optimize.
 
     ``lr`` belongs to the global batch ``batch_size`` and is scaled linearly to the batch in use (``batch_size=None``:
     not scaled). ``decay``: ``step`` (times ``gamma`` at each of ``milestones``, in epochs), ``cosine`` (to ``final`` of
@@ -77,7 +77,7 @@ class Schedule:
         return 1.0
 
     def build_optimizer(self, network: nn.Module, global_batch: int) -> torch.optim.Optimizer:
-        """The optimiser over all parameters that are trained; norms and biases are not decayed."""
+        """The optimizer over all parameters that are trained; norms and biases are not decayed."""
         lr = self.scaled_lr(global_batch)
         groups = _decay_groups(network.parameters(), self.weight_decay)
         if self.optimizer == "sgd":

@@ -1,8 +1,8 @@
 """The vocabulary: what travels between data, tasks, networks and metrics.
 
 Spaces: image (pixels of the file), input (pixels of the network's input), grid (cells of the output map),
-camera (metres). Matrices are destination-from-source. Points are (x, y), boxes (x1, y1, x2, y2), sizes (height, width).
-Convention: the centre of the first pixel is at (0, 0), as in ``cv2.warpAffine`` and in the original implementation.
+camera (meters). Matrices are destination-from-source. Points are (x, y), boxes (x1, y1, x2, y2), sizes (height, width).
+Convention: the center of the first pixel is at (0, 0), as in ``cv2.warpAffine`` and in the original implementation.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Objects(TypedDict, total=False):
     area: Tensor  # float [.., M] pixels of the object's mask in the image, what COCO sorts small / medium / large by
     valid: Tensor  # bool [B, M] only in a batch: False where a row is padding
 
-    # float [.., M, J, 3] x, y, and -1 its class has no such joint / 0 not labelled / 1 labelled but hidden / 2 visible
+    # float [.., M, J, 3] x, y, and -1 its class has no such joint / 0 not labeled / 1 labeled but hidden / 2 visible
     joints: Tensor
 
     # Monocular 3D (KITTI). A label of -1 marks a region that is ignored for every class (DontCare).
@@ -43,8 +43,8 @@ class Objects(TypedDict, total=False):
     truncation: Tensor  # float [.., M] share of the object outside the image, 0 .. 1
     occlusion: Tensor  # int64 [.., M] 0 fully visible, 1 partly, 2 largely occluded, 3 unknown
     alpha: Tensor  # float [.., M] observation angle, radians in -pi .. pi
-    dimensions: Tensor  # float [.., M, 3] height, width, length in metres
-    location: Tensor  # float [.., M, 3] middle of the box's bottom face in camera space, metres
+    dimensions: Tensor  # float [.., M, 3] height, width, length in meters
+    location: Tensor  # float [.., M, 3] middle of the box's bottom face in camera space, meters
     yaw: Tensor  # float [.., M] rotation around the camera's y axis, radians in -pi .. pi
     center_3d: Tensor  # float [.., M, 2] projection of the middle of the 3D box, in the space of the boxes
     rescaled: Tensor  # bool [.., M] augmentation changed the image's scale, so that depth no longer fits what is seen
@@ -61,7 +61,7 @@ class Sample(TypedDict):
     objects: Objects  # in input space: what is encoded
     truth: Objects  # in image space: what is evaluated (empty while training)
     mosaic: NotRequired[tuple[int, int] | None]  # where four images meet, if this one becomes a mosaic (x, y)
-    calibration: NotRequired[Tensor]  # float64 [3, 4] image pixels from camera metres (KITTI's P2)
+    calibration: NotRequired[Tensor]  # float64 [3, 4] image pixels from camera meters (KITTI's P2)
 
 
 class Batch(TypedDict):
@@ -88,12 +88,12 @@ class Detections(TypedDict, total=False):
 
     # Monocular 3D; location, yaw and corners only after ``Task.lift``.
     center_3d: Tensor  # float [.., K, 2] x, y of what is lifted to the middle of the 3D box
-    depth: Tensor  # float [.., K] metres along the camera's axis
-    dimensions: Tensor  # float [.., K, 3] height, width, length in metres
+    depth: Tensor  # float [.., K] meters along the camera's axis
+    dimensions: Tensor  # float [.., K, 3] height, width, length in meters
     alpha: Tensor  # float [.., K] observation angle, radians in -pi .. pi
-    location: Tensor  # float [.., K, 3] middle of the bottom face, camera space, metres
+    location: Tensor  # float [.., K, 3] middle of the bottom face, camera space, meters
     yaw: Tensor  # float [.., K] radians in -pi .. pi
-    corners: Tensor  # float [.., K, 8, 3] camera space, metres
+    corners: Tensor  # float [.., K, 8, 3] camera space, meters
 
 
 HEATMAP_BIAS = -2.19

@@ -15,20 +15,20 @@ from centernet.ops.camera import box_corners, project
 from centernet.structures import JointSet
 
 MARGIN = 26  # pixels of the caption bar
-# A joint below this probability is drawn hollow: it stands where the centre puts it, and nothing was seen there.
+# A joint below this probability is drawn hollow: it stands where the center puts it, and nothing was seen there.
 SURE_JOINT = 0.1
 # Left, right and middle of a body.
 SIDES = ((80, 200, 255), (255, 140, 60), (240, 240, 90))
 # Corners (see box_corners) that the edges of a 3D box join; the first four edges are its front.
 EDGES = ((0, 1), (1, 5), (5, 4), (4, 0), (1, 2), (2, 3), (3, 0), (2, 6), (3, 7), (5, 6), (6, 7), (7, 4))
-NEAR = 0.1  # metres; nothing nearer to the camera is drawn
+NEAR = 0.1  # meters; nothing nearer to the camera is drawn
 # Which metrics are worth a curve.
 CURVES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "box_AP", "AP_2d", "AOS", "AP_bev", "AP_3d")
 BIRDS_EYE_SIDE = 384  # pixels of a bird's-eye view
 
 
-def class_colour(label: int) -> tuple[int, int, int]:
-    """A colour (RGB, 0 .. 255) for a class; neighbours in number are far apart in hue."""
+def class_color(label: int) -> tuple[int, int, int]:
+    """A color (RGB, 0 .. 255) for a class; neighbors in number are far apart in hue."""
     red, green, blue = colorsys.hsv_to_rgb((label * 0.61803399) % 1.0, 0.85, 1.0)
     return int(red * 255), int(green * 255), int(blue * 255)
 
@@ -46,14 +46,14 @@ def draw_boxes(
     thick = max(1, round(max(height, width) / 400))
     scale = max(0.35, max(height, width) / 1400)
     for n, (box, label) in enumerate(zip(boxes, labels, strict=True)):
-        colour = class_colour(int(label))
+        color = class_color(int(label))
         x1, y1, x2, y2 = (round(float(v)) for v in box)
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, thick, cv2.LINE_AA)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), color, thick, cv2.LINE_AA)
         text = class_names[int(label)] + (f" {float(scores[n]):.2f}" if scores is not None else "")
         (w, h), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
         left = int(np.clip(x1, 0, max(width - w, 0)))
         top = y1 if y1 >= h + base else min(max(y1, 0) + h + base, height)
-        cv2.rectangle(canvas, (left, top - h - base), (left + w, top), colour, -1)
+        cv2.rectangle(canvas, (left, top - h - base), (left + w, top), color, -1)
         cv2.putText(canvas, text, (left, top - base), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
     return canvas
 
@@ -62,7 +62,7 @@ def draw_joints(image: np.ndarray, joints: Any, joint_set: JointSet, scores: Any
     """A copy of an RGB uint8 image with skeletons: ``joints [N, J, 2]`` or ``[N, J, 3]`` in image pixels.
 
     The third number, if there, is the visibility (0: not drawn); ``scores [N, J]``: joints below ``SURE_JOINT`` are
-    hollow. Left, right and middle have colours of their own.
+    hollow. Left, right and middle have colors of their own.
     """
     canvas = np.ascontiguousarray(image).copy()
     side = np.full(len(joint_set.names), 2)
@@ -75,17 +75,17 @@ def draw_joints(image: np.ndarray, joints: Any, joint_set: JointSet, scores: Any
         points = [(round(x), round(y)) for x, y in np.clip(person[:, :2], -1e4, 1e4)]
         for a, b in joint_set.skeleton:
             if shown[a] and shown[b]:
-                colour = SIDES[side[a]] if side[a] == side[b] else SIDES[2]
-                cv2.line(canvas, points[a], points[b], colour, thick if sure[a] and sure[b] else 1, cv2.LINE_AA)
+                color = SIDES[side[a]] if side[a] == side[b] else SIDES[2]
+                cv2.line(canvas, points[a], points[b], color, thick if sure[a] and sure[b] else 1, cv2.LINE_AA)
         for joint in np.flatnonzero(shown):
-            colour, radius = SIDES[side[joint]], thick + 1
+            color, radius = SIDES[side[joint]], thick + 1
             cv2.circle(canvas, points[joint], radius + 1, (0, 0, 0), -1, cv2.LINE_AA)
-            cv2.circle(canvas, points[joint], radius, colour, -1 if sure[joint] else 1, cv2.LINE_AA)
+            cv2.circle(canvas, points[joint], radius, color, -1 if sure[joint] else 1, cv2.LINE_AA)
     return canvas
 
 
 def corners_of(rows: Mapping[str, Any]) -> np.ndarray:
-    """Corners ``[N, 8, 3]`` in metres of 3D boxes given by ``dimensions``, ``location`` and ``yaw``."""
+    """Corners ``[N, 8, 3]`` in meters of 3D boxes given by ``dimensions``, ``location`` and ``yaw``."""
     fields = (
         torch.as_tensor(np.asarray(rows[name]), dtype=torch.float64) for name in ("dimensions", "location", "yaw")
     )
@@ -108,7 +108,7 @@ def draw_boxes_3d(
     thick = max(1, round(max(canvas.shape[:2]) / 700))
     for n, corners in enumerate(corners_of(rows)):
         label = int(rows["labels"][n])
-        colour = class_colour(label)
+        color = class_color(label)
         if corners[:, 2].min() < NEAR:
             score = None if scores is None else [scores[n]]
             canvas = draw_boxes(canvas, [rows["boxes"][n]], [label], class_names, score)
@@ -116,16 +116,16 @@ def draw_boxes_3d(
         pixels = project(torch.as_tensor(calibration), torch.as_tensor(corners)).numpy()
         points = [(round(x), round(y)) for x, y in np.clip(pixels, -1e4, 1e4)]
         for a, b in (*EDGES, (0, 5), (1, 4)):
-            cv2.line(canvas, points[a], points[b], colour, thick, cv2.LINE_AA)
+            cv2.line(canvas, points[a], points[b], color, thick, cv2.LINE_AA)
         text = f"{class_names[label]} {corners[:, 2].mean():.0f} m" + ("" if scores is None else f" {scores[n]:.2f}")
         place = (int(pixels[:, 0].min()), max(int(pixels[:, 1].min()) - 3, 10))
         cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0), 3, cv2.LINE_AA)
-        cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.38, colour, 1, cv2.LINE_AA)
+        cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.38, color, 1, cv2.LINE_AA)
     return canvas
 
 
 def birds_eye_reach(rows: Mapping[str, Any]) -> float:
-    """How many metres a bird's-eye view must show to hold these boxes, 20 to 90."""
+    """How many meters a bird's-eye view must show to hold these boxes, 20 to 90."""
     location = np.asarray(rows["location"], float).reshape(-1, 3)
     needed = np.maximum(1.1 * location[:, 2] + 3, 2 * np.abs(location[:, 0]) + 5)
     return float(np.clip(needed.max(initial=0), 20, 90))
@@ -134,9 +134,9 @@ def birds_eye_reach(rows: Mapping[str, Any]) -> float:
 def draw_birds_eye(
     rows: Mapping[str, Any], reach: float, others: Mapping[str, Any] | None = None, side: int = BIRDS_EYE_SIDE
 ) -> np.ndarray:
-    """3D boxes from above, RGB uint8 ``[side, side, 3]``: the camera at the bottom, ``reach`` metres of view.
+    """3D boxes from above, RGB uint8 ``[side, side, 3]``: the camera at the bottom, ``reach`` meters of view.
 
-    ``rows`` in the colours of their classes with their headings, ``others`` (truth under a prediction) in grey.
+    ``rows`` in the colors of their classes with their headings, ``others`` (truth under a prediction) in gray.
     """
     canvas = np.full((side, side, 3), 24, np.uint8)
     scale = side / reach
@@ -146,20 +146,20 @@ def draw_birds_eye(
         return np.round(np.clip(at, -1e4, 1e4)).astype(np.int32)
 
     step = 10 if reach <= 60 else 20
-    for metres in range(step, int(reach) + 1, step):
-        row = round(side - metres * scale)
+    for meters in range(step, int(reach) + 1, step):
+        row = round(side - meters * scale)
         cv2.line(canvas, (0, row), (side, row), (60, 60, 60), 1)
         cv2.putText(
-            canvas, f"{metres} m", (3, row - 3), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (140, 140, 140), 1, cv2.LINE_AA
+            canvas, f"{meters} m", (3, row - 3), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (140, 140, 140), 1, cv2.LINE_AA
         )
     for corners in corners_of(others) if others is not None else ():
         cv2.polylines(canvas, [place(corners[:4])], True, (150, 150, 150), 1, cv2.LINE_AA)
     for n, corners in enumerate(corners_of(rows)):
-        colour = class_colour(int(rows["labels"][n]))
-        cv2.polylines(canvas, [place(corners[:4])], True, colour, 2, cv2.LINE_AA)
+        color = class_color(int(rows["labels"][n]))
+        cv2.polylines(canvas, [place(corners[:4])], True, color, 2, cv2.LINE_AA)
         heading = np.stack([corners[:4].mean(0), corners[:2].mean(0)])
         a, b = (tuple(int(v) for v in point) for point in place(heading))
-        cv2.line(canvas, a, b, colour, 2, cv2.LINE_AA)
+        cv2.line(canvas, a, b, color, 2, cv2.LINE_AA)
     return canvas
 
 
@@ -199,8 +199,8 @@ def overlay_heatmap(
         heatmap.astype(np.float32), grid_from_image[:2], (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     )
     strength = np.clip(on_image, 0, 1)[..., None]
-    colours = cv2.applyColorMap((np.clip(on_image, 0, 1) * 255).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]
-    return (image * (0.75 - 0.55 * strength) + colours * (0.15 + 0.65 * strength)).clip(0, 255).astype(np.uint8)
+    colors = cv2.applyColorMap((np.clip(on_image, 0, 1) * 255).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]
+    return (image * (0.75 - 0.55 * strength) + colors * (0.15 + 0.65 * strength)).clip(0, 255).astype(np.uint8)
 
 
 def panel(pictures: Mapping[str, np.ndarray], below: bool = False) -> np.ndarray:
@@ -266,7 +266,7 @@ def truth_and_prediction(
     reach = birds_eye_reach(truth)
     views = {
         "truth from above": draw_birds_eye(truth, reach),
-        "prediction (grey: truth)": draw_birds_eye(found, reach, truth),
+        "prediction (gray: truth)": draw_birds_eye(found, reach, truth),
     }
     return panel({f"{image.shape[1]}x{image.shape[0]}": picture, "bird's-eye view": panel(views)}, below=True)
 

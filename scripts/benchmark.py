@@ -1,6 +1,6 @@
 """Measure speed: `python scripts/benchmark.py data data=coco data.root=DIR`, `... decode`, `... kitti`.
 
-data: images per second of one worker through the whole training data path (read, warp, colour, objects, collate),
+data: images per second of one worker through the whole training data path (read, warp, color, objects, collate),
 beside the rate of a bare `cv2.imread` of the same files in the same run.
 
 decode: milliseconds from raw maps to detections for every task, on the CPU or a GPU where there is one: 16 images of
@@ -85,7 +85,7 @@ def benchmark_data(overrides: list[str], rounds: int) -> None:
         bare_rate = max(bare_rate, _rate(bare, len(dataset)))
     height, width = data.resolution
     print(f"{len(dataset)} images of {data.root}, input {height}x{width}, one core, best of {rounds} rounds")
-    print(f"data path    {path_rate:7.1f} images/s  (read, warp, colour, objects, collate)")
+    print(f"data path    {path_rate:7.1f} images/s  (read, warp, color, objects, collate)")
     print(f"cv2.imread   {bare_rate:7.1f} images/s")
     print(f"ratio        {path_rate / bare_rate:7.2f}")
 
@@ -142,7 +142,7 @@ def benchmark_kitti(frames: int = 3769, detections: int = 50) -> None:
 def _kitti_frames(frames: int, detections: int, batch: int = 16) -> Iterator[tuple[Any, Any, torch.Tensor]]:
     """Batches of detections, truth and image ids: street-like frames, detections around the objects and elsewhere."""
     random = np.random.default_rng(0)
-    typical = np.array([[1.53, 1.63, 3.88], [1.76, 0.66, 0.84], [1.74, 0.6, 1.76]])  # of KITTI's objects, in metres
+    typical = np.array([[1.53, 1.63, 3.88], [1.76, 0.66, 0.84], [1.74, 0.6, 1.76]])  # of KITTI's objects, in meters
     most = 16
 
     def solids(labels: np.ndarray, location: np.ndarray) -> dict[str, np.ndarray]:
@@ -163,7 +163,7 @@ def _kitti_frames(frames: int, detections: int, batch: int = 16) -> Iterator[tup
             [random.uniform(-15, 15, shape), random.uniform(1.4, 1.8, shape), random.uniform(6, 60, shape)]
         )
         truth = seen(solids(labels, np.moveaxis(place, 0, -1)))
-        kind = random.choice(4, shape, p=[0.8, 0.08, 0.02, 0.1])  # an object, its neighbour, a truck, DontCare
+        kind = random.choice(4, shape, p=[0.8, 0.08, 0.02, 0.1])  # an object, its neighbor, a truck, DontCare
         truth |= {"labels": np.where(kind == 3, -1, labels), "crowd": kind > 0, "neutral": kind == 1}
         truth |= {"truncation": random.choice([0, 0, 0, 0.2, 0.4], shape), "occlusion": random.integers(0, 4, shape)}
         truth["valid"] = np.arange(most) < random.integers(2, most, shape[0])[:, None]

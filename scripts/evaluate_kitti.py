@@ -50,9 +50,9 @@ def run(args: argparse.Namespace) -> None:
         truth = stack_objects([{name: torch.from_numpy(value) for name, value in fields.items()}])
         metric.update(found, truth, torch.tensor([number]))
     results = metric.compute()
-    labelled = len(list(args.labels.glob("*.txt")))
-    print(f"{len(frames)} of {labelled} labelled frames, those with a file in {args.results}; overlap {args.overlap}")
-    if len(frames) < labelled:
+    labeled = len(list(args.labels.glob("*.txt")))
+    print(f"{len(frames)} of {labeled} labeled frames, those with a file in {args.results}; overlap {args.overlap}")
+    if len(frames) < labeled:
         print("note: a frame without detections needs an empty file, or its objects are not missed")
     print()
     print(metric.table(results))

@@ -62,7 +62,7 @@ def recipe_of(data: str) -> dict[str, Any]:
 
 
 def describe_schedule(name: str, recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> str:
-    """Optimiser, epochs and milestones, learning rate and the batch that it belongs to."""
+    """Optimizer, epochs and milestones, learning rate and the batch that it belongs to."""
     plan = {**yaml.safe_load((CONFIGS / "schedule" / f"{name}.yaml").read_text()), **changes}
     for key, value in plan.items():
         if str(value).startswith("${recipe."):

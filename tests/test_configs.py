@@ -178,7 +178,7 @@ def test_every_data_config_instantiates_with_every_augmentation(data, augment, r
 
 @pytest.mark.parametrize("schedule", OPTIONS["schedule"])
 @pytest.mark.parametrize("task", OPTIONS["task"])
-def test_every_schedule_builds_a_module_and_its_optimiser(task, schedule):
+def test_every_schedule_builds_a_module_and_its_optimizer(task, schedule):
     cfg = compose_run([f"task={task}", f"schedule={schedule}", *tiny.NETWORK_OVERRIDES, "pretrained=false"])
     module = build.build_module(cfg, ["a", "b"])
     optimizer = module.schedule.build_optimizer(module.detector.network, 8)

@@ -55,7 +55,7 @@ def test_it_prints_the_table_and_a_row_per_class(script, folders):
     code, output = script(*folders)
     assert code == 0
     lines = [line.split() for line in output.splitlines()]
-    assert output.startswith(f"3 of 4 labelled frames, those with a file in {folders[1]}; overlap official\nnote: ")
+    assert output.startswith(f"3 of 4 labeled frames, those with a file in {folders[1]}; overlap official\nnote: ")
     # Two hits make two of the 41 recalls: 1 of 11, 1 of 40. The van costs nothing, the frame without results neither.
     for measure in ("2D", "AOS", "BEV", "3D"):
         assert ["Car", measure, *["2.50"] * 3, *["9.09"] * 3] in lines

@@ -19,15 +19,15 @@ from tests import tiny
 NAMES = ["red", "green", "blue"]
 
 
-class ColourNetwork(nn.Module):
-    """A network without weights that finds filled squares of pure colours: class by colour, size from the area."""
+class ColorNetwork(nn.Module):
+    """A network without weights that finds filled squares of pure colors: class by color, size from the area."""
 
     stride, divisor = 4, 4
 
     def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
-        colours = nn.functional.avg_pool2d((images > 0).float(), 4)
-        heat = nn.functional.avg_pool2d(colours, 5, stride=1, padding=2)
-        side = colours.sum((2, 3), keepdim=True).amax(1, keepdim=True).sqrt()
+        colors = nn.functional.avg_pool2d((images > 0).float(), 4)
+        heat = nn.functional.avg_pool2d(colors, 5, stride=1, padding=2)
+        side = colors.sum((2, 3), keepdim=True).amax(1, keepdim=True).sqrt()
         size = side.expand(-1, 2, *heat.shape[2:])
         return [{"heatmap": torch.logit(heat, 1e-4), "size": size, "offset": torch.zeros_like(size)}]
 
@@ -50,13 +50,13 @@ def images() -> list[np.ndarray]:
 
 
 def by_hand(predictor: Predictor, image: np.ndarray) -> Detections:
-    """The same by the parts: warp, normalise, network, decode, move back."""
+    """The same by the parts: warp, normalize, network, decode, move back."""
     pixels, matrix = warp_image(eval_pipeline((64, 96)), image)
     mean, std = (np.array(values)[:, None, None] * 255 for values in NORMALIZATIONS["coco"])
-    normalised = torch.from_numpy((pixels.numpy() - mean) / std).float()
+    normalized = torch.from_numpy((pixels.numpy() - mean) / std).float()
     detector = predictor.detector
     with torch.no_grad():
-        found = detector.task.decode(detector.task.activate(detector.network(normalised[None])[-1]))
+        found = detector.task.decode(detector.task.activate(detector.network(normalized[None])[-1]))
     boxes = transform_boxes(torch.linalg.inv(matrix), found["boxes"][0])
     return {"boxes": boxes, "scores": found["scores"][0], "labels": found["labels"][0]}
 
@@ -115,7 +115,7 @@ def test_no_images_give_no_detections(predictor):
 def test_boxes_are_in_the_pixels_of_the_image(mode):
     image = np.zeros((120, 200, 3), np.uint8)
     image[40:72, 100:132, 1] = 255  # a green square of 32 pixels
-    predictor = Predictor(Detector(ColourNetwork(), CtdetTask(3, k=5)), NAMES, (160, 160), mode=mode)
+    predictor = Predictor(Detector(ColorNetwork(), CtdetTask(3, k=5)), NAMES, (160, 160), mode=mode)
     best = {name: value[0] for name, value in predictor(image).items()}
     assert best["names"] == "green"
     x1, y1, x2, y2 = best["boxes"].tolist()
@@ -137,17 +137,17 @@ def test_the_heatmap_is_the_largest_over_classes_in_grid_space(predictor, images
     assert heatmap.max() == pytest.approx(predictor(images[0])["scores"][0].item())
 
 
-def test_bytes_and_floats_are_normalised_alike():
+def test_bytes_and_floats_are_normalized_alike():
     detector = Detector(nn.Identity(), CtdetTask(1), "imagenet")
     pixels = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
-    normalised = detector.normalize(pixels)
-    assert normalised.dtype == torch.float32
-    assert torch.equal(normalised, detector.normalize(pixels.float()))
+    normalized = detector.normalize(pixels)
+    assert normalized.dtype == torch.float32
+    assert torch.equal(normalized, detector.normalize(pixels.float()))
     channel = (pixels[0, 0, 0, 0].item() / 255 - 0.485) / 0.229
-    assert normalised[0, 0, 0, 0].item() == pytest.approx(channel, abs=1e-5)
+    assert normalized[0, 0, 0, 0].item() == pytest.approx(channel, abs=1e-5)
 
 
-def test_the_normalisation_is_no_weight():
+def test_the_normalization_is_no_weight():
     assert not [name for name in build_detector().state_dict() if "mean" in name.split(".")[:1] or name == "std"]
 
 

@@ -30,7 +30,7 @@ SHAPE = (2, 3, 4, 5)
 
 
 def random_maps(seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Raw output and a heatmap with centres."""
+    """Raw output and a heatmap with centers."""
     torch.manual_seed(seed)
     target = torch.rand(SHAPE) * 0.9
     target[0, 1, 2, 3] = target[1, 0, 0, 0] = target[1, 2, 3, 4] = 1
@@ -69,13 +69,13 @@ def test_the_focal_loss_ignores_what_its_weight_hides():
     assert focal(other, DenseMap(target, weight)) == focal(raw, DenseMap(target, weight))
 
 
-def test_a_centre_inside_an_ignored_region_still_counts():
+def test_a_center_inside_an_ignored_region_still_counts():
     raw, target = random_maps()
     focal(raw, DenseMap(target, torch.zeros(SHAPE))).backward()
     assert torch.equal(raw.grad != 0, target == 1)
 
 
-def test_a_heatmap_without_centres_is_pushed_down_and_not_divided_by_zero():
+def test_a_heatmap_without_centers_is_pushed_down_and_not_divided_by_zero():
     raw = torch.zeros(SHAPE, requires_grad=True)
     loss = focal(raw, DenseMap(torch.zeros(SHAPE)))
     loss.backward()

@@ -260,7 +260,7 @@ def test_stopping_after_an_epoch_and_going_on_equals_going_through(shapes, tmp_p
     assert any(not torch.equal(a, b) for a, b in zip(halfway.parameters(), resumed.parameters(), strict=True))
 
 
-def test_one_batch_is_learnt_by_heart(shapes, tmp_path):
+def test_one_batch_is_learned_by_heart(shapes, tmp_path):
     pl.seed_everything(0, verbose=False)
     schedule = {"lr": 1e-2, "batch_size": None, "decay": "constant"}
     module = CtdetModule(class_names=SHAPES, backbone=tiny.NETWORK, schedule=schedule)

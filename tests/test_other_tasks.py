@@ -291,6 +291,6 @@ def test_a_pose_training_starts_from_a_box_checkpoint(command, figures):
     )
     assert boxes.code == 0, boxes.output
     result = train(command, "multi_pose", figures, f"pretrained={boxes.run / 'best.ckpt'}")
-    (line,) = [line for line in result.output.splitlines() if line.startswith("as initialised, because the checkpoint")]
+    (line,) = [line for line in result.output.splitlines() if line.startswith("as initialized, because the checkpoint")]
     assert "joint" in line
     assert "copied" in result.output

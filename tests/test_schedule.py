@@ -1,4 +1,4 @@
-"""Optimiser and learning rate."""
+"""Optimizer and learning rate."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_rate_is_never_negative_and_never_above_its_base(epoch, decay, warmu
     assert 0 < Schedule(decay=decay, warmup_epochs=warmup).factor(epoch) <= 1 + 1e-9
 
 
-def test_optimisers_train_every_parameter_with_the_scaled_rate():
+def test_optimizers_train_every_parameter_with_the_scaled_rate():
     for name, kind in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)):
         made = Schedule(optimizer=name, lr=0.1, batch_size=8).build_optimizer(NETWORK, 16)
         assert type(made) is kind

@@ -27,7 +27,7 @@ from tests.places import ROOT
 
 DATA = ["data.train_count=20", "data.val_count=5", "data.num_workers=0", "resolution=[64,64]"]
 SHORT = [*DATA, *tiny.NETWORK_OVERRIDES, "callbacks.pictures.count=2"]
-# A little larger and longer, until it has learnt a dozen images so far that AP says something.
+# A little larger and longer, until it has learned a dozen images so far that AP says something.
 LEARNING = [
     *DATA,
     "backbone=test_resnet",
@@ -107,7 +107,7 @@ def test_training_ends_well_and_leaves_everything_in_the_run_folder(journey):
 
 
 @pytest.mark.slow
-def test_a_dozen_images_are_learnt_by_heart(journey):
+def test_a_dozen_images_are_learned_by_heart(journey):
     losses = [float(row["train/loss"]) for row in rows_of(journey.run / "history.csv")]
     assert losses[-1] < losses[0] / 3
     metrics = read_json(journey.run / "metrics.json")
@@ -412,7 +412,7 @@ def damage(pets: Path, how: str) -> None:
         (["schedule.optimizer=lion"], "", "schedule.optimizer='lion' is unknown; choose one of adam, adamw, sgd"),
         (["augment.warp=zoom"], "", "augment.warp='zoom' is unknown; choose one of crop, jitter"),
         (["+augment.flipp=1"], "", "augment.flipp is unknown; RandomCropWarp has scales, border, flip"),
-        (["+augment.colour.hue=1"], "", "augment.colour.hue is unknown; ColourJitter has brightness, contrast, "),
+        (["+augment.color.hue=1"], "", "augment.color.hue is unknown; ColorJitter has brightness, contrast, "),
         (["+data.speed=1"], "", "data: got an unexpected keyword argument 'speed'; see configs/data for what there is"),
         (["data.batch_size=0"], "", "data.batch_size=0 is too small; give at least 1"),
         (["data.limit=0"], "", "data.limit=0 is too small; give at least 1"),

@@ -12,7 +12,7 @@ from centernet.visualize import (
     BIRDS_EYE_SIDE,
     MARGIN,
     SIDES,
-    class_colour,
+    class_color,
     draw_birds_eye,
     draw_boxes,
     draw_boxes_3d,
@@ -26,44 +26,44 @@ from centernet.visualize import (
     truth_and_prediction,
 )
 
-GREY = np.full((120, 160, 3), 128, np.uint8)
+GRAY = np.full((120, 160, 3), 128, np.uint8)
 
 
-def test_a_box_is_drawn_on_its_border_in_the_colour_of_its_class():
-    drawn = draw_boxes(GREY, [[30.2, 40, 100, 90]], [1], ["a", "b"])
-    colour = np.array(class_colour(1))
+def test_a_box_is_drawn_on_its_border_in_the_color_of_its_class():
+    drawn = draw_boxes(GRAY, [[30.2, 40, 100, 90]], [1], ["a", "b"])
+    color = np.array(class_color(1))
     for x, y in ((60, 90), (100, 60), (30, 70), (80, 40)):
-        assert np.abs(drawn[y, x].astype(int) - colour).max() < 30
+        assert np.abs(drawn[y, x].astype(int) - color).max() < 30
     assert (drawn[50:85, 40:95] == 128).all()  # its inside
     assert (drawn[95:, :] == 128).all()
-    assert (GREY == 128).all()  # the image itself is left alone
+    assert (GRAY == 128).all()  # the image itself is left alone
 
 
 def test_every_box_has_a_name_plate_inside_the_picture():
     for box in ([30, 40, 100, 90], [-20, -20, 30, 30], [140, 100, 200, 160], [0, 0, 160, 120]):
-        drawn = draw_boxes(GREY, [box], [0], ["zebra"], [0.75])
-        plate = (drawn == class_colour(0)).all(-1)
+        drawn = draw_boxes(GRAY, [box], [0], ["zebra"], [0.75])
+        plate = (drawn == class_color(0)).all(-1)
         assert plate.sum() > 100
         dark = (drawn.max(-1) < 60).sum()
         assert dark > 20  # the letters
 
 
 def test_without_boxes_the_picture_is_the_image():
-    assert np.array_equal(draw_boxes(GREY, np.zeros((0, 4)), [], ["a"]), GREY)
+    assert np.array_equal(draw_boxes(GRAY, np.zeros((0, 4)), [], ["a"]), GRAY)
 
 
-def test_classes_have_colours_that_can_be_told_apart():
-    colours = np.array([class_colour(label) for label in range(12)])
-    distance = np.abs(colours[:, None] - colours[None]).sum(-1) + 1000 * np.eye(12)
+def test_classes_have_colors_that_can_be_told_apart():
+    colors = np.array([class_color(label) for label in range(12)])
+    distance = np.abs(colors[:, None] - colors[None]).sum(-1) + 1000 * np.eye(12)
     assert distance.min() > 40
-    assert colours.min() >= 0
-    assert colours.max() <= 255
+    assert colors.min() >= 0
+    assert colors.max() <= 255
 
 
 def test_a_peak_glows_where_it_is_in_the_image():
     heatmap = np.zeros((16, 16), np.float32)
     heatmap[5, 10] = 1.0  # input pixel (40, 20), image pixel (80, 40) at half the size
-    glowing = overlay_heatmap(GREY, heatmap, np.diag([0.5, 0.5, 1.0])).astype(int)
+    glowing = overlay_heatmap(GRAY, heatmap, np.diag([0.5, 0.5, 1.0])).astype(int)
     change = glowing[..., 0] - glowing[..., 2]  # red over blue
     y, x = np.unravel_index(cv2.GaussianBlur(change.astype(np.float32), (0, 0), 2).argmax(), change.shape)
     assert abs(x - 80) <= 2
@@ -78,15 +78,15 @@ def test_an_empty_heatmap_leaves_the_image_visible():
 
 
 def test_pictures_stand_side_by_side_under_their_captions():
-    made = panel({"truth": GREY, "prediction": GREY + 20})
+    made = panel({"truth": GRAY, "prediction": GRAY + 20})
     assert made.shape == (120 + MARGIN, 320, 3)
-    assert np.array_equal(made[MARGIN:, :160], GREY)
-    assert np.array_equal(made[MARGIN:, 160:], GREY + 20)
+    assert np.array_equal(made[MARGIN:, :160], GRAY)
+    assert np.array_equal(made[MARGIN:, 160:], GRAY + 20)
     assert made[:MARGIN, :160].max() > 200  # the caption
 
 
 def test_small_images_are_enlarged_and_large_ones_left():
-    big, factor = enlarge(GREY, 320)
+    big, factor = enlarge(GRAY, 320)
     assert big.shape == (240, 320, 3)
     assert factor == 2
     same, factor = enlarge(big, 320)
@@ -102,7 +102,7 @@ def test_truth_and_prediction_show_each_its_own():
     }
     truth = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, int)}
     picture = truth_and_prediction(
-        GREY, truth, detections, ["a"], {"heatmap": np.zeros((30, 40))}, np.eye(3), threshold=0.3
+        GRAY, truth, detections, ["a"], {"heatmap": np.zeros((30, 40))}, np.eye(3), threshold=0.3
     )
     width = picture.shape[1] // 3
     left, middle = picture[MARGIN:, :width], picture[MARGIN:, width : 2 * width]
@@ -110,34 +110,34 @@ def test_truth_and_prediction_show_each_its_own():
     changed = np.argwhere((middle != middle[-1, -1]).any(-1))
     assert changed.max(0)[1] <= 2 * 60 + 60  # the box below the threshold is not there
     assert changed.min(0)[0] <= 2 * 20
-    without = truth_and_prediction(GREY, truth, detections, ["a"])
+    without = truth_and_prediction(GRAY, truth, detections, ["a"])
     assert without.shape[1] == 2 * width
 
 
 HANDS = JointSet.of({"names": ["head", "left_hand", "right_hand"], "skeleton": [["head", "left_hand"]]})
 
 
-def is_colour(image: np.ndarray, colour: tuple[int, int, int], near: int = 40) -> np.ndarray:
-    return (np.abs(image.astype(int) - colour) < near).all(-1)
+def is_color(image: np.ndarray, color: tuple[int, int, int], near: int = 40) -> np.ndarray:
+    return (np.abs(image.astype(int) - color) < near).all(-1)
 
 
-def test_joints_are_drawn_where_they_are_in_the_colour_of_their_side():
-    drawn = draw_joints(GREY, [[[80, 20], [40, 60], [120, 60]]], HANDS)
-    for (x, y), colour in zip(((80, 20), (40, 60), (120, 60)), (SIDES[2], SIDES[0], SIDES[1]), strict=True):
-        assert is_colour(drawn[y, x], colour)
-    assert not np.array_equal(drawn[40, 60], GREY[40, 60])  # on the line between head and left hand
-    assert np.array_equal(drawn[40, 100], GREY[40, 100])  # no line to the other one
-    assert (GREY == 128).all()
+def test_joints_are_drawn_where_they_are_in_the_color_of_their_side():
+    drawn = draw_joints(GRAY, [[[80, 20], [40, 60], [120, 60]]], HANDS)
+    for (x, y), color in zip(((80, 20), (40, 60), (120, 60)), (SIDES[2], SIDES[0], SIDES[1]), strict=True):
+        assert is_color(drawn[y, x], color)
+    assert not np.array_equal(drawn[40, 60], GRAY[40, 60])  # on the line between head and left hand
+    assert np.array_equal(drawn[40, 100], GRAY[40, 100])  # no line to the other one
+    assert (GRAY == 128).all()
 
 
-def test_unlabelled_joints_are_not_drawn_and_unsure_ones_are_hollow():
-    truth = draw_joints(GREY, [[[80, 20, 2], [0, 0, 0], [120, 60, 1]]], HANDS)
-    assert np.array_equal(truth[:12, :12], GREY[:12, :12])
-    assert np.array_equal(truth[40, 60], GREY[40, 60])
-    assert is_colour(truth[60, 120], SIDES[1])
-    unsure = draw_joints(GREY, [[[80, 20], [40, 60], [120, 60]]], HANDS, [[0.9, 0.05, 0.9]])
-    assert not is_colour(unsure[60, 40], SIDES[0])
-    assert is_colour(unsure[60, 120], SIDES[1])
+def test_unlabeled_joints_are_not_drawn_and_unsure_ones_are_hollow():
+    truth = draw_joints(GRAY, [[[80, 20, 2], [0, 0, 0], [120, 60, 1]]], HANDS)
+    assert np.array_equal(truth[:12, :12], GRAY[:12, :12])
+    assert np.array_equal(truth[40, 60], GRAY[40, 60])
+    assert is_color(truth[60, 120], SIDES[1])
+    unsure = draw_joints(GRAY, [[[80, 20], [40, 60], [120, 60]]], HANDS, [[0.9, 0.05, 0.9]])
+    assert not is_color(unsure[60, 40], SIDES[0])
+    assert is_color(unsure[60, 120], SIDES[1])
 
 
 CAMERA = np.array([[150.0, 0, 80, 0], [0, 150, 40, 0], [0, 0, 1, 0]])
@@ -155,10 +155,10 @@ def cars(*places: tuple[float, float, float]) -> dict[str, np.ndarray]:
 
 
 def test_a_3d_box_is_drawn_where_the_camera_sees_it():
-    drawn = draw_boxes_3d(GREY, cars((0, 1.5, 12)), ["car"], CAMERA)
-    changed = np.argwhere((drawn != GREY).any(-1))
+    drawn = draw_boxes_3d(GRAY, cars((0, 1.5, 12)), ["car"], CAMERA)
+    changed = np.argwhere((drawn != GRAY).any(-1))
     # The near face is at 10 m: 24 pixels wide around x = 80, its bottom 22.5 below and its top at y = 40.
-    edges = is_colour(drawn, class_colour(0))
+    edges = is_color(drawn, class_color(0))
     ys, xs = np.nonzero(edges[45:])  # below the name
     ys = ys + 45
     assert (xs.min(), xs.max()) == pytest.approx((68, 92), abs=2)
@@ -167,33 +167,33 @@ def test_a_3d_box_is_drawn_where_the_camera_sees_it():
 
 
 def test_a_3d_box_that_reaches_behind_the_camera_is_drawn_flat():
-    drawn = draw_boxes_3d(GREY, cars((0, 1.5, 1)), ["car"], CAMERA)
-    assert np.array_equal(drawn, draw_boxes(GREY, [[10, 10, 50, 50]], [0], ["car"]))
+    drawn = draw_boxes_3d(GRAY, cars((0, 1.5, 1)), ["car"], CAMERA)
+    assert np.array_equal(drawn, draw_boxes(GRAY, [[10, 10, 50, 50]], [0], ["car"]))
 
 
 def test_from_above_things_lie_where_they_are_and_point_where_they_go():
     view = draw_birds_eye(cars((0, 1.5, 20)), reach=40)
-    colours = np.argwhere(is_colour(view, class_colour(0)))
-    middle = colours.mean(0)
+    colors = np.argwhere(is_color(view, class_color(0)))
+    middle = colors.mean(0)
     assert view.shape == (BIRDS_EYE_SIDE, BIRDS_EYE_SIDE, 3)
     assert middle[1] == pytest.approx(BIRDS_EYE_SIDE / 2, abs=3)
     assert middle[0] == pytest.approx(BIRDS_EYE_SIDE / 2, abs=8)
     # Yaw -90 degrees: it drives away from us, so that its heading line lies in the upper half.
-    column = is_colour(view[:, BIRDS_EYE_SIDE // 2], class_colour(0))
+    column = is_color(view[:, BIRDS_EYE_SIDE // 2], class_color(0))
     rows = np.flatnonzero(column)
     assert (rows < BIRDS_EYE_SIDE / 2 - 2).sum() > (rows > BIRDS_EYE_SIDE / 2 + 2).sum()
     truth = draw_birds_eye(cars(), 40, cars((5, 1.5, 20)))
-    assert is_colour(truth, (150, 150, 150), 20).sum() > 20
+    assert is_color(truth, (150, 150, 150), 20).sum() > 20
 
 
 def test_what_rows_have_decides_what_is_drawn():
     rows = cars((0, 1.5, 12))
-    assert np.array_equal(draw_objects(GREY, rows, ["car"]), draw_boxes(GREY, rows["boxes"], [0], ["car"]))
-    solid = draw_objects(GREY, rows, ["car"], calibration=CAMERA)
-    assert np.array_equal(solid, draw_boxes_3d(GREY, rows, ["car"], CAMERA))
+    assert np.array_equal(draw_objects(GRAY, rows, ["car"]), draw_boxes(GRAY, rows["boxes"], [0], ["car"]))
+    solid = draw_objects(GRAY, rows, ["car"], calibration=CAMERA)
+    assert np.array_equal(solid, draw_boxes_3d(GRAY, rows, ["car"], CAMERA))
     person = {"boxes": rows["boxes"], "labels": rows["labels"], "joints": np.array([[[15, 15], [20, 30], [40, 30]]])}
-    boxes = draw_boxes(GREY, 2 * person["boxes"], [0], ["man"])
-    drawn = draw_objects(GREY, person, ["man"], HANDS, factor=2.0)
+    boxes = draw_boxes(GRAY, 2 * person["boxes"], [0], ["man"])
+    drawn = draw_objects(GRAY, person, ["man"], HANDS, factor=2.0)
     assert np.array_equal(drawn, draw_joints(boxes, 2 * person["joints"], HANDS))
 
 
@@ -217,7 +217,7 @@ def test_an_image_is_written_as_it_is_into_new_folders(tmp_path):
 def test_a_picture_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "taken.png").mkdir()
     with pytest.raises((OSError, cv2.error)):
-        save_image(tmp_path / "taken.png", GREY)
+        save_image(tmp_path / "taken.png", GRAY)
 
 
 def history(epochs: int) -> list[dict[str, float]]:

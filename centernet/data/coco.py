@@ -44,7 +44,7 @@ class CocoDataset(ImageDataset):
 
     Where categories or annotations have keypoints, objects get the field ``joints`` and ``joints`` is their
     ``JointSet``: the names of all categories, in the order in which they first appear; a joint that a category lacks is
-    never labelled. Argument ``joints`` (see ``JointSet.of``) replaces what the json says, or says what it leaves out.
+    never labeled. Argument ``joints`` (see ``JointSet.of``) replaces what the json says, or says what it leaves out.
 
     Attributes: ``class_names``, ``category_ids`` (by label), ``image_ids`` (as in the json), ``notes`` (what was
     dropped, one sentence each).
@@ -191,7 +191,7 @@ class CocoDataset(ImageDataset):
         rows = np.asarray(given, np.float32).reshape(-1, 3)
         if not np.isfinite(rows).all():
             raise InputError(f"{where} has keypoints that are no numbers: {given}")
-        # What is not labelled has no place, whatever stands there.
+        # What is not labeled has no place, whatever stands there.
         joints[places] = np.where(rows[:, 2:] > 0, rows, 0)
         return joints
 
@@ -315,7 +315,7 @@ def _load_json(path: Path) -> dict[str, Any]:
             raise InputError(f"{path} has no {key!r}; COCO annotations need images, annotations and categories")
     for key in ("images", "categories"):
         if not content[key]:
-            raise InputError(f"{path} has an empty list of {key}; nothing can be learnt from it")
+            raise InputError(f"{path} has an empty list of {key}; nothing can be learned from it")
     return content
 
 

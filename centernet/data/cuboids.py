@@ -2,10 +2,10 @@
 
 Deterministic from a seed; train and val come from different seeds. Boxes of KITTI's types and sizes stand on a plane
 1.65 m below a camera like KITTI's, at two thirds of its resolution. Depth can be read from where they touch the ground
-and from their size, heading from lights, windows and faces. There are occluded and cut objects, neighbouring types,
+and from their size, heading from lights, windows and faces. There are occluded and cut objects, neighboring types,
 ignored regions and frames without objects, so that everything the benchmark brings is met without a download.
 
-Convention: as in ``centernet.ops.camera``; pixels of the image have their centres at whole numbers.
+Convention: as in ``centernet.ops.camera``; pixels of the image have their centers at whole numbers.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from centernet.ops.camera import box_corners, project, wrap_angle
 VERSION = 3
 # The benchmark's limits of height (40 and 25 pixels) count image pixels: smaller images would leave out most objects.
 HEIGHT, WIDTH = 256, 832
-CAMERA_HEIGHT = 1.65  # metres above the ground
+CAMERA_HEIGHT = 1.65  # meters above the ground
 EMPTY_SHARE, REGION_SHARE = 0.05, 0.15
-NEAREST, FARTHEST = 8.0, 36.0  # metres
+NEAREST, FARTHEST = 8.0, 36.0  # meters
 LEAST_HEIGHT, LEAST_VISIBLE, MOST_TRUNCATED = 24.0, 0.3, 0.5
-ROAD = 4.5  # metres from its middle to its edge
+ROAD = 4.5  # meters from its middle to its edge
 _SUBPIXEL = 4  # fractional bits of the coordinates given to OpenCV
 
-# How often a type comes, and mean and deviation of height, width and length in metres: about those of KITTI's labels.
+# How often a type comes, and mean and deviation of height, width and length in meters: about those of KITTI's labels.
 TYPES: dict[str, tuple[float, tuple[float, float, float], tuple[float, float, float]]] = {
     "Car": (0.36, (1.53, 1.63, 3.88), (0.13, 0.10, 0.40)),
     "Pedestrian": (0.28, (1.76, 0.66, 0.84), (0.10, 0.10, 0.12)),
@@ -53,13 +53,13 @@ TYPES: dict[str, tuple[float, tuple[float, float, float], tuple[float, float, fl
     "Person_sitting": (0.04, (1.27, 0.60, 0.80), (0.08, 0.06, 0.10)),
     "Tram": (0.02, (3.50, 2.50, 14.0), (0.10, 0.10, 1.00)),
 }
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 GLASS, BLACK, WHITE, RED, LIGHT = (150, 200, 230), (25, 25, 30), (245, 245, 245), (230, 20, 20), (255, 240, 120)
 SKIN, HAIR, TROUSERS, METAL = (240, 190, 150), (70, 40, 20), (45, 50, 90), (180, 185, 190)
 SHADOW = (48, 50, 48)
 
-# A mark on a face: left, bottom, right, top as shares of the face, and a colour; a disc sits inside its rectangle.
-Mark = tuple[str, float, float, float, float, Colour]
+# A mark on a face: left, bottom, right, top as shares of the face, and a color; a disc sits inside its rectangle.
+Mark = tuple[str, float, float, float, float, Color]
 _HEAD = {
     "front": [("box", 0.0, 0.84, 1.0, 1.0, SKIN), ("box", 0.0, 0.95, 1.0, 1.0, HAIR)],
     "back": [("box", 0.0, 0.84, 1.0, 1.0, HAIR)],
@@ -121,19 +121,19 @@ class Cuboid:
     """One thing on the ground, with its numbers rounded as in a label file."""
 
     kind: str
-    dimensions: np.ndarray  # [3] height, width, length, metres
-    location: np.ndarray  # [3] middle of the bottom face, metres
+    dimensions: np.ndarray  # [3] height, width, length, meters
+    location: np.ndarray  # [3] middle of the bottom face, meters
     yaw: float
-    colour: Colour
+    color: Color
 
     @cached_property
     def corners(self) -> np.ndarray:
-        """Corners ``[8, 3]`` in metres, ordered as ``centernet.ops.camera.box_corners`` does."""
+        """Corners ``[8, 3]`` in meters, ordered as ``centernet.ops.camera.box_corners`` does."""
         return box_corners(*(torch.tensor(v) for v in (self.dimensions, self.location, self.yaw))).numpy()
 
     @property
     def radius(self) -> float:
-        """Of the circle around its footprint, metres."""
+        """Of the circle around its footprint, meters."""
         return float(np.hypot(*self.dimensions[1:])) / 2
 
     @property
@@ -208,7 +208,7 @@ def _draw_camera(rng: np.random.Generator) -> np.ndarray:
     """A P2 like KITTI's at two thirds of its size; focal length and principal point differ a little between frames."""
     focal, x, y = 480 * rng.uniform(0.97, 1.03), WIDTH / 2 + rng.uniform(-12, 12), 96 + rng.uniform(-6, 6)
     depth_shift = 0.003
-    # The left colour camera stands 6 cm beside the camera that labels are given for.
+    # The left color camera stands 6 cm beside the camera that labels are given for.
     shift = [focal * 0.06 + x * depth_shift, y * depth_shift, depth_shift]
     return np.column_stack([[[focal, 0, x], [0, focal, y], [0, 0, 1]], shift])
 
@@ -245,17 +245,17 @@ def _make_thing(rng: np.random.Generator, kind: str, x: float, z: float) -> Cubo
     is_along = rng.random() < 0.5 or kind == "Tram"
     yaw = rng.choice([-1, 1]) * np.pi / 2 + rng.normal() * 0.1 if is_along else rng.uniform(-np.pi, np.pi)
     return Cuboid(
-        kind, dimensions.round(2), np.array([x, CAMERA_HEIGHT, z]).round(2), round(float(yaw), 2), _strong_colour(rng)
+        kind, dimensions.round(2), np.array([x, CAMERA_HEIGHT, z]).round(2), round(float(yaw), 2), _strong_color(rng)
     )
 
 
 def _place_region(rng: np.random.Generator) -> list[Cuboid]:
-    """A few cars too far away to be labelled one by one."""
+    """A few cars too far away to be labeled one by one."""
     x, z = rng.uniform(-20, 20), rng.uniform(55, 70)
     return [_make_thing(rng, "Car", x + 4.5 * n, z + 5 * rng.random()) for n in range(int(rng.integers(2, 5)))]
 
 
-def _strong_colour(rng: np.random.Generator) -> Colour:
+def _strong_color(rng: np.random.Generator) -> Color:
     hsv = np.array([[[rng.integers(180), rng.integers(150, 240), rng.integers(150, 235)]]], np.uint8)
     return tuple(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].tolist())
 
@@ -266,7 +266,7 @@ def _nearness(thing: Cuboid) -> float:
 
 
 def _pixels(camera: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Image pixels ``[N, 2]`` of points ``[N, 3]`` in metres."""
+    """Image pixels ``[N, 2]`` of points ``[N, 3]`` in meters."""
     return project(torch.from_numpy(camera), torch.from_numpy(points)).numpy()
 
 
@@ -330,12 +330,12 @@ def _fixed(points: np.ndarray) -> np.ndarray:
     return np.round(points * 2**_SUBPIXEL).astype(np.int32)
 
 
-def _fill(image: np.ndarray, points: np.ndarray, colour: Sequence[float]) -> None:
-    cv2.fillPoly(image, [_fixed(points)], [int(c) for c in np.clip(colour, 0, 255)], cv2.LINE_AA, _SUBPIXEL)
+def _fill(image: np.ndarray, points: np.ndarray, color: Sequence[float]) -> None:
+    cv2.fillPoly(image, [_fixed(points)], [int(c) for c in np.clip(color, 0, 255)], cv2.LINE_AA, _SUBPIXEL)
 
 
 def _draw_street(rng: np.random.Generator, camera: np.ndarray) -> np.ndarray:
-    """Sky, skyline, grass, pavement and a road whose markings are metres apart; ``[H, W, 3]``."""
+    """Sky, skyline, grass, pavement and a road whose markings are meters apart; ``[H, W, 3]``."""
     horizon = round(camera[1, 2])
     image = np.empty((HEIGHT, WIDTH, 3), np.uint8)
     down = np.linspace(0, 1, horizon)[:, None, None]
@@ -346,13 +346,13 @@ def _draw_street(rng: np.random.Generator, camera: np.ndarray) -> np.ndarray:
         width, height = (int(rng.integers(*bounds)) for bounds in ((24, 90), (6, 44)))
         image[horizon - height : horizon, x : x + width] = rng.integers(135, 175) + rng.integers(-8, 9, 3)
         x += width
-    middle, grey = rng.uniform(-2, 2), int(rng.integers(88, 112))
+    middle, gray = rng.uniform(-2, 2), int(rng.integers(88, 112))
 
-    def lay(left: float, right: float, near: float, far: float, colour: Sequence[float]) -> None:
-        _fill(image, _pixels(camera, _ground([left, right, right, left], [near, near, far, far])), colour)
+    def lay(left: float, right: float, near: float, far: float, color: Sequence[float]) -> None:
+        _fill(image, _pixels(camera, _ground([left, right, right, left], [near, near, far, far])), color)
 
     lay(middle - ROAD - 2.5, middle + ROAD + 2.5, 1, 300, (165, 160, 150))
-    lay(middle - ROAD, middle + ROAD, 1, 300, (grey, grey, grey + 4))
+    lay(middle - ROAD, middle + ROAD, 1, 300, (gray, gray, gray + 4))
     for edge in (-ROAD + 0.25, ROAD - 0.4):
         lay(middle + edge, middle + edge + 0.15, 1, 300, (215, 215, 210))
     for near in np.arange(rng.uniform(1, 7), 120, 6.0):
@@ -374,23 +374,23 @@ def _draw_shadow(image: np.ndarray, camera: np.ndarray, thing: Cuboid) -> None:
 
 
 def _draw_thing(image: np.ndarray, camera: np.ndarray, thing: Cuboid) -> None:
-    """The faces of a thing that look towards the camera, with their marks."""
+    """The faces of a thing that look toward the camera, with their marks."""
     corners = thing.corners
     eye = -np.linalg.solve(camera[:, :3], camera[:, 3])
     for face, (origin, right, up) in FACES.items():
-        start, across, upwards = corners[origin], corners[right] - corners[origin], corners[up] - corners[origin]
-        middle = start + (across + upwards) / 2
+        start, across, upward = corners[origin], corners[right] - corners[origin], corners[up] - corners[origin]
+        middle = start + (across + upward) / 2
         if (eye - middle) @ (middle - corners.mean(0)) <= 0:
             continue
         marks = MARKS[thing.kind].get(face.removeprefix("other "), [])
-        for outline, colour in [(_outline("box", 0, 0, 1, 1), thing.colour), *_outlines(marks)]:
-            points = start + outline[:, :1] * across + outline[:, 1:] * upwards
-            _fill(image, _pixels(camera, points), SHADES[face] * np.array(colour))
+        for outline, color in [(_outline("box", 0, 0, 1, 1), thing.color), *_outlines(marks)]:
+            points = start + outline[:, :1] * across + outline[:, 1:] * upward
+            _fill(image, _pixels(camera, points), SHADES[face] * np.array(color))
 
 
-def _outlines(marks: Sequence[Mark]) -> Iterator[tuple[np.ndarray, Colour]]:
-    for *shape, colour in marks:
-        yield _outline(*shape), colour
+def _outlines(marks: Sequence[Mark]) -> Iterator[tuple[np.ndarray, Color]]:
+    for *shape, color in marks:
+        yield _outline(*shape), color
 
 
 def _outline(shape: str, left: float, bottom: float, right: float, top: float) -> np.ndarray:

@@ -253,7 +253,7 @@ class CenterNetDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or (1 if test_mode == "keep" else batch_size)
         self.num_workers = min(8, (os.cpu_count() or 2) // 2) if num_workers is None else num_workers
-        self.augment = {"warp": "crop", "colour": {}} if augment is None else dict(augment)
+        self.augment = {"warp": "crop", "color": {}} if augment is None else dict(augment)
         self.visible_boxes = bool(self.augment.pop("visible_boxes", False))
         self.mosaic = float(self.augment.pop("mosaic", 0.0))
         if not 0 <= self.mosaic <= 1:
@@ -281,7 +281,7 @@ class CenterNetDataModule(pl.LightningDataModule):
         if self.skip_empty and split == "train":
             dataset.drop_empty()
             if not len(dataset):
-                raise InputError(f"the {split} data has no annotation at all; nothing can be learnt from it")
+                raise InputError(f"the {split} data has no annotation at all; nothing can be learned from it")
         if self.limit is not None:
             dataset.keep_first(self.limit)
         self.datasets[role] = dataset

@@ -2,7 +2,7 @@
 
 Deterministic from a seed; train and val come from different seeds. The figures face us, so that a person's left is at
 the image's right, and have COCO's 17 joints. There are overlaps, hidden joints and joints outside the image, tiny
-figures without labelled joints, crowd regions and images without anybody.
+figures without labeled joints, crowd regions and images without anybody.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ WHITE, DARK, SHOES, RED = [255, 255, 255], [25, 25, 35], [60, 50, 50], [220, 60,
 
 
 class Figure(NamedTuple):
-    """A figure in image pixels: ``joints [17, 2]``, middle of the ``head [2]``, ``height``, and its colours."""
+    """A figure in image pixels: ``joints [17, 2]``, middle of the ``head [2]``, ``height``, and its colors."""
 
     joints: np.ndarray
     head: np.ndarray
     height: float
-    colours: dict[str, list[int]]
+    colors: dict[str, list[int]]
 
     @property
     def hull(self) -> np.ndarray:
@@ -76,18 +76,18 @@ class Canvas:
         self.pixels = np.repeat(np.repeat(background, _SCALE, 0), _SCALE, 1)
         self.owner = np.full(self.pixels.shape[:2], -1, np.int32)
 
-    def disc(self, middle: np.ndarray, radius: float, colour: list[int], joint: int = -1) -> None:
+    def disc(self, middle: np.ndarray, radius: float, color: list[int], joint: int = -1) -> None:
         at, size = _fixed(middle).tolist(), round(radius * _SCALE * 2**_SUBPIXEL)
-        for layer, value in ((self.pixels, colour), (self.owner, joint)):
+        for layer, value in ((self.pixels, color), (self.owner, joint)):
             cv2.circle(layer, at, size, value, -1, cv2.LINE_8, _SUBPIXEL)
 
-    def limb(self, start: np.ndarray, end: np.ndarray, width: float, colour: list[int]) -> None:
+    def limb(self, start: np.ndarray, end: np.ndarray, width: float, color: list[int]) -> None:
         a, b = _fixed(start).tolist(), _fixed(end).tolist()
-        for layer, value in ((self.pixels, colour), (self.owner, -1)):
+        for layer, value in ((self.pixels, color), (self.owner, -1)):
             cv2.line(layer, a, b, value, max(1, round(width * _SCALE)), cv2.LINE_8, _SUBPIXEL)
 
-    def polygon(self, points: np.ndarray, colour: list[int]) -> None:
-        for layer, value in ((self.pixels, colour), (self.owner, -1)):
+    def polygon(self, points: np.ndarray, color: list[int]) -> None:
+        for layer, value in ((self.pixels, color), (self.owner, -1)):
             cv2.fillPoly(layer, [_fixed(points)], value, cv2.LINE_8, _SUBPIXEL)
 
     def shows(self, point: np.ndarray, joint: int) -> bool:
@@ -159,7 +159,7 @@ class FiguresDataModule(CocoDataModule):
 def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """One scene: RGB uint8 ``[H, W, 3]`` and its annotations in COCO's fields (without ids and category)."""
     height, width = int(rng.integers(128, 177)), int(rng.integers(128, 177))
-    canvas = Canvas(draw_background(rng, height, width) // 2 + 90)  # muted: what is colourful belongs to a figure
+    canvas = Canvas(draw_background(rng, height, width) // 2 + 90)  # muted: what is colorful belongs to a figure
     kind = rng.random()
     annotations: list[dict[str, Any]] = []
     if kind < EMPTY_SHARE:
@@ -202,29 +202,29 @@ def make_figure(rng: np.random.Generator, hips: np.ndarray, height: float) -> Fi
     head = NECK + _turned(np.array([0.0, -0.19]), tilt)
     joints["nose"] = head + _turned(FACE["nose"] + np.array([0.03 * turn, 0]), tilt)
     for side, sign in (("left", 1.0), ("right", -1.0)):
-        outwards = np.array([sign, 1.0])
+        outward = np.array([sign, 1.0])
         for part in ("eye", "ear"):
             shift = np.array([0.02 * turn if part == "eye" else 0, 0])
-            joints[f"{side}_{part}"] = head + _turned(FACE[part] * outwards + shift, tilt)
-        arm, leg = rng.uniform(0.25, 2.3), rng.uniform(0.0, 0.5)  # from straight down outwards
+            joints[f"{side}_{part}"] = head + _turned(FACE[part] * outward + shift, tilt)
+        arm, leg = rng.uniform(0.25, 2.3), rng.uniform(0.0, 0.5)  # from straight down outward
         forearm, shin = arm + rng.uniform(-0.9, 1.2), leg + rng.uniform(-0.5, 0.1)
-        joints[f"{side}_shoulder"] = SHOULDER * outwards
-        joints[f"{side}_elbow"] = joints[f"{side}_shoulder"] + ARM * outwards * _direction(arm)
-        joints[f"{side}_wrist"] = joints[f"{side}_elbow"] + ARM * outwards * _direction(forearm)
-        joints[f"{side}_hip"] = HIP * outwards
-        joints[f"{side}_knee"] = joints[f"{side}_hip"] + LEG * outwards * _direction(leg)
-        joints[f"{side}_ankle"] = joints[f"{side}_knee"] + LEG * outwards * _direction(shin)
+        joints[f"{side}_shoulder"] = SHOULDER * outward
+        joints[f"{side}_elbow"] = joints[f"{side}_shoulder"] + ARM * outward * _direction(arm)
+        joints[f"{side}_wrist"] = joints[f"{side}_elbow"] + ARM * outward * _direction(forearm)
+        joints[f"{side}_hip"] = HIP * outward
+        joints[f"{side}_knee"] = joints[f"{side}_hip"] + LEG * outward * _direction(leg)
+        joints[f"{side}_ankle"] = joints[f"{side}_knee"] + LEG * outward * _direction(shin)
     lean = rng.uniform(-0.2, 0.2)
     points = np.array([joints[name] for name in COCO_JOINTS])
     place = _turned(np.concatenate([points, head[None]]), lean) * height + hips
-    colours = {
-        "left": _colour(rng, (-0.02, 0.13), (0.75, 1.0), (0.85, 1.0)),  # red to yellow
-        "right": _colour(rng, (0.50, 0.72), (0.70, 1.0), (0.75, 1.0)),  # cyan to blue
-        "shirt": _colour(rng, (0.25, 0.45), (0.30, 0.8), (0.50, 0.9)),  # greens
-        "skin": _colour(rng, (0.05, 0.10), (0.20, 0.5), (0.75, 1.0)),
-        "hair": _colour(rng, (0.02, 0.12), (0.30, 0.8), (0.15, 0.6)),
+    colors = {
+        "left": _color(rng, (-0.02, 0.13), (0.75, 1.0), (0.85, 1.0)),  # red to yellow
+        "right": _color(rng, (0.50, 0.72), (0.70, 1.0), (0.75, 1.0)),  # cyan to blue
+        "shirt": _color(rng, (0.25, 0.45), (0.30, 0.8), (0.50, 0.9)),  # greens
+        "skin": _color(rng, (0.05, 0.10), (0.20, 0.5), (0.75, 1.0)),
+        "hair": _color(rng, (0.02, 0.12), (0.30, 0.8), (0.15, 0.6)),
     }
-    return Figure(place[:-1], place[-1], height, colours)
+    return Figure(place[:-1], place[-1], height, colors)
 
 
 def _direction(angle: float) -> np.ndarray:
@@ -238,8 +238,8 @@ def _turned(points: np.ndarray, angle: float) -> np.ndarray:
     return points @ np.array([[c, s], [-s, c]])
 
 
-def _colour(rng: np.random.Generator, *ranges: tuple[float, float]) -> list[int]:
-    """An RGB colour with hue, saturation and value drawn from these ranges."""
+def _color(rng: np.random.Generator, *ranges: tuple[float, float]) -> list[int]:
+    """An RGB color with hue, saturation and value drawn from these ranges."""
     hue, saturation, value = (rng.uniform(*bounds) for bounds in ranges)
     return [round(255 * part) for part in colorsys.hsv_to_rgb(hue % 1, saturation, value)]
 
@@ -247,16 +247,16 @@ def _colour(rng: np.random.Generator, *ranges: tuple[float, float]) -> list[int]
 def draw_figure(canvas: Canvas, figure: Figure, first: int) -> None:
     """Draw a figure from its legs to its face; its joint n becomes joint ``first + n`` of the canvas."""
     joints = dict(zip(COCO_JOINTS, figure.joints, strict=True))
-    unit, colours = figure.height, figure.colours
+    unit, colors = figure.height, figure.colors
 
-    def dot(name: str, radius: float, colour: list[int]) -> None:
-        canvas.disc(joints[name], radius * unit, colour, first + COCO_JOINTS.index(name))
+    def dot(name: str, radius: float, color: list[int]) -> None:
+        canvas.disc(joints[name], radius * unit, color, first + COCO_JOINTS.index(name))
 
     def limb(side: str, parts: tuple[str, str, str], last: list[int]) -> None:
         points = [joints[f"{side}_{part}"] for part in parts]
-        for width, colour in ((LIMB + 2 * RIM, DARK), (LIMB, colours[side])):
-            canvas.limb(points[0], points[1], width * unit, colour)
-            canvas.limb(points[1], points[2], width * unit, colour)
+        for width, color in ((LIMB + 2 * RIM, DARK), (LIMB, colors[side])):
+            canvas.limb(points[0], points[1], width * unit, color)
+            canvas.limb(points[1], points[2], width * unit, color)
         dot(f"{side}_{parts[1]}", 0.03, WHITE)
         dot(f"{side}_{parts[2]}", LIMB / 2 + RIM, DARK)
         dot(f"{side}_{parts[2]}", LIMB / 2, last)
@@ -264,34 +264,34 @@ def draw_figure(canvas: Canvas, figure: Figure, first: int) -> None:
     for side in ("right", "left"):
         limb(side, ("hip", "knee", "ankle"), SHOES)
     trunk = np.array([joints[name] for name in ("left_shoulder", "left_hip", "right_hip", "right_shoulder")])
-    for width, colour in ((LIMB + 2 * RIM, DARK), (LIMB, colours["shirt"])):
+    for width, color in ((LIMB + 2 * RIM, DARK), (LIMB, colors["shirt"])):
         for a, b in zip(trunk, np.roll(trunk, 1, 0), strict=True):
-            canvas.limb(a, b, width * unit, colour)
-    canvas.polygon(trunk, colours["shirt"])
+            canvas.limb(a, b, width * unit, color)
+    canvas.polygon(trunk, colors["shirt"])
     for side in ("right", "left"):
-        dot(f"{side}_hip", 0.03, colours[side])
-        limb(side, ("shoulder", "elbow", "wrist"), colours["skin"])
+        dot(f"{side}_hip", 0.03, colors[side])
+        limb(side, ("shoulder", "elbow", "wrist"), colors["skin"])
         dot(f"{side}_shoulder", 0.03, WHITE)
     up = (figure.head - trunk.mean(0)) / np.linalg.norm(figure.head - trunk.mean(0))
     for side in ("right", "left"):
         dot(f"{side}_ear", EAR + RIM, DARK)
     canvas.disc(figure.head, (HEAD + RIM) * unit, DARK)
-    canvas.disc(figure.head, HEAD * unit, colours["hair"])
-    canvas.disc(figure.head - 0.03 * unit * up, (HEAD - 0.03) * unit, colours["skin"])
+    canvas.disc(figure.head, HEAD * unit, colors["hair"])
+    canvas.disc(figure.head - 0.03 * unit * up, (HEAD - 0.03) * unit, colors["skin"])
     for side in ("right", "left"):
-        dot(f"{side}_ear", EAR, colours[side])
+        dot(f"{side}_ear", EAR, colors[side])
         canvas.disc(joints[f"{side}_eye"], 0.05 * unit, WHITE)
         dot(f"{side}_eye", 0.03, DARK)
     dot("nose", 0.035, RED)
 
 
 def _annotate(canvas: Canvas, figure: Figure, outline: np.ndarray, first: int) -> dict[str, Any]:
-    """COCO's fields of a figure; one that is too small has no labelled joints."""
+    """COCO's fields of a figure; one that is too small has no labeled joints."""
     keypoints: list[float] = []
     for n, point in enumerate(figure.joints):
-        is_labelled = figure.height > TINY_HEIGHTS[1] and canvas.contains(point)
+        is_labeled = figure.height > TINY_HEIGHTS[1] and canvas.contains(point)
         seen = 2 if canvas.shows(point, first + n) else 1
-        keypoints += [*rounded(point), seen] if is_labelled else [0, 0, 0]
+        keypoints += [*rounded(point), seen] if is_labeled else [0, 0, 0]
     low, high = outline.min(0), outline.max(0)
     return {
         "bbox": rounded([*low, *(high - low)]),

@@ -10,7 +10,7 @@ import numpy as np
 from centernet.structures import InputError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
-# Older releases of OpenCV decode to BGR only; turning the channels afterwards costs another pass over the image.
+# Older releases of OpenCV decode to BGR only; turning the channels afterward costs another pass over the image.
 DECODES_RGB = hasattr(cv2, "IMREAD_COLOR_RGB")
 # Annotations are made on the pixels as they are stored; OpenCV would otherwise turn photographs by their EXIF tag.
 FLAGS = (cv2.IMREAD_COLOR_RGB if DECODES_RGB else cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
@@ -32,7 +32,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def _truncation(data: bytes) -> str:
-    """Why the file is cut short, or an empty string. OpenCV fills the missing part of a JPEG with grey and says
+    """Why the file is cut short, or an empty string. OpenCV fills the missing part of a JPEG with gray and says
     nothing."""
     # In a JPEG an 0xFF of the scan is always followed by 0x00, so that markers can be searched for as bytes; a
     # thumbnail in the EXIF part has its own end marker, hence the last scan has to be followed by one.

@@ -1,6 +1,6 @@
 """The KITTI object benchmark as it is downloaded: images, labels and calibration of single frames, no conversion.
 
-Geiger et al., "Are we ready for Autonomous Driving?", CVPR 2012. Rows of neighbouring types (Van, Truck,
+Geiger et al., "Are we ready for Autonomous Driving?", CVPR 2012. Rows of neighboring types (Van, Truck,
 Person_sitting) and DontCare become ignore regions; see ``centernet.data.kitti_format``.
 """
 
@@ -40,8 +40,8 @@ from centernet.structures import Detections, InputError, Objects
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 # The original's augmentation; see configs/augment/ddd.yaml.
-AUGMENT = {"warp": "jitter", "fill": "width", "scale": 0.4, "shift": 0.1, "p_jitter": 0.5, "flip": 0.0, "colour": None}
-# KITTI's own images differ by 1.5 %. Depth is learnt at one focal length and one scale of the image.
+AUGMENT = {"warp": "jitter", "fill": "width", "scale": 0.4, "shift": 0.1, "p_jitter": 0.5, "flip": 0.0, "color": None}
+# KITTI's own images differ by 1.5 %. Depth is learned at one focal length and one scale of the image.
 MOST_SIZE_CHANGE = 0.10
 # A change of the image's scale by more than this share no longer goes with the depth of what is seen.
 MOST_SCALE_CHANGE = 0.01
@@ -144,7 +144,7 @@ class KittiDataset(ImageDataset):
             row = int(flat.argmax())
             raise InputError(
                 f"{self.source}: frame {names[owners[row]]} has a {self.class_names[fields['labels'][row]]} with the "
-                f"dimensions {fields['dimensions'][row].tolist()}; 3D labels need height, width and length in metres"
+                f"dimensions {fields['dimensions'][row].tolist()}; 3D labels need height, width and length in meters"
             )
         cameras = projections[owners]
         middle = fields["location"] - fields["dimensions"][:, :1] / 2 * [0, 1, 0]
@@ -179,7 +179,7 @@ class KittiDataset(ImageDataset):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Plain data: ``mean_dimensions`` per class (h, w, l in metres; the mean of all for a class without objects)
+        """Plain data: ``mean_dimensions`` per class (h, w, l in meters; the mean of all for a class without objects)
         and ``focal``, the mean focal length in pixels of the evaluation's input."""
         scales = {size: _scale(self.evaluation.matrix(size)) for size in {tuple(size) for size in self.sizes.tolist()}}
         focals = self.image_fields["calibration"][:, 0, 0].tolist()
@@ -351,7 +351,7 @@ def _require_alike(files: Sequence[Path], names: Sequence[str]) -> np.ndarray:
         n = int(is_unlike.argmax())
         raise InputError(
             f"frame {names[n]} ({files[n]}) is {sizes[n][1]}x{sizes[n][0]} pixels, the other images are about "
-            f"{usual[1]:g}x{usual[0]:g}; depth is learnt at one size and focal length, so leave it out of the list"
+            f"{usual[1]:g}x{usual[0]:g}; depth is learned at one size and focal length, so leave it out of the list"
         )
     return sizes
 

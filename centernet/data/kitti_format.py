@@ -3,7 +3,7 @@
 Format of the benchmark's development kit (Geiger et al., CVPR 2012; cvlibs.net, 3D object evaluation): text, one object
 per line, columns ``type truncated occluded alpha x1 y1 x2 y2 h w l x y z rotation_y``, and ``score`` in results.
 
-Convention: boxes are image pixels, everything in metres is in the rectified camera's space (x right, y down, z ahead);
+Convention: boxes are image pixels, everything in meters is in the rectified camera's space (x right, y down, z ahead);
 ``location`` is the middle of the box's bottom face; angles are radians around y.
 """
 
@@ -26,7 +26,7 @@ DONT_CARE = "DontCare"
 TYPES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc")
 # Types that are close to a class: no loss inside them while training. The benchmark's evaluation leaves all but Truck
 # out as well; the original adds Truck while training only.
-NEIGHBOURS = {"Van": "Car", "Truck": "Car", "Person_sitting": "Pedestrian"}
+NEIGHBORS = {"Van": "Car", "Truck": "Car", "Person_sitting": "Pedestrian"}
 NEUTRAL = ("Van", "Person_sitting")
 UNKNOWN_ANGLE, UNKNOWN_LOCATION = -10.0, -1000.0
 
@@ -88,7 +88,7 @@ def parse_labels(text: str, where: str, with_scores: bool = False) -> Labels:
 
 def write_labels(path: str | Path, labels: Labels) -> None:
     """Write a label file, or a result file (16 columns) where there are scores; no row makes an empty file."""
-    # KITTI's own labels have two decimals: a centimetre, half a degree, a hundredth of a pixel. Scores only sort, and
+    # KITTI's own labels have two decimals: a centimeter, half a degree, a hundredth of a pixel. Scores only sort, and
     # many detections lie close to 0 or 1, so that two decimals would tie them.
     values = np.column_stack([labels.alpha, labels.boxes, labels.dimensions, labels.location, labels.yaw])
     lines = []
@@ -117,7 +117,7 @@ def write_results(
 
 
 def read_calibration(path: str | Path) -> np.ndarray:
-    """The projection P2 of a calibration file: image pixels of the left colour camera from metres, float64 ``[3, 4]``.
+    """The projection P2 of a calibration file: image pixels of the left color camera from meters, float64 ``[3, 4]``.
 
     KITTI's files have seven lines (P0 to P3, R0_rect, Tr_velo_to_cam, Tr_imu_to_velo); only P2 must be there. Raises
     ``InputError`` naming the file and what it holds instead.
@@ -174,12 +174,12 @@ def read_split(path: str | Path) -> list[str]:
 def objects_of(labels: Labels, class_names: Sequence[str] = CLASSES) -> dict[str, np.ndarray]:
     """The rows of a label file as fields of ``Objects`` (numpy; without ``center_3d``), labels in ``class_names``.
 
-    A row of a class is an object. Its neighbours are crowd rows with its label: Van and Truck of Car, Person_sitting of
+    A row of a class is an object. Its neighbors are crowd rows with its label: Van and Truck of Car, Person_sitting of
     Pedestrian; all but Truck are ``neutral``. DontCare is a crowd row with label -1. Other types are left out.
     """
     label_of = {name: label for label, name in enumerate(class_names)}
     label_of |= {
-        name: label_of[kin] for name, kin in NEIGHBOURS.items() if name not in class_names and kin in class_names
+        name: label_of[kin] for name, kin in NEIGHBORS.items() if name not in class_names and kin in class_names
     }
     label_of[DONT_CARE] = -1
     rows = np.array([n for n, name in enumerate(labels.types) if name in label_of], np.int64)

@@ -1,6 +1,6 @@
 """Mosaic: four images of a batch in one input (Bochkovskiy et al., 2020, arXiv:2004.10934, Sec. 3.3).
 
-The partners of an image are the next three of its batch, which are read, warped and coloured already: a mosaic costs
+The partners of an image are the next three of its batch, which are read, warped and colored already: a mosaic costs
 the copying of its pixels. It follows from the batch alone, so that it repeats with the seed, whatever the number of
 workers.
 """

@@ -161,7 +161,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any
 
 
 def draw_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A colour gradient with a few strokes and noise."""
+    """A color gradient with a few strokes and noise."""
     corners = rng.integers(40, 216, (2, 2, 3)).astype(np.float32)
     image = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
     for _ in range(int(rng.integers(0, 5))):
@@ -187,21 +187,21 @@ def _outline(rng: np.random.Generator, label: int, side: float) -> np.ndarray:
     return points @ rotation.T
 
 
-def _fill(image: np.ndarray, polygon: np.ndarray, colour: list[int], rim: bool) -> None:
+def _fill(image: np.ndarray, polygon: np.ndarray, color: list[int], rim: bool) -> None:
     """Fill a polygon; ``rim`` adds a darker line inside (a small box is hard to tell from a disc otherwise)."""
     points = np.round(polygon * 2**_SUBPIXEL).astype(np.int32)
-    cv2.fillPoly(image, [points], colour, cv2.LINE_AA, _SUBPIXEL)
+    cv2.fillPoly(image, [points], color, cv2.LINE_AA, _SUBPIXEL)
     if rim:
         inner = np.round((polygon.mean(0) + 0.8 * (polygon - polygon.mean(0))) * 2**_SUBPIXEL).astype(np.int32)
-        cv2.polylines(image, [inner], True, [c // 3 for c in colour], 2, cv2.LINE_AA, _SUBPIXEL)
+        cv2.polylines(image, [inner], True, [c // 3 for c in color], 2, cv2.LINE_AA, _SUBPIXEL)
 
 
 def _contrasting(rng: np.random.Generator, image: np.ndarray, box: np.ndarray) -> list[int]:
-    """A colour that stands out from what is under the box."""
+    """A color that stands out from what is under the box."""
     x1, y1, x2, y2 = np.round(box).astype(int)
     under = image[y1 : y2 + 1, x1 : x2 + 1].reshape(-1, 3).mean(0)
-    colours = rng.integers(0, 256, (8, 3))
-    return colours[np.abs(colours - under).sum(1).argmax()].tolist()
+    colors = rng.integers(0, 256, (8, 3))
+    return colors[np.abs(colors - under).sum(1).argmax()].tolist()
 
 
 def _draw_crowd(rng: np.random.Generator, image: np.ndarray) -> dict[str, Any]:
@@ -209,10 +209,10 @@ def _draw_crowd(rng: np.random.Generator, image: np.ndarray) -> dict[str, Any]:
     height, width = image.shape[:2]
     w, h = int(rng.integers(40, 70)), int(rng.integers(30, 50))
     x, y = int(rng.integers(0, width - w)), int(rng.integers(0, height - h))
-    colour = rng.integers(0, 256, 3).tolist()
+    color = rng.integers(0, 256, 3).tolist()
     for cx in range(x + 4, x + w - 3, 8):
         for cy in range(y + 4, y + h - 3, 8):
-            cv2.circle(image, (cx, cy), 3, colour, -1, cv2.LINE_AA)
+            cv2.circle(image, (cx, cy), 3, color, -1, cv2.LINE_AA)
     mask = np.zeros((height, width), np.uint8)
     mask[y : y + h, x : x + w] = 1
     return {

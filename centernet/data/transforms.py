@@ -1,6 +1,6 @@
-"""Images into the network's input: one warp, colour, and objects moved with it.
+"""Images into the network's input: one warp, color, and objects moved with it.
 
-Augmentation of Objects as Points, Sec. 5 (flip, scale 0.6 to 1.3, crop, colour); the colour terms are those of AlexNet
+Augmentation of Objects as Points, Sec. 5 (flip, scale 0.6 to 1.3, crop, color); the color terms are those of AlexNet
 (PCA lighting) and of CornerNet.
 
 Convention: see ``centernet.ops.affine``; ``input_from_image`` is the only geometric fact, boxes,
@@ -46,7 +46,7 @@ CUT_SHARE = 0.1
 
 EVAL_MODES = ("fit", "keep", "stretch", "width")
 
-# Principal components of ImageNet's colours (Krizhevsky et al., 2012), with the values CornerNet and CenterNet use, RGB
+# Principal components of ImageNet's colors (Krizhevsky et al., 2012), with the values CornerNet and CenterNet use, RGB
 # rows.
 PCA_VALUES = np.array([0.2141788, 0.01817699, 0.00341571])
 PCA_VECTORS = np.array(
@@ -56,7 +56,7 @@ PCA_VECTORS = np.array(
         [-0.58752847, -0.69563484, 0.41340352],
     ]
 )
-GREY = np.array([0.299, 0.587, 0.114])
+GRAY = np.array([0.299, 0.587, 0.114])
 
 
 class Warp(A.DualTransform):
@@ -96,7 +96,7 @@ class RandomCropWarp(Warp):
     """Random scale, crop and flip in one warp.
 
     The window is ``scale`` times as wide as the one that holds the whole image, ``scale`` drawn from ``scales``; its
-    centre is drawn uniformly, at least ``border`` pixels from the image's edge where the image allows (half, a quarter,
+    center is drawn uniformly, at least ``border`` pixels from the image's edge where the image allows (half, a quarter,
     ... of it where not); flipped left to right with probability ``flip``.
     """
 
@@ -158,7 +158,7 @@ class StretchWarp(Warp):
     """HarDNet's scale, aspect, shift, flip and rotation in one warp (arXiv:1909.00948, the authors' training).
 
     The image's shorter side is drawn from ``short_sides``, its longer side then keeps the aspect times a factor drawn
-    from ``distortion``; the image's centre is shifted, along each axis, by up to the larger of half of what hangs over
+    from ``distortion``; the image's center is shifted, along each axis, by up to the larger of half of what hangs over
     and ``shift`` of the input; flipped with probability ``flip``, turned by up to ``rotation`` degrees. ``short_sides``
     are pixels of a 512 x 512 input and grow with the shorter side of another one.
     """
@@ -195,9 +195,9 @@ class StretchWarp(Warp):
 class EvalWarp(Warp):
     """The deterministic warp of evaluation and prediction.
 
-    ``fit``: the whole image, centred, aspect kept, black around it. ``keep``: the image's own resolution, padded to the
-    next multiple of ``divisor`` (an exact multiple gets one more, as in the original). ``stretch``: resized to
-    ``size``, aspect not kept. ``width``: the image's width fills the input's, aspect kept, centred vertically; what is
+    ``fit``: the whole image, centered, aspect kept, black around it. ``keep``: the image's own resolution, padded to
+    the next multiple of ``divisor`` (an exact multiple gets one more, as in the original). ``stretch``: resized to
+    ``size``, aspect not kept. ``width``: the image's width fills the input's, aspect kept, centered vertically; what is
     too high is cut off at the top and at the bottom (the original's way with KITTI).
     """
 
@@ -218,17 +218,17 @@ class EvalWarp(Warp):
             return stretch_matrix(image_size, self.size)
         if self.mode == "keep":
             size = self.output_size(image_size)
-            # The original centres on whole pixels here.
+            # The original centers on whole pixels here.
             return crop_matrix((width // 2, height // 2), size[1], size)
         extent = width if self.mode == "width" else fit_extent(image_size, self.size)
         return crop_matrix((width / 2, height / 2), extent, self.size)
 
 
-class ColourJitter(A.ImageOnlyTransform):
-    """Brightness, contrast and saturation in random order, then PCA lighting, as one affine map of the colours.
+class ColorJitter(A.ImageOnlyTransform):
+    """Brightness, contrast and saturation in random order, then PCA lighting, as one affine map of the colors.
 
-    Each of the first three scales by 1 ± its amount; ``lighting`` is the standard deviation along the colour axes. All
-    four are affine in the pixel's colour, so that a single 3x4 matrix does them in one pass over the uint8 image (the
+    Each of the first three scales by 1 ± its amount; ``lighting`` is the standard deviation along the color axes. All
+    four are affine in the pixel's color, so that a single 3x4 matrix does them in one pass over the uint8 image (the
     original works in float and does not saturate at 0 and 255).
     """
 
@@ -243,8 +243,8 @@ class ColourJitter(A.ImageOnlyTransform):
         super().__init__(p=p)
         self.brightness, self.contrast, self.saturation, self.lighting = brightness, contrast, saturation, lighting
 
-    def colour_matrix(self, mean_grey: float) -> np.ndarray:
-        """A random affine colour map ``[3, 4]`` for RGB in 0 .. 255, given the image's mean grey value."""
+    def color_matrix(self, mean_gray: float) -> np.ndarray:
+        """A random affine color map ``[3, 4]`` for RGB in 0 .. 255, given the image's mean gray value."""
         rng = self.random_generator
         linear, constant = np.eye(3), np.zeros(3)
         for step in rng.permutation(3):
@@ -252,15 +252,15 @@ class ColourJitter(A.ImageOnlyTransform):
             alpha = 1 + rng.uniform(-amount, amount)
             linear, constant = linear * alpha, constant * alpha
             if step == 1:
-                constant = constant + (1 - alpha) * mean_grey
+                constant = constant + (1 - alpha) * mean_gray
             elif step == 2:
-                linear = linear + (1 - alpha) * GREY
+                linear = linear + (1 - alpha) * GRAY
         constant = constant + 255 * PCA_VECTORS @ (PCA_VALUES * rng.normal(0, self.lighting, 3))
         return np.column_stack([linear, constant])
 
     def apply(self, image: np.ndarray, **params: Any) -> np.ndarray:
-        mean_grey = float(GREY @ cv2.mean(image)[:3])
-        return cv2.transform(image, self.colour_matrix(mean_grey))
+        mean_gray = float(GRAY @ cv2.mean(image)[:3])
+        return cv2.transform(image, self.color_matrix(mean_gray))
 
 
 def _window(x: float, y: float, extent: float, size: Size, width: int, mirrored: bool) -> np.ndarray:
@@ -270,7 +270,7 @@ def _window(x: float, y: float, extent: float, size: Size, width: int, mirrored:
 
 
 def _border(border: int, side: int) -> int:
-    """The largest of border, border / 2, border / 4, ... that leaves room for a centre in an image of this side."""
+    """The largest of border, border / 2, border / 4, ... that leaves room for a center in an image of this side."""
     for divisor in (2**n for n in itertools.count()):
         if side - border // divisor > border // divisor:
             return border // divisor
@@ -283,14 +283,14 @@ WARPS: dict[str, type[Warp]] = {"crop": RandomCropWarp, "jitter": JitterWarp, "s
 def train_pipeline(
     size: Size,
     warp: str | None = "crop",
-    colour: Mapping[str, float] | None = None,
+    color: Mapping[str, float] | None = None,
     mode: str = "fit",
     **warp_options: Any,
 ) -> A.Compose:
     """The training pipeline: ``pipeline(image=RGB uint8, input_from_image=eye(3))``.
 
     ``warp``: ``crop``, ``jitter``, ``stretch`` or None (no augmentation: as in evaluation, with the ``mode`` of
-    ``EvalWarp``); ``colour``: options of ``ColourJitter`` or None; further options belong to the warp.
+    ``EvalWarp``); ``color``: options of ``ColorJitter`` or None; further options belong to the warp.
     """
     if warp is None:
         # Images of one batch have one size, which `keep` does not give.
@@ -300,9 +300,9 @@ def train_pipeline(
         steps = [WARPS[warp](size, **warp_options)]
     else:
         raise InputError(f"augment.warp={warp!r} is unknown; choose one of {', '.join(WARPS)} or null")
-    if colour is not None:
-        _require_known("augment.colour", ColourJitter, colour)
-        steps.append(ColourJitter(**colour))
+    if color is not None:
+        _require_known("augment.color", ColorJitter, color)
+        steps.append(ColorJitter(**color))
     return A.Compose(steps)
 
 
@@ -321,7 +321,7 @@ def eval_pipeline(size: Size, mode: str = "fit", divisor: int = 32) -> A.Compose
 def seed_pipeline(pipeline: A.Compose, *entropy: int) -> None:
     """Seed every step of a pipeline from these numbers, each with a stream of its own.
 
-    (albumentations gives all steps one and the same seed, which would tie the crop to the colours.)
+    (albumentations gives all steps one and the same seed, which would tie the crop to the colors.)
     """
     for step, child in zip(
         pipeline.transforms, np.random.SeedSequence(entropy).spawn(len(pipeline.transforms)), strict=True
@@ -337,7 +337,7 @@ def warp_image(pipeline: A.Compose, image: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def warp_objects(objects: Objects, input_from_image: Tensor, mirrored_joints: Sequence[int] | None = None) -> Objects:
-    """Objects from image to input space (float32): boxes, joints, projected 3D centres, observation angles.
+    """Objects from image to input space (float32): boxes, joints, projected 3D centers, observation angles.
 
     ``mirrored_joints``: for each joint the one that stands in its place in a mirror image (``JointSet.mirrored``);
     needed only where there are joints. Everything else stays as it is.

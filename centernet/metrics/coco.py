@@ -41,7 +41,7 @@ class CocoAP(ImageMetric):
 
     ``iou_type`` keypoints: detections also bring ``joints [.., J, 2]`` and truth ``joints [.., J, 3]``, and ``sigmas``
     are the J standard deviations of the object keypoint similarity. ``compute()`` returns ``AP, AP50, AP75, APm, APl,
-    AR, AR50, AR75, ARm, ARl`` of the joints (the best 20 detections of an image count; truth without a labelled joint
+    AR, AR50, AR75, ARm, ARl`` of the joints (the best 20 detections of an image count; truth without a labeled joint
     is ignored) and ``box_AP, box_AP50, box_AP75`` of the boxes; ``per_class`` holds ``{name: {AP, AP50, box_AP,
     objects}}``.
 
@@ -84,12 +84,12 @@ class CocoAP(ImageMetric):
     def compute(self) -> dict[str, Tensor]:
         rows = self.collected()
         precision, recall = _evaluate(*rows, len(self.class_names), self.backend)
-        results = _summarise(precision, recall, "bbox")
+        results = _summarize(precision, recall, "bbox")
         columns = {"AP": precision, "AP50": precision[:1], "AR100": recall}
         if self.iou_type == "keypoints":
             joints = _evaluate(*rows, len(self.class_names), self.backend, self.sigmas)
             of_boxes = {f"box_{name}": results[name] for name in ("AP", "AP50", "AP75")}
-            results = _summarise(*joints, "keypoints") | of_boxes
+            results = _summarize(*joints, "keypoints") | of_boxes
             columns = {"AP": joints[0], "AP50": joints[0][:1], "box_AP": precision}
         truth = rows[2]
         objects = np.bincount(truth["labels"][truth["crowd"] == 0].astype(int), minlength=len(self.class_names))
@@ -157,8 +157,8 @@ def _truth_rows(images: np.ndarray, truth: Columns) -> list[dict[str, Any]]:
         )
     ]
     if "joints" in truth:
-        labelled = (truth["joints"][:, 2::3] > 0).sum(1).tolist()
-        for row, joints, count in zip(rows, truth["joints"].tolist(), labelled, strict=True):
+        labeled = (truth["joints"][:, 2::3] > 0).sum(1).tolist()
+        for row, joints, count in zip(rows, truth["joints"].tolist(), labeled, strict=True):
             row |= {"keypoints": joints, "num_keypoints": count}
     return rows
 
@@ -199,7 +199,7 @@ def _mean(values: np.ndarray) -> float:
     return float(defined.mean()) if defined.size else float("nan")
 
 
-def _summarise(precision: np.ndarray, recall: np.ndarray, iou_type: str) -> dict[str, float]:
+def _summarize(precision: np.ndarray, recall: np.ndarray, iou_type: str) -> dict[str, float]:
     """The official numbers. Axes: threshold 0.50 .. 0.95, recall, class, area, detections."""
     areas, most = PROTOCOLS[iou_type]
     results = {"AP": precision[..., 0, -1], "AP50": precision[0, ..., 0, -1], "AP75": precision[5, ..., 0, -1]}

@@ -79,7 +79,7 @@ DEFAULT_ARCHITECTURE: dict[str, Any] = {"neck": {"name": "deconv", "channels": [
 
 
 class CenterNet(nn.Module):
-    """A network that turns images ``[B, 3, H, W]`` (normalised, RGB) into raw maps at stride ``stride``.
+    """A network that turns images ``[B, 3, H, W]`` (normalized, RGB) into raw maps at stride ``stride``.
 
     Forward returns one ``{head: [B, C, H / stride, W / stride]}`` per stack; losses average over the list, decoding
     reads the last. ``divisor``: height and width of the input must be multiples of it.

@@ -155,7 +155,7 @@ def _check_same(before: list[dict[str, Tensor]], after: list[dict[str, Tensor]])
 
 
 def _what_remains(norm: _BatchNorm) -> nn.Module:
-    """What a batch norm does besides normalising: timm's carry an activation."""
+    """What a batch norm does besides normalizing: timm's carry an activation."""
     rest = [getattr(norm, name) for name in ("drop", "act", "aa") if isinstance(getattr(norm, name, None), nn.Module)]
     rest = [module for module in rest if not isinstance(module, nn.Identity)]
     return nn.Sequential(*rest) if len(rest) > 1 else rest[0] if rest else nn.Identity()

@@ -65,7 +65,7 @@ def bilinear_kernel(size: int) -> Tensor:
 
 
 def bilinear_upsample(channels: int, factor: int) -> nn.ConvTranspose2d:
-    """A learnt upsampling of each channel by itself that starts as the bilinear one."""
+    """A learned upsampling of each channel by itself that starts as the bilinear one."""
     layer = nn.ConvTranspose2d(
         channels, channels, 2 * factor, stride=factor, padding=factor // 2, groups=channels, bias=False
     )

@@ -1,4 +1,4 @@
-"""What the checkpoints of the two original repositories hold: names of tensors, heads, tasks, classes, colours.
+"""What the checkpoints of the two original repositories hold: names of tensors, heads, tasks, classes, colors.
 
 xingyizhou/CenterNet (Objects as Points) and PingoLH/CenterNet-HarDNet. Facts only; ``convert.py`` applies them.
 """

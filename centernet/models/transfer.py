@@ -34,12 +34,12 @@ class TransferReport:
         if self.by_class:
             lines.append(
                 f"head rows copied by class name: {_listed(self.classes_copied) or 'none'}; "
-                f"new classes, as initialised: {_listed(self.classes_new) or 'none'}"
+                f"new classes, as initialized: {_listed(self.classes_new) or 'none'}"
             )
         if self.resized:
-            lines.append(f"as initialised, because the shape differs: {_listed(self.resized)}")
+            lines.append(f"as initialized, because the shape differs: {_listed(self.resized)}")
         if self.missing:
-            lines.append(f"as initialised, because the checkpoint has none: {_listed(self.missing)}")
+            lines.append(f"as initialized, because the checkpoint has none: {_listed(self.missing)}")
         if self.unused:
             lines.append(f"in the checkpoint, but not in this network: {_listed(self.unused)}")
         return "\n".join(lines)
@@ -60,7 +60,7 @@ def copy_weights(
     """Copy ``state_dict`` (of a ``CenterNet``) into ``network`` where it fits, in place.
 
     ``class_names_from`` of the weights, ``class_names_to`` of the network: rows of ``class_heads`` go by name, and a
-    class without a namesake keeps its initialisation. Raises ``InputError`` when nothing of the backbone fits.
+    class without a namesake keeps its initialization. Raises ``InputError`` when nothing of the backbone fits.
     """
     report = TransferReport(unused=[name for name in state_dict if name not in network.state_dict()])
     places = {name: row for row, name in enumerate(class_names_from)}

@@ -2,7 +2,7 @@
 
 Follows the geometry of the original (`get_affine_transform` of CenterNet), expressed as one 3x3 matrix per image.
 
-Convention: matrices are destination-from-source and act on column vectors (x, y, 1); the centre of the first pixel is
+Convention: matrices are destination-from-source and act on column vectors (x, y, 1); the center of the first pixel is
 at (0, 0); a mirror maps x to width - 1 - x and shows as a negative determinant.
 """
 

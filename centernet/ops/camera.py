@@ -2,10 +2,10 @@
 
 KITTI's object benchmark (Geiger et al., 2012) and its development kit; Objects as Points, Sec. 4 (3D detection).
 
-Convention: camera space has x to the right, y down, z forwards, in metres. A location is the middle of a box's bottom
+Convention: camera space has x to the right, y down, z forward, in meters. A location is the middle of a box's bottom
 face; dimensions are (height, width, length); yaw turns around y, is 0 where the length lies along x, and grows from x
-towards -z. A camera matrix ``[3, 4]`` takes (x, y, z, 1) to (u w, v w, w), with (u, v) in pixels; the projective depth
-w is z + P[2, 3], which in KITTI is a few millimetres more than z. alpha is the yaw seen along the ray to the object.
+toward -z. A camera matrix ``[3, 4]`` takes (x, y, z, 1) to (u w, v w, w), with (u, v) in pixels; the projective depth
+w is z + P[2, 3], which in KITTI is a few millimeters more than z. alpha is the yaw seen along the ray to the object.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def wrap_angle(angle: Tensor) -> Tensor:
 
 
 def box_corners(dimensions: Tensor, location: Tensor, yaw: Tensor) -> Tensor:
-    """Corners ``[..., 8, 3]`` in metres of boxes with ``dimensions [..., 3]``, ``location [..., 3]``, ``yaw [...]``.
+    """Corners ``[..., 8, 3]`` in meters of boxes with ``dimensions [..., 3]``, ``location [..., 3]``, ``yaw [...]``.
 
     The first four are the bottom face, each with the one above it four places further on; corners 0, 1, 4, 5 are the
     front.

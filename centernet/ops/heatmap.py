@@ -58,7 +58,7 @@ def gaussian_windows(
     """Every cell that the Gaussians of N objects touch: object ``[T]``, cell ``[T]``, value ``[T]``.
 
     ``centers`` int ``[N, 2]`` (x, y) inside or outside the grid, ``radius`` int ``[N]``, ``size`` (height, width) of
-    the grid. A Gaussian has sigma (2 r + 1) / ``sharpness``, ends at the square of r cells around its centre, and is 1
+    the grid. A Gaussian has sigma (2 r + 1) / ``sharpness``, ends at the square of r cells around its center, and is 1
     there, or (``unit_sum``) sums to 1 over that square, whether all of it lies in the grid or not.
     The windows are laid out one after the other, so memory follows their real area and not N x H x W.
     """
@@ -146,7 +146,7 @@ def draw_regions(boxes: Tensor, channel: Tensor, shape: tuple[int, int, int, int
 
 
 def suppress_non_peaks(heatmap: Tensor, kernel: int = 3) -> Tensor:
-    """Zero every cell of ``[B, C, H, W]`` that is not the largest of its ``kernel`` x ``kernel`` neighbourhood."""
+    """Zero every cell of ``[B, C, H, W]`` that is not the largest of its ``kernel`` x ``kernel`` neighborhood."""
     peak = F.max_pool2d(heatmap, kernel, stride=1, padding=kernel // 2)
     return heatmap * (peak == heatmap).to(heatmap.dtype)
 

@@ -1,4 +1,4 @@
-"""ctdet: 2D boxes as centres with a size.
+"""ctdet: 2D boxes as centers with a size.
 
 Objects as Points, Sec. 3 (targets, losses) and Sec. 4.1 (decoding).
 """
@@ -44,7 +44,7 @@ class Placed(NamedTuple):
     boxes: Tensor  # [B, M, 4] clipped
     size: Tensor  # [B, M, 2] width, height
     center: Tensor  # [B, M, 2]
-    corner: Tensor  # [B, M, 2] of the cell that holds the centre
+    corner: Tensor  # [B, M, 2] of the cell that holds the center
     cell: Tensor  # int64 [B, M] its flat index, 0 where there is no object
     present: Tensor  # bool [B, M] a crowd region or an object, with something of it inside the grid
     is_object: Tensor  # bool [B, M] trained as an object
@@ -53,14 +53,14 @@ class Placed(NamedTuple):
 
 
 class CtdetTask(Task):
-    """Boxes from centre heatmap, size and sub-cell offset.
+    """Boxes from center heatmap, size and sub-cell offset.
 
     - ``k``: detections per image. ``radius``: ``centernet`` (the original's formula), ``cornernet`` (the intended one)
       or ``proportional``, at ``min_overlap``.
     - ``heatmap_loss``: ``focal`` or ``mse``; ``regression_loss``: ``l1`` or ``smooth_l1``.
-    - ``size_target``: ``center`` (one size map, supervised at centres), ``per_class`` (a size map per class) or
+    - ``size_target``: ``center`` (one size map, supervised at centers), ``per_class`` (a size map per class) or
       ``dense`` (supervised under the whole Gaussian, weighted by it).
-    - ``offset``: whether to regress where in its cell a centre lies.
+    - ``offset``: whether to regress where in its cell a center lies.
     - ``evaluator``: ``faster-coco-eval`` or ``pycocotools``; same numbers.
     - ``crowds``: ``ignore`` (no loss inside crowd regions) or ``objects`` (trained like objects, as the original does).
     """
@@ -196,7 +196,7 @@ class CtdetTask(Task):
         merged = {}
         for name, value in maps.items():
             plain, mirrored = value.chunk(2)
-            # The offset of a mirrored centre is not the mirror of its offset: the original keeps the plain one.
+            # The offset of a mirrored center is not the mirror of its offset: the original keeps the plain one.
             merged[name] = plain if name == "offset" else (plain + mirrored.flip(-1)) / 2
         return merged
 

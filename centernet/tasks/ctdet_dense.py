@@ -20,9 +20,9 @@ SHARPNESS = 24.0
 
 
 class CtdetDenseTask(CtdetTask):
-    """Boxes from centre heatmap and one head ``size`` with four channels: width, height, offset x, offset y (cells).
+    """Boxes from center heatmap and one head ``size`` with four channels: width, height, offset x, offset y (cells).
 
-    Every cell of an object's window says where the object's centre is and how large it is; the weights of these
+    Every cell of an object's window says where the object's center is and how large it is; the weights of these
     statements are a narrow Gaussian that sums to 1 for each object, so that small and large objects count the same.
     Where objects overlap, the one with the larger weight has the cell. Options: ``CtdetTask``.
     """
@@ -90,7 +90,7 @@ class CtdetDenseTask(CtdetTask):
         merged = super().merge_flipped(maps)
         plain, mirrored = maps["offset"].chunk(2)
         mirrored = mirrored.flip(-1)
-        # From the mirrored cell's other side the centre lies 1 - x away.
+        # From the mirrored cell's other side the center lies 1 - x away.
         x = (plain[:, :1] + 1 - mirrored[:, :1]) / 2
         merged["offset"] = torch.cat([x, (plain[:, 1:] + mirrored[:, 1:]) / 2], 1)
         return merged

@@ -45,18 +45,18 @@ DEPTH_MARGIN = 1e-6
 # The two bins of alpha: their middles, and how far they reach to either side (they overlap by 60 degrees).
 BIN_MIDDLES = (-torch.pi / 2, torch.pi / 2)
 BIN_REACH = 2 * torch.pi / 3
-# The largest value of a heatmap that is no centre: the loss hardly pushes it down any more.
+# The largest value of a heatmap that is no center: the loss hardly pushes it down any more.
 NO_CENTER = 0.9999
 # A logit that is as good as certain.
 SURE = 10.0
 
 
 class DddTask(CtdetTask):
-    """3D boxes from depth, dimensions and observation angle at the centres of 2D boxes.
+    """3D boxes from depth, dimensions and observation angle at the centers of 2D boxes.
 
     - ``k``: detections per image. ``radius``: ``centernet``, ``cornernet`` or ``proportional``, at ``min_overlap``.
-    - ``size``, ``offset``: whether to regress the 2D box's size, and where in its cell its centre lies.
-    - ``slots``: None: the losses at centres are means over the objects. A number: over so many rows per image, or over
+    - ``size``, ``offset``: whether to regress the 2D box's size, and where in its cell its center lies.
+    - ``slots``: None: the losses at centers are means over the objects. A number: over so many rows per image, or over
       all rows where there are more objects. The original has 50, weights these losses thereby by how full an image is,
       and gives depth the weight 1, which without slots would drown everything else.
     - ``ignored``: around objects that count neither way (crowd rows) the heatmap is not pushed down under a
@@ -144,7 +144,7 @@ class DddTask(CtdetTask):
     def encode_heatmap(self, placed: Placed, labels: Tensor, grid_size: tuple[int, int]) -> DenseMap:
         """The Gaussians of the objects; where something is ignored, almost or entirely no push downwards.
 
-        A centre stays one whatever is ignored around it. In the original an ignored object overwrites the centres of
+        A center stays one whatever is ignored around it. In the original an ignored object overwrites the centers of
         the objects that the annotation names before it.
         """
         shape = (len(labels), self.num_classes, *grid_size)
@@ -164,7 +164,7 @@ class DddTask(CtdetTask):
         return DenseMap(torch.maximum(heatmap, unknown.clamp(max=NO_CENTER)))
 
     def encode_cells(self, placed: Placed, objects: Objects) -> dict[str, AtCells]:
-        """What is regressed at centres; depth and dimensions not of objects that augmentation has rescaled, unless
+        """What is regressed at centers; depth and dimensions not of objects that augmentation has rescaled, unless
         depth is that of one and the same camera."""
         cell, is_object = placed.cell, placed.is_object
         depth = objects["location"][..., 2:].float()
@@ -192,7 +192,7 @@ class DddTask(CtdetTask):
 
     def decode(self, maps: Outputs) -> Detections:
         """Boxes and ``center_3d [B, K, 2]`` (what ``lift`` brings into space) in input pixels, depth and dimensions in
-        metres, alpha in radians. Without a size map boxes are as small as a point."""
+        meters, alpha in radians. Without a size map boxes are as small as a point."""
         scores, labels, cell = find_peaks(suppress_non_peaks(maps["heatmap"]), self.k)
         at = {name: gather_cells(value, cell) for name, value in maps.items() if name != "heatmap"}
         corner = points_of_cells(cell, maps["heatmap"].shape[-1])
@@ -257,7 +257,7 @@ class DddTask(CtdetTask):
         ``yaw`` and ``corners``.
 
         Boxes are cut at the border of the image. Every image has its own camera, and depth means z, as it was trained.
-        (The original uses the first camera of a batch, takes depth for the projective one, a few millimetres more in
+        (The original uses the first camera of a batch, takes depth for the projective one, a few millimeters more in
         KITTI, and moves sizes by the translation.) Raises ``InputError`` when there is no calibration.
         """
         lifted = super().lift(detections, batch)
@@ -295,13 +295,13 @@ class DddTask(CtdetTask):
 
 
 def with_depth(maps: Outputs) -> Outputs:
-    """Maps with the first channel of ``depth`` in metres, 1 / (sigmoid + 1e-6) - 1, computed in float32."""
+    """Maps with the first channel of ``depth`` in meters, 1 / (sigmoid + 1e-6) - 1, computed in float32."""
     raw, others = maps["depth"].float().split([1, maps["depth"].shape[1] - 1], 1)
     return {**maps, "depth": torch.cat([1 / (raw.sigmoid() + DEPTH_MARGIN) - 1, others], 1)}
 
 
 def logit_of_depth(depth: Tensor) -> Tensor:
-    """What a network must say for these depths (metres, 0 or more; same shape): the inverse of ``with_depth``."""
+    """What a network must say for these depths (meters, 0 or more; same shape): the inverse of ``with_depth``."""
     return torch.logit((1 / (depth.double() + 1) - DEPTH_MARGIN).clamp(min=DEPTH_MARGIN)).to(depth.dtype)
 
 

@@ -1,7 +1,7 @@
 """ddd_dle: 3D boxes from one image, with what MonoDLE found about where they are lost.
 
 Ma et al., "Delving into Localization Errors for Monocular 3D Object Detection", CVPR 2021 (arXiv:2103.16237): the
-projection of the 3D centre is found instead of the 2D centre, objects too far away to be located are left out of
+projection of the 3D center is found instead of the 2D center, objects too far away to be located are left out of
 training, and dimensions are trained by what they cost in overlap.
 """
 
@@ -17,26 +17,26 @@ from centernet.structures import HEATMAP_BIAS, AtCells, Detections, Head, InputE
 from centernet.tasks.ctdet import Placed
 from centernet.tasks.ddd import SURE, DddTask
 
-# How wrong a depth may be (metres) and still count as right in a detection's score.
+# How wrong a depth may be (meters) and still count as right in a detection's score.
 DEPTH_TOLERANCE = 1.0
 HEADING_BINS = 12
 HEADING_STEP = 2 * torch.pi / HEADING_BINS
-# (h, w, l) in metres: the means over KITTI's pedestrians, cars and cyclists as MonoDLE gives them, and a usual car.
+# (h, w, l) in meters: the means over KITTI's pedestrians, cars and cyclists as MonoDLE gives them, and a usual car.
 KITTI_DIMENSIONS = ((1.76, 0.66, 0.84), (1.53, 1.63, 3.88), (1.74, 0.60, 1.76))
 USUAL_DIMENSIONS = (1.5, 1.6, 3.9)
 
 
 class DddDleTask(DddTask):
-    """3D boxes at the projections of their centres, with depths that know how sure they are.
+    """3D boxes at the projections of their centers, with depths that know how sure they are.
 
     - ``k``, ``radius``, ``min_overlap``, ``ignored``, ``focal``, ``overlap``: see ``DddTask``.
-    - ``max_depth``: objects farther away (metres) are ignored.
-    - ``mean_dimensions``: [h, w, l] in metres of each class, to which the network says the difference. None: those of
+    - ``max_depth``: objects farther away (meters) are ignored.
+    - ``mean_dimensions``: [h, w, l] in meters of each class, to which the network says the difference. None: those of
       KITTI's pedestrian, car, cyclist for three classes, else a car's.
 
-    The heatmap, the 2D box and everything else belong to the cell that the 3D centre is projected into; objects with a
-    centre outside the grid are dropped. A score is the peak's times the probability that the depth is right to within a
-    metre, by the Laplace distribution that the network says. (The authors multiply by a decreasing function of the
+    The heatmap, the 2D box and everything else belong to the cell that the 3D center is projected into; objects with a
+    center outside the grid are dropped. A score is the peak's times the probability that the depth is right to within a
+    meter, by the Laplace distribution that the network says. (The authors multiply by a decreasing function of the
     spread that may exceed 1; exp(-spread) would put every near guess before every far object.) All losses are means
     over objects; the authors give depth the weight 1.
     """
@@ -91,7 +91,7 @@ class DddDleTask(DddTask):
         if len(rows) != num_classes or not all(len(row) == 3 and min(row) > 0 for row in rows):
             raise InputError(
                 f"task {self.name}: mean_dimensions={rows} must hold three positive numbers (height, width, length in "
-                f"metres) for each of the {num_classes} classes"
+                f"meters) for each of the {num_classes} classes"
             )
         self.offset_3d_weight, self.max_depth, self.mean_dimensions = offset_3d_weight, max_depth, rows
 
@@ -108,7 +108,7 @@ class DddDleTask(DddTask):
         }
 
     def place(self, objects: Objects, grid_size: tuple[int, int]) -> Placed:
-        """As in ``DddTask``, but the centre of an object is the projection of its 3D centre."""
+        """As in ``DddTask``, but the center of an object is the projection of its 3D center."""
         height, width = grid_size
         is_far = objects["location"][..., 2] > self.max_depth
         placed = super().place({**objects, "crowd": objects["crowd"] | is_far}, grid_size)
@@ -191,5 +191,5 @@ class DddDleTask(DddTask):
 
 def confidence_of(spread: Tensor) -> Tensor:
     """Probability that a depth is right to ``DEPTH_TOLERANCE``, for Laplace distributions with these standard
-    deviations (metres, same shape)."""
+    deviations (meters, same shape)."""
     return -torch.expm1(-(2**0.5) * DEPTH_TOLERANCE / spread)

@@ -1,6 +1,6 @@
 """multi_pose: boxes and the joints of each object (human pose).
 
-Objects as Points, Sec. 4.2 and 5.3: joints are regressed from the centre, then snapped to the nearest peak of a joint
+Objects as Points, Sec. 4.2 and 5.3: joints are regressed from the center, then snapped to the nearest peak of a joint
 heatmap.
 """
 
@@ -40,19 +40,19 @@ from centernet.tasks.base import require_fields
 from centernet.tasks.ctdet import CtdetTask, Placed
 
 # A peak of a joint heatmap below this probability is none; a joint farther from its peak than this share of the box's
-# longer side stays where the centre says (both as in the original).
+# longer side stays where the center says (both as in the original).
 MIN_JOINT_SCORE, SNAP_DISTANCE = 0.1, 0.3
 # Where a missing peak is put: farther away than anything.
 NOWHERE = 1e4
 
 
 class MultiPoseTask(CtdetTask):
-    """Boxes as in ``CtdetTask``, and J joints of each: offsets from the centre, joint heatmaps, joint offsets.
+    """Boxes as in ``CtdetTask``, and J joints of each: offsets from the center, joint heatmaps, joint offsets.
 
     - ``joints``: names, flip pairs, sigmas, skeleton (``JointSet.of``); null: those of the data, else COCO's 17.
     - ``joint_heatmap``: whether there are joint heatmaps to snap to; ``joint_offset``: whether their peaks are refined
-      by an offset map; ``joints_target``: ``center`` (regressed at centres) or ``dense`` (under the whole Gaussian).
-    - ``jointless``: an object without any labelled joint supervises its centre only (``center``, as the original), or
+      by an offset map; ``joints_target``: ``center`` (regressed at centers) or ``dense`` (under the whole Gaussian).
+    - ``jointless``: an object without any labeled joint supervises its center only (``center``, as the original), or
       its size and offset as well (``box``). Objects of a class that has no joints always supervise their box.
     - ``joint_heatmap_loss``: ``focal`` or ``mse`` (what the original's ``mse_loss`` changes in this task).
     - ``radius``, ``min_overlap``, ``k``, ``heatmap_loss``, ``regression_loss``, ``offset``, ``crowds``, ``evaluator``:
@@ -154,15 +154,15 @@ class MultiPoseTask(CtdetTask):
         targets = super().encode_placed(placed, objects, grid_size)
         joints = objects["joints"].float()
         points = joints[..., :2] / self.stride  # [B, M, J, 2] cells
-        is_labelled = (joints[..., 2] > 0) & placed.is_object[..., None]
+        is_labeled = (joints[..., 2] > 0) & placed.is_object[..., None]
         if self.jointless == "center":
             # Of a class without joints nobody could label any.
-            is_known = placed.is_object & (is_labelled.any(-1) | (joints[..., 2] < 0).all(-1))
+            is_known = placed.is_object & (is_labeled.any(-1) | (joints[..., 2] < 0).all(-1))
             for name in ("size", "offset"):
                 if name in targets:
                     targets[name].mask = is_known
         is_inside = ((points >= 0) & (points < points.new_tensor([width, height]))).all(-1)
-        is_shown = is_labelled & is_inside  # bool [B, M, J]
+        is_shown = is_labeled & is_inside  # bool [B, M, J]
         from_center = torch.where(is_shown[..., None], points - placed.corner[..., None, :], 0)
         if self.joints_target == "dense":
             targets["joints"] = self._encode_dense(placed, points, is_shown, grid_size)
@@ -262,7 +262,7 @@ class MultiPoseTask(CtdetTask):
                 continue
             plain, mirrored = maps[name].chunk(2)
             if name == "joint_offset":
-                merged[name] = plain  # as with the centres' offset
+                merged[name] = plain  # as with the centers' offset
             elif name == "joint_heatmap":
                 merged[name] = (plain + mirrored.flip(-1)[:, order]) / 2
             else:

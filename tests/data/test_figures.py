@@ -110,7 +110,7 @@ def test_every_kind_of_scene_and_figure_is_there(train, people):
     assert heights.max() / heights.min() > 2
 
 
-def test_joints_that_are_not_labelled_are_zeros_and_the_others_are_counted(train):
+def test_joints_that_are_not_labeled_are_zeros_and_the_others_are_counted(train):
     for row in train.dataset["annotations"]:
         joints = joints_of([row])[0]
         assert set(joints[:, 2]) <= {0, 1, 2}
@@ -159,24 +159,24 @@ def test_masks_boxes_areas_and_images_agree(train, drawn):
 
 def test_visible_joints_are_dots_that_are_drawn_there(people, drawn, train):
     # The pupils are dark and the noses red, whoever it is; a hidden or misplaced one would not be.
-    colours: dict[str, list[np.ndarray]] = {"left_eye": [], "right_eye": [], "nose": []}
+    colors: dict[str, list[np.ndarray]] = {"left_eye": [], "right_eye": [], "nose": []}
     for row in people:
         if row["num_keypoints"] == 0 or row["bbox"][3] < 60:
             continue
         pixels = read_image(drawn / "train" / train.loadImgs(row["image_id"])[0]["file_name"])
-        for name, found in colours.items():
+        for name, found in colors.items():
             x, y, seen = joints_of([row])[0, JOINT[name]]
             if seen == 2:
                 found.append(pixels[round(y), round(x)].astype(float))
     for name in ("left_eye", "right_eye"):
-        assert len(colours[name]) > 50
-        assert np.mean(colours[name], 0).max() < 80, name
-    red, green, blue = np.mean(colours["nose"], 0)
+        assert len(colors[name]) > 50
+        assert np.mean(colors[name], 0).max() < 80, name
+    red, green, blue = np.mean(colors["nose"], 0)
     assert red > 180 > 110 > max(green, blue)
 
 
 def test_a_figure_is_drawn_where_its_joints_are_to_a_tenth_of_a_pixel():
-    # A disc of a joint alone on a canvas: its centre of mass is where it was put.
+    # A disc of a joint alone on a canvas: its center of mass is where it was put.
     for at in ([20.0, 30.0], [20.25, 30.5], [21.4, 29.7]):
         canvas = Canvas(np.zeros((64, 64, 3), np.uint8))
         canvas.disc(np.array(at), 4.0, [255, 255, 255], 5)

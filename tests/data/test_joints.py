@@ -45,7 +45,7 @@ def test_boxes_alone_have_no_joints(tmp_path):
     assert dataset.facts == {}
 
 
-def test_a_joint_that_is_not_labelled_has_no_place_whatever_stands_there(tmp_path):
+def test_a_joint_that_is_not_labeled_has_no_place_whatever_stands_there(tmp_path):
     dataset = open_dataset(tmp_path, {**BOX, "keypoints": [20, 10, 0, 30, 20, 2, 5, 5, 0]})
     assert dataset.objects(0)["joints"].tolist() == [[[0, 0, 0], [30, 20, 2], [0, 0, 0]]]
 
@@ -98,16 +98,16 @@ def test_joints_are_mirrored_with_the_image_and_keep_their_names(tmp_path):
         make_coco(tmp_path, [{**BOX, **JOINTS}], categories=PERSON, split=split)
     data = CocoDataModule(
         root=tmp_path, resolution=(48, 64), batch_size=1, num_workers=0,
-        augment={"warp": "jitter", "p_jitter": 0.0, "flip": 1.0, "colour": None},
+        augment={"warp": "jitter", "p_jitter": 0.0, "flip": 1.0, "color": None},
     )  # fmt: skip
     data.setup("fit")
     joints = next(b for b in data.train_dataloader() if b["objects"]["valid"].any())["objects"]["joints"][0, 0]
-    # The hand named left was labelled at x = 30; in the mirror image it is a right hand. (The original's window is
-    # centred at width / 2 and its mirror image at width / 2 - 1, hence 64 - x.)
+    # The hand named left was labeled at x = 30; in the mirror image it is a right hand. (The original's window is
+    # centered at width / 2 and its mirror image at width / 2 - 1, hence 64 - x.)
     assert joints.tolist() == [[44, 10, 2], [64, 0, 0], [34, 20, 1]]
 
 
-def test_in_a_mosaic_joints_beyond_their_quarter_are_not_labelled(tmp_path):
+def test_in_a_mosaic_joints_beyond_their_quarter_are_not_labeled(tmp_path):
     row = {**BOX, "bbox": [0, 0, 60, 40], "keypoints": [10, 10, 2, 50, 10, 2, 10, 40, 1]}
     sample = open_dataset(tmp_path, row)[0]
     joints = join_quadrants([sample] * 4, (32, 24))["objects"]["joints"]

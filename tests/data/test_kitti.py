@@ -146,7 +146,7 @@ def test_random_scales_in_training_mark_objects_and_the_plain_image_does_not(roo
     assert objects["rescaled"][objects["valid"]].all()
 
 
-def test_a_mirror_moves_the_projected_centre_and_the_angles(root: Path) -> None:
+def test_a_mirror_moves_the_projected_center_and_the_angles(root: Path) -> None:
     dataset = read(root)
     truth = dataset.objects(0)
     matrix = dataset.evaluation.matrix(SIZE)
@@ -375,7 +375,7 @@ def test_a_training_split_without_an_object_of_the_classes_is_refused(tmp_path: 
     ("options", "is_noted"),
     [
         ({}, False),
-        ({"augment": {"warp": "crop", "colour": None}}, True),
+        ({"augment": {"warp": "crop", "color": None}}, True),
         ({"augment": {"warp": None}, "test_mode": "fit"}, False),
         ({"augment": {"warp": None}, "test_mode": "stretch"}, False),
         ({"augment": {"warp": "jitter", "fill": "width", "p_jitter": 0.5}, "test_mode": "fit"}, True),

@@ -116,14 +116,14 @@ def test_types_become_objects_crowds_or_nothing() -> None:
     assert {len(value) for value in fields.values()} == {7}
 
 
-def test_neighbours_of_a_class_that_is_not_asked_for_are_left_out() -> None:
+def test_neighbors_of_a_class_that_is_not_asked_for_are_left_out() -> None:
     labels = labels_of("Car", "Van", "Person_sitting", "Pedestrian", "DontCare")
     fields = objects_of(labels, ["Pedestrian"])
     assert fields["labels"].tolist() == [0, 0, -1]
     assert fields["neutral"].tolist() == [True, False, False]
 
 
-def test_a_neighbour_can_be_a_class_of_its_own() -> None:
+def test_a_neighbor_can_be_a_class_of_its_own() -> None:
     fields = objects_of(labels_of("Car", "Van", "Truck"), ["Van", "Car"])
     assert fields["labels"].tolist() == [1, 0, 1]
     assert fields["crowd"].tolist() == [False, False, True]

@@ -13,7 +13,7 @@ from tests.tiny import make_objects
 
 
 def sample(value: int, *boxes: list[float], mosaic: tuple[int, int] | None = None) -> Sample:
-    """A sample of 40 x 60 pixels of one grey value."""
+    """A sample of 40 x 60 pixels of one gray value."""
     return {
         "image": torch.full((3, 40, 60), value, dtype=torch.uint8),
         "input_from_image": torch.eye(3, dtype=torch.float64),

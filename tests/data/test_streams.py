@@ -22,7 +22,7 @@ def epochs(
         batch_size=4,
         num_workers=workers,
         seed=seed,
-        augment={"warp": "crop", "colour": {}},
+        augment={"warp": "crop", "color": {}},
     )
     data.setup("fit")
     if ranks > 1:

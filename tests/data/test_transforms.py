@@ -1,4 +1,4 @@
-"""One warp per image: the matrix is what happens to the pixels, and the colours are one affine map."""
+"""One warp per image: the matrix is what happens to the pixels, and the colors are one affine map."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from centernet.data.transforms import (
-    GREY,
+    GRAY,
     PCA_VALUES,
     PCA_VECTORS,
-    ColourJitter,
+    ColorJitter,
     EvalWarp,
     JitterWarp,
     RandomCropWarp,
@@ -88,7 +88,7 @@ def test_a_box_moves_with_what_is_in_it(name):
         pipeline = PIPELINES[name]()
         seed_pipeline(pipeline, seed)
         pixels, matrix = warp_image(pipeline, image)
-        # Pixel centres lie at whole numbers, so that the white area reaches half a pixel less far than its box.
+        # Pixel centers lie at whole numbers, so that the white area reaches half a pixel less far than its box.
         objects = warp_objects(make_objects([[79.5, 49.5, 129.5, 89.5]]), matrix)
         x1, y1, x2, y2 = objects["boxes"][0].tolist()
         height, width = pixels.shape[1:]
@@ -116,7 +116,7 @@ def matrices(warp: RandomCropWarp | JitterWarp, image_size: tuple[int, int], cou
 
 
 def window(matrix: np.ndarray, size: tuple[int, int], width: int) -> tuple[float, float, float, bool]:
-    """Centre in the (perhaps mirrored) image, extent and whether mirrored."""
+    """Center in the (perhaps mirrored) image, extent and whether mirrored."""
     mirrored = bool(is_mirrored(torch.from_numpy(matrix)))
     x, y, _ = np.linalg.inv(matrix) @ [size[1] / 2, size[0] / 2, 1]
     return x, y, size[1] / abs(matrix[0, 0]), mirrored
@@ -131,7 +131,7 @@ def test_the_random_crop_follows_the_original(image_size):
     ratios = extent / fit_extent(image_size, size)
     assert set(np.round(ratios, 6)) == {0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3}
     assert 0.4 < mirrored.mean() < 0.6
-    # The border is 128 pixels, halved until it leaves room: a centre keeps that distance from the edge.
+    # The border is 128 pixels, halved until it leaves room: a center keeps that distance from the edge.
     for side, centers in ((image_size[1], x), (image_size[0], y)):
         border = next(128 // 2**n for n in range(9) if side - 128 // 2**n > 128 // 2**n)
         assert centers.min() >= border - 1 - 1e-6
@@ -177,7 +177,7 @@ def test_jitter_of_the_width_shifts_by_the_image_s_own_sides():
 
 
 @pytest.mark.parametrize("image_size", [(370, 1224), (375, 1242), (100, 50)])
-def test_width_fills_the_width_and_centres_the_height(image_size):
+def test_width_fills_the_width_and_centers_the_height(image_size):
     matrix = EvalWarp((96, 320), "width").matrix(image_size)
     scale = 320 / image_size[1]
     wanted = [[scale, 0, 0], [0, scale, 48 - scale * image_size[0] / 2], [0, 0, 1]]
@@ -214,57 +214,57 @@ def test_stretch_fills_the_input():
 
 
 def test_the_pipeline_gives_bytes_in_channel_order():
-    pixels, _ = warp_image(train_pipeline((32, 32), colour={}), make_image())
+    pixels, _ = warp_image(train_pipeline((32, 32), color={}), make_image())
     assert pixels.dtype == torch.uint8
     assert tuple(pixels.shape) == (3, 32, 32)
 
 
 def step_by_step(image: np.ndarray, rng: np.random.Generator, amount: float, lighting: float) -> np.ndarray:
-    """The original's colour augmentation written out on a float image, drawing in the same order."""
-    grey = (image * GREY).sum(-1, keepdims=True)
-    mean = grey.mean()
+    """The original's color augmentation written out on a float image, drawing in the same order."""
+    gray = (image * GRAY).sum(-1, keepdims=True)
+    mean = gray.mean()
     for step in rng.permutation(3):
         alpha = 1 + rng.uniform(-amount, amount)
         image = image * alpha
-        if step == 1:  # contrast: towards the mean grey of the image
+        if step == 1:  # contrast: toward the mean gray of the image
             image = image + (1 - alpha) * mean
-        elif step == 2:  # saturation: towards the grey of each pixel
-            image = image + (1 - alpha) * grey
+        elif step == 2:  # saturation: toward the gray of each pixel
+            image = image + (1 - alpha) * gray
     return image + PCA_VECTORS @ (PCA_VALUES * rng.normal(0, lighting, 3)) * 255
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_colour_matrix_is_all_steps_in_one(seed):
+def test_the_color_matrix_is_all_steps_in_one(seed):
     image = make_image(seed=seed).astype(np.float64)
-    jitter = ColourJitter()
+    jitter = ColorJitter()
     jitter.random_generator = np.random.default_rng(seed)
-    matrix = jitter.colour_matrix(float((image * GREY).sum(-1).mean()))
+    matrix = jitter.color_matrix(float((image * GRAY).sum(-1).mean()))
     ours = image @ matrix[:, :3].T + matrix[:, 3]
     np.testing.assert_allclose(ours, step_by_step(image, np.random.default_rng(seed), 0.4, 0.1), atol=1e-6)
-    applied = ColourJitter()
+    applied = ColorJitter()
     applied.random_generator = np.random.default_rng(seed)
     pixels = applied.apply(image.astype(np.uint8))
     assert pixels.dtype == np.uint8
     assert np.abs(pixels - ours.clip(0, 255)).max() <= 1
 
 
-def test_without_amounts_the_colours_stay():
-    jitter = ColourJitter(brightness=0, contrast=0, saturation=0, lighting=0)
+def test_without_amounts_the_colors_stay():
+    jitter = ColorJitter(brightness=0, contrast=0, saturation=0, lighting=0)
     jitter.random_generator = np.random.default_rng(0)
     assert np.array_equal(jitter.apply(make_image()), make_image())
 
 
-def test_grey_stays_grey_without_lighting():
-    jitter = ColourJitter(lighting=0)
+def test_gray_stays_gray_without_lighting():
+    jitter = ColorJitter(lighting=0)
     jitter.random_generator = np.random.default_rng(3)
-    grey = np.repeat(make_image()[..., :1], 3, 2)
-    changed = jitter.apply(grey).astype(int)
+    gray = np.repeat(make_image()[..., :1], 3, 2)
+    changed = jitter.apply(gray).astype(int)
     assert np.ptp(changed, axis=2).max() <= 1
-    assert not np.array_equal(changed, grey)
+    assert not np.array_equal(changed, gray)
 
 
 def test_a_seed_repeats_the_whole_pipeline_and_another_does_not():
-    pipeline, image = train_pipeline((32, 32), colour={}), make_image()
+    pipeline, image = train_pipeline((32, 32), color={}), make_image()
     seed_pipeline(pipeline, 1, 2, 3)
     first = warp_image(pipeline, image)
     second = warp_image(pipeline, image)
@@ -278,7 +278,7 @@ def test_a_seed_repeats_the_whole_pipeline_and_another_does_not():
 
 
 def test_every_step_has_a_stream_of_its_own():
-    pipeline = train_pipeline((32, 32), colour={})
+    pipeline = train_pipeline((32, 32), color={})
     seed_pipeline(pipeline, 5)
     first, second = (step.random_generator.random(4).tolist() for step in pipeline.transforms)
     assert first != second
@@ -298,8 +298,8 @@ def test_an_unknown_option_is_an_error():
         eval_pipeline((32, 32), "crop")
     with pytest.raises(InputError, match=r"augment.flipp is unknown; RandomCropWarp has scales, border, flip"):
         train_pipeline((32, 32), flipp=0.5)
-    with pytest.raises(InputError, match=r"augment.colour.bright is unknown; ColourJitter has brightness, contrast, "):
-        train_pipeline((32, 32), colour={"bright": 0.5})
+    with pytest.raises(InputError, match=r"augment.color.bright is unknown; ColorJitter has brightness, contrast, "):
+        train_pipeline((32, 32), color={"bright": 0.5})
 
 
 def test_an_unknown_argument_of_an_albumentations_transform_is_an_error_in_tests():

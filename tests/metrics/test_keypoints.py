@@ -28,7 +28,7 @@ def make_people(boxes: Any, joints: Any, labels: Any = None, crowd: Any = None) 
 
 
 def scene(seed: int, sigmas: tuple[float, ...], images: int = 6) -> tuple[list[Objects], list[Detections]]:
-    """Truth of several sizes with some joints or all of them unlabelled, and crowds; detections near it and elsewhere.
+    """Truth of several sizes with some joints or all of them unlabeled, and crowds; detections near it and elsewhere.
 
     There are more than 20 detections in an image, some of score 0.
     """
@@ -158,8 +158,8 @@ def test_the_numbers_are_those_of_pycocotools_for_any_number_of_joints(seed, sig
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_similarity_of_one_person_is_the_mean_over_its_labelled_joints(backend):
-    # A joint that is d pixels off counts exp(-d^2 / (2 area (2 sigma)^2)). Of three joints two are labelled: one is
+def test_the_similarity_of_one_person_is_the_mean_over_its_labeled_joints(backend):
+    # A joint that is d pixels off counts exp(-d^2 / (2 area (2 sigma)^2)). Of three joints two are labeled: one is
     # hit, the other is so far off that the mean of both lies just above or just below the threshold 0.75.
     sigmas, area = (0.1, 0.05, 0.02), 2500.0
     truth = make_people([[0, 0, 50, 60]], [[[10, 10, 2], [40, 40, 1], [0, 0, 0]]])
@@ -199,7 +199,7 @@ def test_a_class_without_truth_leaves_the_others_where_they_are(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_truth_without_a_labelled_joint_counts_for_boxes_only(backend):
+def test_truth_without_a_labeled_joint_counts_for_boxes_only(backend):
     joints = torch.zeros(2, 5, 3)
     joints[0] = torch.tensor([20.0, 20, 2])
     truth = make_people([[0, 0, 50, 60], [100, 100, 180, 190]], joints)

@@ -207,7 +207,7 @@ def test_a_metric_that_saw_nothing_computes_too():
     assert all(math.isnan(value) for value in numbers(KittiAP(CLASSES)).values())
 
 
-def test_a_neighbouring_class_is_neither_hit_nor_missed():
+def test_a_neighboring_class_is_neither_hit_nor_missed():
     car, van = make_truth(1), index(make_truth(2, crowd=True, neutral=True), torch.tensor([1]))
     truth = joined(car, van)
     assert precision(found_on(truth, [0.5, 0.9]), truth) == [1]  # the van's detection is not wrong
@@ -233,7 +233,7 @@ def test_regions_that_nobody_cares_for_absorb_false_positives_by_the_share_of_th
 
 
 def test_detections_without_a_place_lie_where_the_regions_without_a_place_lie():
-    # The tool measures both at -1000 m: seen from above, a region covers a metre there, which holds a small footprint.
+    # The tool measures both at -1000 m: seen from above, a region covers a meter there, which holds a small footprint.
     truth = make_truth(2, 1)
     found = found_on(truth, [0.5, 0.9])
     found["location"][1], found["dimensions"][1] = -1000, torch.tensor([1.7, 0.6, 0.8])

@@ -87,7 +87,7 @@ def test_the_number_of_classes_tells_the_published_names() -> None:
         assert len(set(names)) == count
 
 
-def test_pascal_and_kitti_expect_other_colours_than_coco() -> None:
+def test_pascal_and_kitti_expect_other_colors_than_coco() -> None:
     assert convert(original()).spec["normalization"] == "coco"
     assert convert(original({**CTDET, "hm": 20})).spec["normalization"] == "imagenet_swapped"
 
@@ -212,7 +212,7 @@ def test_class_names_must_be_as_many_as_the_classes() -> None:
     assert message == "the heads have 80 classes, but 2 class names were given"
 
 
-def test_weights_of_a_backbone_alone_are_recognised() -> None:
+def test_weights_of_a_backbone_alone_are_recognized() -> None:
     with pytest.raises(InputError, match=r"no head of CenterNet is in it .* pretrained=FILE"):
         convert(dict(body()))
 

@@ -73,7 +73,7 @@ def test_a_converted_file_predicts_what_its_maps_decode_to(
     predictor = Predictor.from_checkpoint(out, device="cpu")
     found = predictor(image)
 
-    # By hand: the original's network sees BGR, normalised in BGR.
+    # By hand: the original's network sees BGR, normalized in BGR.
     pixels, matrix = warp_image(eval_pipeline((96, 128), "fit", 32), image)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in NORMALIZATIONS["coco"])
     with torch.inference_mode():

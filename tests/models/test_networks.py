@@ -1,4 +1,4 @@
-"""Every network by its behaviour: shapes, sizes, gradients, number formats, compilation."""
+"""Every network by its behavior: shapes, sizes, gradients, number formats, compilation."""
 
 from __future__ import annotations
 

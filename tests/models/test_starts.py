@@ -82,7 +82,7 @@ def upsamplings(backbone: dict | str) -> list[Tensor]:
     return [layer.weight for layer in net.neck.modules() if isinstance(layer, nn.ConvTranspose2d)]
 
 
-def test_resdcn_keeps_the_artefact_of_the_original_unless_it_is_mended() -> None:
+def test_resdcn_keeps_the_artifact_of_the_original_unless_it_is_mended() -> None:
     kernel = bilinear_kernel(4)
     for weight in upsamplings("resdcn18"):
         assert torch.equal(weight[:, 0], kernel.expand_as(weight[:, 0]))
@@ -117,7 +117,7 @@ def test_hardnets_neck_starts_uniform_for_relu() -> None:
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
-def test_a_learnt_upsampling_starts_as_the_bilinear_one(factor: int) -> None:
+def test_a_learned_upsampling_starts_as_the_bilinear_one(factor: int) -> None:
     x = torch.randn(1, 3, 6, 7)
     inside = slice(factor, -factor)
     ours = bilinear_upsample(3, factor)(x)

@@ -47,7 +47,7 @@ def test_head_rows_follow_their_class_and_new_classes_stay_as_they_began() -> No
         assert torch.equal(weight[row], start_weight[row])
         assert bias[row] == start_bias[row]
     assert report.by_class == ["head.stacks.0.heatmap.2.weight", "head.stacks.0.heatmap.2.bias"]
-    assert "head rows copied by class name: cow, cat; new classes, as initialised: horse, owl" in str(report)
+    assert "head rows copied by class name: cow, cat; new classes, as initialized: horse, owl" in str(report)
     assert torch.equal(rows(new, "size")[0], rows(old, "size")[0])
 
 

@@ -45,7 +45,7 @@ def test_matrices_compose_from_right_to_left(outer, inner, point):
 
 
 @given(points, st.floats(4, 900), sizes, st.floats(-180, 180))
-def test_the_centre_of_a_window_lands_in_the_middle_of_the_input(center, extent, size, rotation):
+def test_the_center_of_a_window_lands_in_the_middle_of_the_input(center, extent, size, rotation):
     assert move(crop_matrix(center, extent, size, rotation), *center) == pytest.approx(
         [size[1] / 2, size[0] / 2], abs=1e-6
     )
@@ -104,7 +104,7 @@ def test_convention_matrices_are_destination_from_source():
     assert move(stretch_matrix((100, 200), (64, 32)), 200, 100) == [32, 64]
 
 
-def test_convention_the_centre_of_the_first_pixel_is_at_zero():
+def test_convention_the_center_of_the_first_pixel_is_at_zero():
     image = np.zeros((5, 9), np.uint8)
     image[2, 3] = 255
     shifted = cv2.warpAffine(image, np.array([[1.0, 0, 2], [0, 1, 1]]), (9, 5))

@@ -68,7 +68,7 @@ def test_a_car_is_projected_and_lifted_back_to_its_place(places):
     pixels = project(CAMERA, location)
     lifted = unproject(CAMERA, pixels, location[:, 2] + CAMERA[2, 3])
     assert (lifted - location).abs().max() < 1e-3
-    # Float32 is enough for a millimetre too.
+    # Float32 is enough for a millimeter too.
     single = unproject(CAMERA, pixels.float(), (location[:, 2] + CAMERA[2, 3]).float())
     assert single.dtype == torch.float32
     assert (single - location).abs().max() < 1e-3

@@ -25,7 +25,7 @@ from centernet.ops.heatmap import (
 )
 
 HEIGHT, WIDTH, CHANNELS, IMAGES = 11, 17, 3, 2
-# Centres in and around the grid, radii from a single cell to more than the grid.
+# Centers in and around the grid, radii from a single cell to more than the grid.
 things = st.lists(
     st.tuples(
         st.integers(-6, WIDTH + 6),
@@ -66,7 +66,7 @@ def test_gaussians_are_those_of_a_double_loop(rows):
 
 
 @given(things)
-def test_a_centre_inside_the_grid_is_exactly_one(rows):
+def test_a_center_inside_the_grid_is_exactly_one(rows):
     centers, radius, channel, image = columns(rows)
     drawn = draw_gaussians(centers, radius, channel, (IMAGES, CHANNELS, HEIGHT, WIDTH), image)
     for x, y, _, c, b in rows:
@@ -175,7 +175,7 @@ def test_the_strongest_cells_of_all_channels_come_first(heatmap, k):
 
 
 @given(heatmaps)
-def test_only_cells_without_a_larger_neighbour_are_peaks(heatmap):
+def test_only_cells_without_a_larger_neighbor_are_peaks(heatmap):
     kept = suppress_non_peaks(heatmap)
     for b, c, y, x in np.ndindex(*heatmap.shape):
         largest = heatmap[b, c, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].max()

@@ -145,7 +145,7 @@ def test_boxes_share_their_footprint_times_their_common_height(a, b):
 
 
 def test_two_upright_boxes_by_hand():
-    # 2 high, 2 wide, 4 long; the other is shifted by 1 along the length and by 1 upwards: 3 * 2 * 1 in common.
+    # 2 high, 2 wide, 4 long; the other is shifted by 1 along the length and by 1 upward: 3 * 2 * 1 in common.
     low, high = tensor((0, 0, 20, 2, 2, 4, 0)), tensor((1, -1, 20, 2, 2, 4, math.pi))
     assert box_intersection_3d(low, high).item() == pytest.approx(6)
     assert box_iou_3d(low, high).item() == pytest.approx(6 / 26)
@@ -153,7 +153,7 @@ def test_two_upright_boxes_by_hand():
     assert box_iou_3d(low, above).item() == 0
 
 
-def test_convention_yaw_turns_the_length_from_x_towards_minus_z():
+def test_convention_yaw_turns_the_length_from_x_toward_minus_z():
     corners = rectangle_corners(tensor((10, 20, 4, 2, 0), (10, 20, 4, 2, math.pi / 2)))
     assert corners[0].tolist() == [[12, 21], [12, 19], [8, 19], [8, 21]]
     torch.testing.assert_close(corners[1], tensor((11, 18), (9, 18), (9, 22), (11, 22)))

@@ -34,9 +34,9 @@ PARTS = {
     "stat_wh_loss": "size",
     "stat_off_loss": "offset",
 }
-# The original's classes, and whose neighbours are left alone: -1 stands for all classes, None for nothing at all.
+# The original's classes, and whose neighbors are left alone: -1 stands for all classes, None for nothing at all.
 CLASSES = {"Pedestrian": 0, "Car": 1, "Cyclist": 2}
-NEIGHBOURS = {"Van": 1, "Truck": 1, "Person_sitting": 0, "DontCare": -1, "Tram": None, "Misc": None}
+NEIGHBORS = {"Van": 1, "Truck": 1, "Person_sitting": 0, "DontCare": -1, "Tram": None, "Misc": None}
 
 
 # Targets -------------------------------------------------------------------------------------------------------------
@@ -61,12 +61,12 @@ class Sample:
         self.image = next(row for row in content["images"] if row["id"] == entry["image_id"])
         names = {row["id"]: row["name"] for row in content["categories"]}
         rows = [row for row in content["annotations"] if row["image_id"] == entry["image_id"]]
-        labels = [{**CLASSES, **NEIGHBOURS}[names[row["category_id"]]] for row in rows]
+        labels = [{**CLASSES, **NEIGHBORS}[names[row["category_id"]]] for row in rows]
         # Slot k of the original's arrays is annotation k, whatever becomes of it.
         self.slot = [n for n, label in enumerate(labels) if label is not None]
         kept = [rows[n] for n in self.slot]
         boxes = [[x, y, x + w, y + h] for x, y, w, h in (row["bbox"] for row in kept)]
-        crowd = [names[row["category_id"]] in NEIGHBOURS for row in kept]
+        crowd = [names[row["category_id"]] in NEIGHBORS for row in kept]
         # The original marks a sample as augmented as a whole, whatever the scale.
         is_augmented = bool((self.recorded["rot_mask"] > 0).any() and not (self.recorded["reg_mask"] > 0).any())
         self.objects = {
@@ -111,7 +111,7 @@ def test_the_heatmap_is_that_of_the_original(entry):
     heatmap, wanted = sample.targets["heatmap"], sample.recorded["hm"].copy()
     assert isinstance(heatmap, DenseMap)
     ours = heatmap.value[0].numpy().copy()
-    # There what is ignored overwrites the centres that were drawn before it; ours stay.
+    # There what is ignored overwrites the centers that were drawn before it; ours stay.
     cell, _, mask = sample.at_cells("rotation")
     y, x = np.divmod(cell[mask], sample.grid_size[1])
     label = np.zeros(len(mask), int)
@@ -271,7 +271,7 @@ def test_angles_are_read_from_the_bins_as_in_the_original_and_wrapped(entry):
 
 @pytest.mark.parametrize("entry", cases("postprocess_xy", measures("ddd_post_process")))
 def test_detections_are_lifted_into_camera_space_as_in_the_original(entry):
-    # Two of its artefacts are mended here and taken into account: depth is z (there it is the projective depth, so that
+    # Two of its artifacts are mended here and taken into account: depth is z (there it is the projective depth, so that
     # ours must be given less), and sizes are not moved by the translation of the inverse map.
     case = read("postprocess_xy", entry)
     dets = torch.from_numpy(case.inputs["dets"])
@@ -386,7 +386,7 @@ def test_observation_angles(entry):
 
 
 @pytest.mark.parametrize("entry", cases("ddd_utils", measures("ddd2locrot")))
-def test_from_a_centre_to_a_place_and_a_yaw(entry):
+def test_from_a_center_to_a_place_and_a_yaw(entry):
     case, given = camera_case(entry)
     count, camera = len(given["depth"]), given["P"]
     detections = {

@@ -31,7 +31,7 @@ def test_decoding_gives_the_boxes_of_the_original(entry):
 
 
 @pytest.mark.parametrize("entry", cases(FILE, measures("_nms")))
-def test_of_equal_neighbours_all_are_peaks(entry):
+def test_of_equal_neighbors_all_are_peaks(entry):
     case = read(FILE, entry)
     assert torch.equal(suppress_non_peaks(torch.from_numpy(case.inputs["heat"])), torch.from_numpy(case.outputs["nms"]))
 

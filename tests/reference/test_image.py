@@ -83,9 +83,9 @@ def test_a_dense_regression_belongs_to_the_largest_gaussian(entry):
 
 @pytest.mark.parametrize("entry", cases(FILE, lambda entry: is_dense(entry) and heatmap_is_first(entry)))
 def test_a_dense_regression_drawn_after_the_heatmap_agrees_where_the_original_writes_it(entry):
-    # An artefact of the original: with the heatmap drawn first, an object is compared with itself, a float64 Gaussian
+    # An artifact of the original: with the heatmap drawn first, an object is compared with itself, a float64 Gaussian
     # with its own float32 copy in the heatmap, and the cells where the copy was rounded up are never written (they keep
-    # 0 or what an earlier object left there). There the original trains towards a wrong value. Ours writes all cells.
+    # 0 or what an earlier object left there). There the original trains toward a wrong value. Ours writes all cells.
     case = read(FILE, entry)
     owner, drawn, is_largest, value = dense_regression(case)
     theirs, heatmap = case.outputs["regmap"], case.outputs["heatmap"]

@@ -111,7 +111,7 @@ def is_upright(entry: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("entry", cases(TARGETS, is_upright))
-def test_centre_heatmaps_are_those_of_the_original(entry):
+def test_center_heatmaps_are_those_of_the_original(entry):
     sample = Sample(entry)
     np.testing.assert_allclose(sample.targets["heatmap"].value[0], sample.recorded["hm"], atol=1e-6)
 
@@ -149,7 +149,7 @@ def test_sizes_and_offsets_are_those_of_the_original(entry):
 
 
 @pytest.mark.parametrize("entry", cases(TARGETS, lambda entry: is_upright(entry) and "hps" in entry["fields"]))
-def test_joints_from_the_centre_are_those_of_the_original(entry):
+def test_joints_from_the_center_are_those_of_the_original(entry):
     sample = Sample(entry)
     cell, joints, mask = sample.at_cells("joints")
     rows = len(mask)
@@ -208,7 +208,7 @@ def test_perfect_outputs_decode_to_the_objects_that_were_encoded(entry):
     if len(set(placed.cell[placed.rows].tolist())) < len(placed.radius):
         pytest.skip("two objects share a cell, which can hold the joints of one")
     if sample.task.joints_target == "dense":
-        pytest.skip("overlapping windows: a centre may belong to a larger neighbour")
+        pytest.skip("overlapping windows: a center may belong to a larger neighbor")
     found = sample.task.detect(sample.task.perfect(sample.targets, sample.grid_size))
     cell, joints, mask = sample.at_cells("joints")
     for row in np.flatnonzero(mask.any(1)):
@@ -217,7 +217,7 @@ def test_perfect_outputs_decode_to_the_objects_that_were_encoded(entry):
         nearest = np.abs(centers - corner - 0.5).max(1).argmin()
         wanted = (joints[row].reshape(-1, 2) + corner)[mask[row][::2]]
         ours = found["joints"][0, nearest].numpy()[mask[row][::2]] / 4
-        # Neighbouring joints of one kind may share a cell of the joint heatmap; regression then is a cell off at most.
+        # Neighboring joints of one kind may share a cell of the joint heatmap; regression then is a cell off at most.
         assert np.median(np.abs(ours - wanted)) < 1e-2
 
 

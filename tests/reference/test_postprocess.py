@@ -103,7 +103,7 @@ class Fixed(EvalWarp):
 
 
 def assert_same_pixels(pixels: torch.Tensor, case: Case) -> None:
-    """Normalised pixels, loosely: OpenCV interpolates differently from version to version."""
+    """Normalized pixels, loosely: OpenCV interpolates differently from version to version."""
     names = {(0.408, 0.447, 0.470): "coco", (0.485, 0.456, 0.406): "imagenet"}
     name = names[tuple(round(value, 3) for value in case.params["mean"])]
     network_input = Detector(nn.Identity(), CtdetTask(1), name).normalize(pixels[None])

@@ -1,6 +1,6 @@
 """Targets of ctdet against what the original's sampler returned (targets_ctdet), on the reference's synthetic data set.
 
-The matrix is made from the recorded centre and extent; from there on everything is the package's: reading, warp, boxes,
+The matrix is made from the recorded center and extent; from there on everything is the package's: reading, warp, boxes,
 encoding. Slot k of the original's arrays is annotation k, and so is ours.
 """
 

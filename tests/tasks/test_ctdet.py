@@ -21,11 +21,11 @@ CLASSES = 3
 
 @st.composite
 def images(draw: st.DrawFn, most: int = 12) -> Objects:
-    """Objects with centres in different cells that lie inside the grid."""
+    """Objects with centers in different cells that lie inside the grid."""
     cells = draw(st.lists(st.tuples(st.integers(0, WIDTH - 2), st.integers(0, HEIGHT - 2)), unique=True, max_size=most))
     boxes, labels = [], []
     for cx, cy in cells:
-        # A tenth from the cell's border: the centre shall not change its cell by rounding.
+        # A tenth from the cell's border: the center shall not change its cell by rounding.
         x, y = cx + draw(st.floats(0.1, 0.9)), cy + draw(st.floats(0.1, 0.9))
         half_width = draw(st.floats(0.05, 1)) * min(x, WIDTH - 1 - x)
         half_height = draw(st.floats(0.05, 1)) * min(y, HEIGHT - 1 - y)
@@ -42,7 +42,7 @@ def assert_found(detections: Detections, image: int, objects: Objects) -> None:
     assert (scores[count:] < 0.9999).all()
     found = torch.cat([detections["labels"][image, :count, None], detections["boxes"][image, :count]], 1).numpy()
     wanted = torch.cat([objects["labels"][:, None], objects["boxes"].float()], 1).numpy()
-    # Scores are equal, so that the order is free: sort by centre.
+    # Scores are equal, so that the order is free: sort by center.
     found, wanted = (rows[np.lexsort((rows[:, 1] + rows[:, 3], rows[:, 2] + rows[:, 4]))] for rows in (found, wanted))
     np.testing.assert_allclose(found, wanted, atol=1e-3)
 
@@ -149,7 +149,7 @@ def test_no_loss_and_no_gradient_come_from_inside_a_crowd_region():
     hidden = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
     hidden[2:15, 10:19] = True  # its box in cells
     assert torch.equal(heatmap.weight[0, 1] == 0, hidden)
-    assert (heatmap.weight[0, 0] == 1).all()  # other classes are learnt there
+    assert (heatmap.weight[0, 0] == 1).all()  # other classes are learned there
     assert targets["size"].mask.tolist() == targets["offset"].mask.tolist() == [[True, False]]
     outputs = {
         name: torch.zeros(1, head.channels, HEIGHT, WIDTH, requires_grad=True) for name, head in task.heads.items()
@@ -311,8 +311,8 @@ def test_encoding_follows_the_device_and_takes_padding_as_it_comes():
         ({"heatmap_loss": "l1"}, "task ctdet: heatmap_loss='l1' is unknown; choose one of focal, mse"),
         ({"regression_loss": "l2"}, "task ctdet: regression_loss='l2' is unknown; choose one of l1, smooth_l1"),
         (
-            {"size_target": "centre"},
-            "task ctdet: size_target='centre' is unknown; choose one of center, per_class, dense",
+            {"size_target": "center"},
+            "task ctdet: size_target='center' is unknown; choose one of center, per_class, dense",
         ),
         ({"crowds": "drop"}, "task ctdet: crowds='drop' is unknown; choose one of ignore, objects"),
         ({"radios": 1}, "task ctdet has no option 'radios'; did you mean radius?"),

@@ -51,7 +51,7 @@ def test_the_weights_of_every_object_sum_to_one_and_are_narrow():
         assert size.weight[0, 0].max() == size.weight[0, 0, (box[1] + box[3]) // 8, (box[0] + box[2]) // 8]
 
 
-def test_every_cell_of_an_object_points_to_its_centre():
+def test_every_cell_of_an_object_points_to_its_center():
     task = CtdetDenseTask(1)
     value = task.encode(make_batch(make_objects([[20, 22, 63, 59]])), (HEIGHT, WIDTH))["size"]
     owned = value.value[0, 0] > 0
@@ -64,7 +64,7 @@ def test_every_cell_of_an_object_points_to_its_centre():
 
 def test_the_object_with_the_larger_weight_has_the_cell():
     task = CtdetDenseTask(2)
-    # A small one inside a large one: its weight at its own centre is larger, although it comes first.
+    # A small one inside a large one: its weight at its own center is larger, although it comes first.
     small, large = [36, 28, 44, 36], [0, 0, 80, 64]
     size = task.encode(make_batch(make_objects([small, large], [0, 1])), (HEIGHT, WIDTH))["size"]
     assert size.value[0, :2, 8, 10].tolist() == [2, 2]
@@ -104,7 +104,7 @@ def test_an_image_without_objects_has_a_loss_with_a_usable_gradient():
     assert (outputs["size"].grad == 0).all()
 
 
-def test_no_size_is_learnt_from_a_crowd_region():
+def test_no_size_is_learned_from_a_crowd_region():
     task = CtdetDenseTask(1)
     objects = make_objects([[8, 8, 24, 24], [40, 8, 72, 56]], crowd=[False, True])
     targets = task.encode(make_batch(objects), (HEIGHT, WIDTH))

@@ -105,7 +105,7 @@ def test_what_is_encoded_is_decoded_and_lifted_back_to_its_place(truth, slots, m
     np.testing.assert_allclose(ours["depth"], wanted["location"][:, 2], rtol=1e-4)
     np.testing.assert_allclose(ours["dimensions"], wanted["dimensions"], rtol=1e-5)
     np.testing.assert_allclose(np.exp(1j * ours["alpha"]), np.exp(1j * wanted["alpha"]), atol=1e-4)
-    # In ddd the 2D centre is lifted; with the projection of the 3D centre the place is exact.
+    # In ddd the 2D center is lifted; with the projection of the 3D center the place is exact.
     order = (found["boxes"][0, :count, 0] + found["boxes"][0, :count, 2]).argsort()
     exact = {name: value[:, order] for name, value in found.items()}
     exact["center_3d"] = torch.from_numpy(wanted["center_3d"])[None].float()
@@ -121,7 +121,7 @@ def clipped(boxes: np.ndarray) -> np.ndarray:
     return boxes.clip(0, [4 * (WIDTH - 1), 4 * (HEIGHT - 1)] * 2)
 
 
-def test_the_2d_centre_of_a_car_ahead_is_lifted_to_almost_its_place():
+def test_the_2d_center_of_a_car_ahead_is_lifted_to_almost_its_place():
     truth = scene([(1, 1.6, 25, 1.5, 1)], [1])
     task = DddTask(CLASSES, k=1)
     found = task.detect(task.perfect(task.encode(make_batch(truth), (HEIGHT, WIDTH)), (HEIGHT, WIDTH)))
@@ -207,7 +207,7 @@ def test_the_network_is_trained_on_what_it_will_say():
     cell = targets["depth"].cell[0, 0]
     is_first = (torch.arange(HEIGHT * WIDTH) == cell).view(1, 1, HEIGHT, WIDTH)
     outputs["depth"] = logit_of_depth(with_depth(outputs)["depth"] + 5 * is_first)
-    # Five metres off at one of fifty rows, or at one of two objects.
+    # Five meters off at one of fifty rows, or at one of two objects.
     assert task.losses([outputs], targets)["depth"].item() == pytest.approx(5 / 50, rel=1e-3)
     alone = DddTask(CLASSES, slots=None)
     few = alone.encode(make_batch(scene([(0, 1.6, 20, 0.5, 1), (9, 1.6, 50, 2, 1)])), (HEIGHT, WIDTH))
@@ -268,7 +268,7 @@ def ignoring(label: int, ignored: str) -> tuple[Tensor, Tensor, DenseMap]:
 
 @pytest.mark.parametrize("ignored", ["gaussian", "region"])
 @pytest.mark.parametrize("label", [1, -1])
-def test_ignored_objects_are_neither_centres_nor_pushed_down_for_their_classes(label, ignored):
+def test_ignored_objects_are_neither_centers_nor_pushed_down_for_their_classes(label, ignored):
     without, with_it, target = ignoring(label, ignored)
     assert (target.value == 1).sum() == 1
     box = scene([(4, 1.6, 20, 0.5, 1)])["boxes"][0]
@@ -285,7 +285,7 @@ def test_ignored_objects_are_neither_centres_nor_pushed_down_for_their_classes(l
 
 
 @pytest.mark.parametrize("ignored", ["gaussian", "region"])
-def test_a_centre_under_something_ignored_stays_a_centre(ignored):
+def test_a_center_under_something_ignored_stays_a_center(ignored):
     truth = scene([(0, 1.6, 20, 0.5, 1), (0, 1.6, 20, 0.5, 2)], [1, -1])
     for order in ([0, 1], [1, 0]):
         shown = {name: value[order] for name, value in truth.items()}
@@ -342,7 +342,7 @@ def test_a_mirror_image_says_the_same_and_merging_changes_nothing(truth):
     )
     count = len(truth["labels"])
     alone = task.decode(plain)
-    # A mirrored centre may lie one cell further: take the mirror image of the maps themselves for those.
+    # A mirrored center may lie one cell further: take the mirror image of the maps themselves for those.
     reflected = {name: value.flip(-1) for name, value in plain.items()}
     reflected["rotation"] = task.mirror_alpha(reflected["rotation"])
     merged = task.decode(task.merge_flipped({name: torch.cat([plain[name], reflected[name]]) for name in plain}))

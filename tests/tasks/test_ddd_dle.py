@@ -67,8 +67,8 @@ def test_the_perfect_output_costs_almost_nothing_but_the_log_of_its_spread(truth
         assert parts["depth"] < 0
 
 
-def test_everything_belongs_to_the_cell_of_the_3d_centre():
-    # Close and cut by the left border: the 2D box's middle is far from the projection of the 3D centre.
+def test_everything_belongs_to_the_cell_of_the_3d_center():
+    # Close and cut by the left border: the 2D box's middle is far from the projection of the 3D center.
     truth = scene([(-3.5, 1.6, 4.5, 0.4, 1)], [1])
     targets = DddDleTask(CLASSES).encode(make_batch(truth), GRID)
     x, y = (truth["center_3d"][0] / 4).floor().long().tolist()
@@ -84,7 +84,7 @@ def test_everything_belongs_to_the_cell_of_the_3d_centre():
     assert (targets["offset_3d"].value < 1).all()
 
 
-def test_an_object_with_its_centre_outside_is_dropped_and_one_too_far_away_ignored():
+def test_an_object_with_its_center_outside_is_dropped_and_one_too_far_away_ignored():
     truth = scene([(0, 1.6, 20, 0.5, 1), (-7.8, 1.6, 8, 1.5, 1), (5, 1.6, 70, 0.5, 2)], [0, 1, 2])
     assert truth["center_3d"][1, 0] < 0 < truth["boxes"][1, 2]
     targets = DddDleTask(CLASSES, ignored="region").encode(make_batch(truth), GRID)
@@ -201,7 +201,7 @@ def test_heads_follow_from_the_options():
     assert all(head.loss in LOSSES for head in heads.values())
 
 
-def test_data_without_projected_centres_is_refused():
+def test_data_without_projected_centers_is_refused():
     with pytest.raises(InputError, match="task ddd_dle needs objects with center_3d, which the data does not have"):
         require_fields(DddDleTask(1), dict.fromkeys(DddDleTask.requires[:-1], torch.zeros(1)), "the data")
 
@@ -225,7 +225,7 @@ def test_a_bad_option_is_named_with_what_there_is(options, message):
 @pytest.mark.parametrize("matrix", MATRICES.values(), ids=MATRICES)
 @settings(max_examples=10)
 @given(truth=scenes())
-def test_with_a_focal_length_depth_is_learnt_as_one_camera_sees_it_even_of_rescaled_images(truth, matrix):
+def test_with_a_focal_length_depth_is_learned_as_one_camera_sees_it_even_of_rescaled_images(truth, matrix):
     task = DddDleTask(CLASSES, k=20, focal=300.0)
     moved = in_input(truth, matrix)
     count = len(truth["labels"])
@@ -241,7 +241,7 @@ def test_with_a_focal_length_depth_is_learnt_as_one_camera_sees_it_even_of_resca
     assert np.abs(lifted["location"] - by_column(truth)["location"]).max(initial=0) < 1e-2
 
 
-def test_without_a_focal_length_rescaled_depth_is_not_learnt():
+def test_without_a_focal_length_rescaled_depth_is_not_learned():
     truth = scene([(1, 1.6, 25, 1.5, 1)], [1])
     truth["rescaled"] = torch.tensor([True])
     targets = DddDleTask(CLASSES).encode(make_batch(truth), (HEIGHT, WIDTH))

@@ -1,4 +1,4 @@
-"""multi_pose: joints that are encoded are decoded again; what is not labelled is not supervised; mirrors swap sides."""
+"""multi_pose: joints that are encoded are decoded again; what is not labeled is not supervised; mirrors swap sides."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def joined(*people: Objects) -> Objects:
 
 @st.composite
 def people(draw: st.DrawFn) -> Objects:
-    """Objects with centres in different cells, each with five joints in cells of their own, some not labelled."""
+    """Objects with centers in different cells, each with five joints in cells of their own, some not labeled."""
     centers = draw(st.lists(st.tuples(st.integers(2, 5), st.integers(2, 3)), unique=True, min_size=1, max_size=4))
     found = []
     for column, row in centers:
-        # Boxes of 4 x 4 cells that do not overlap, so that no joint is nearer to a neighbour's peak.
+        # Boxes of 4 x 4 cells that do not overlap, so that no joint is nearer to a neighbor's peak.
         x, y = 5 * column + draw(st.floats(0.1, 0.9)), 5 * row + draw(st.floats(0.1, 0.9))
         # One offset map serves all kinds of joints, so that two joints in one cell could not both be exact.
         cells = st.tuples(st.integers(-1, 1), st.integers(-1, 1))
@@ -62,7 +62,7 @@ def detect(task: MultiPoseTask, objects: Objects) -> Any:
 
 
 def match(found: Any, objects: Objects) -> list[int]:
-    """For each object the detection whose box has the nearest centre."""
+    """For each object the detection whose box has the nearest center."""
     centers = (found["boxes"][0, :, :2] + found["boxes"][0, :, 2:]) / 2
     wanted = (objects["boxes"][:, :2] + objects["boxes"][:, 2:]).float() / 2
     return (centers[None] - wanted[:, None]).square().sum(-1).argmin(1).tolist()
@@ -89,22 +89,22 @@ def test_joints_that_are_encoded_are_decoded_again(options, objects):
     tolerance = 2.9 if options.get("joint_offset") is False else 1e-2
     for row, detection in enumerate(match(found, objects)):
         np.testing.assert_allclose(found["boxes"][0, detection], objects["boxes"][row], atol=1e-2)
-        labelled = objects["joints"][row, :, 2] > 0
+        labeled = objects["joints"][row, :, 2] > 0
         if options.get("joint_heatmap", True) and not is_clear(objects, row):
             continue
-        ours, theirs = found["joints"][0, detection][labelled], objects["joints"][row, labelled, :2]
+        ours, theirs = found["joints"][0, detection][labeled], objects["joints"][row, labeled, :2]
         assert (ours - theirs).norm(dim=-1).le(tolerance).all()
 
 
 def is_clear(objects: Objects, row: int) -> bool:
     """Whether no other object's joint of the same kind lies close, where its Gaussian would hide this one's peak."""
-    labelled = (objects["joints"][..., 2] > 0)[:, :, None]
+    labeled = (objects["joints"][..., 2] > 0)[:, :, None]
     distance = torch.cdist(objects["joints"][row, :, None, :2], objects["joints"].transpose(0, 1)[..., :2])[:, 0]
     distance[:, row] = torch.inf
-    return bool((torch.where(labelled[..., 0].T, distance, torch.inf) > 24).all())
+    return bool((torch.where(labeled[..., 0].T, distance, torch.inf) > 24).all())
 
 
-def test_what_is_not_labelled_or_lies_outside_is_not_supervised():
+def test_what_is_not_labeled_or_lies_outside_is_not_supervised():
     joints = [[40, 40, 2], [44, 52, 1], [48, 36, 0], [-3, 40, 2], [40, 4 * HEIGHT, 2]]
     task = MultiPoseTask(1, joints=FIVE)
     targets = task.encode(make_batch(make_person([32, 32, 60, 60], joints)), (HEIGHT, WIDTH))
@@ -115,7 +115,7 @@ def test_what_is_not_labelled_or_lies_outside_is_not_supervised():
 
 
 @pytest.mark.parametrize(("jointless", "known"), [("center", False), ("box", True)])
-def test_an_object_without_joints_is_a_centre_whose_joints_are_not_supervised(jointless, known):
+def test_an_object_without_joints_is_a_center_whose_joints_are_not_supervised(jointless, known):
     task = MultiPoseTask(1, joints=FIVE, jointless=jointless)
     batch = make_batch(make_person([32, 32, 60, 60], [[0, 0, 0]] * 5))
     targets = task.encode(batch, (HEIGHT, WIDTH))
@@ -132,7 +132,7 @@ def test_an_object_without_joints_is_a_centre_whose_joints_are_not_supervised(jo
     assert not outputs["joints"].grad.any()
 
 
-def test_an_object_of_a_class_that_has_no_joints_is_learnt_as_a_box():
+def test_an_object_of_a_class_that_has_no_joints_is_learned_as_a_box():
     task = MultiPoseTask(2, joints=FIVE)
     car = make_person([32, 32, 60, 60], [[0, 0, -1]] * 5, label=1)
     targets = task.encode(make_batch(car), (HEIGHT, WIDTH))
@@ -141,7 +141,7 @@ def test_an_object_of_a_class_that_has_no_joints_is_learnt_as_a_box():
     assert targets["joint_heatmap"].value.max() == 0
 
 
-def test_nothing_is_learnt_inside_a_crowd_neither_centres_nor_joints():
+def test_nothing_is_learned_inside_a_crowd_neither_centers_nor_joints():
     task = MultiPoseTask(1, joints=FIVE)
     crowd = make_person([32, 32, 60, 60], [[40, 40, 2]] * 5, crowd=True)
     targets = task.encode(make_batch(crowd), (HEIGHT, WIDTH))
@@ -203,7 +203,7 @@ def test_a_joint_snaps_to_a_peak_that_is_strong_and_near(peak, score, snapped):
     wanted = [4 * (peak[0] + 0.25), 4 * (peak[1] + 0.25)] if snapped else [40, 40]
     assert found["joints"][0, 0, 0].tolist() == pytest.approx(wanted)
     assert found["joint_scores"][0, 0, 0].item() == pytest.approx(score if snapped else 0)
-    # Joints without any peak stay where the centre puts them.
+    # Joints without any peak stay where the center puts them.
     assert (found["joints"][0, 0, 1:] == 40).all()
 
 
@@ -251,7 +251,7 @@ def test_joints_follow_the_image_under_rotation_and_only_a_mirror_swaps_sides(ro
 def test_maps_of_a_mirrored_image_merge_to_the_plain_ones():
     task = MultiPoseTask(1, joints=FIVE)
     person = make_person([40, 30, 80, 70], [[45, 40, 2], [50, 50, 2], [70, 52, 2], [52, 66, 2], [66, 65, 2]])
-    # The grid's own mirror: cell x becomes WIDTH - 1 - x, so that the centre must sit in the middle of its cell.
+    # The grid's own mirror: cell x becomes WIDTH - 1 - x, so that the center must sit in the middle of its cell.
     size = (HEIGHT, WIDTH)
     plain = task.activate(task.perfect(task.encode(make_batch(person), size), size))
     order = task.joints.mirrored

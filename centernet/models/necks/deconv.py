@@ -19,7 +19,7 @@ class DeconvNeck(nn.Module):
 
     ``in_channels``, ``reductions`` of the backbone's levels; ``channels`` of the steps (the last one repeats when there
     are more steps than numbers); ``deformable`` puts a DCNv2 convolution before each step; ``bilinear`` says how
-    transposed convolutions start: ``"first"`` keeps the original's artefact (bilinear weights in output channel 0 only,
+    transposed convolutions start: ``"first"`` keeps the original's artifact (bilinear weights in output channel 0 only,
     the rest random), ``"all"`` gives every channel its own bilinear upsampling, ``None`` leaves them random.
     """
 
