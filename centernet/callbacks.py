@@ -21,7 +21,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_only
 
 from centernet.data.images import read_image
-from centernet.structures import index, unstack_objects
+from centernet.fields import index, unstack_objects
 from centernet.visualize import plot_history, save_image, truth_and_prediction
 
 log = logging.getLogger(__name__)

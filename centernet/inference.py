@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from centernet.data.images import read_image
 from centernet.data.transforms import eval_pipeline, warp_image
+from centernet.fields import unbatch
+from centernet.joints import JointSet
 from centernet.models.centernet import CenterNet
 from centernet.models.fuse import fuse
 from centernet.ops.camera import camera_matrix
-from centernet.structures import Detections, InputError, JointSet, Outputs, unbatch
+from centernet.structures import Detections, InputError, Outputs
 from centernet.tasks.base import Task
 
 # Mean and standard deviation of RGB in 0 .. 1. "coco" is what CenterNet trains with on COCO. On KITTI and VOC it gives

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from centernet.inference import NORMALIZATIONS, Detector
+from centernet.joints import JointSet
 from centernet.models import convert
 from centernet.models.centernet import build_network, network_spec
 from centernet.schedule import Schedule
-from centernet.structures import Batch, InputError, JointSet, NonFiniteLossError
+from centernet.structures import Batch, InputError, NonFiniteLossError
 from centernet.tasks.base import build_task
 
 log = logging.getLogger(__name__)

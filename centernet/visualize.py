@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import torch
 
+from centernet.joints import JointSet
 from centernet.ops.camera import box_corners, project
-from centernet.structures import JointSet
 
 MARGIN = 26  # pixels of the caption bar
 # A joint below this probability is drawn hollow: it stands where the center puts it, and nothing was seen there.

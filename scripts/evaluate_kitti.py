@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from centernet.data.kitti_format import TYPES, Labels, objects_of, read_labels
+from centernet.fields import stack_objects
 from centernet.metrics.kitti import PROTOCOLS, KittiAP
-from centernet.structures import Detections, InputError, stack_objects
+from centernet.structures import Detections, InputError
 
 
 def main() -> None:

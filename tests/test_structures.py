@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from centernet.structures import empty_objects, index, stack_objects, unbatch, unstack_objects
+from centernet.fields import empty_objects, index, stack_objects, unbatch, unstack_objects
 from tests.tiny import make_objects
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from centernet.data.images import read_image
-from centernet.structures import JointSet
+from centernet.joints import JointSet
 from centernet.visualize import (
     BIRDS_EYE_SIDE,
     MARGIN,

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from centernet.structures import Objects, stack_objects
+from centernet.fields import stack_objects
+from centernet.structures import Objects
 
 # Strides 4 to 32 and both kinds of parts, in milliseconds per batch.
 NETWORK: dict[str, Any] = {

@@ -19,7 +19,8 @@ import torch
 
 from centernet.data.datamodule import CenterNetDataModule, ImageDataset
 from centernet.data.masks import Masks
-from centernet.structures import COCO_JOINTS, InputError, JointSet, Objects
+from centernet.joints import COCO_JOINTS, JointSet
+from centernet.structures import InputError, Objects
 
 log = logging.getLogger(__name__)
 

@@ -28,8 +28,10 @@ from centernet.data.transforms import (
     warp_image,
     warp_objects,
 )
+from centernet.fields import stack_objects
+from centernet.joints import JointSet
 from centernet.ops.affine import Size
-from centernet.structures import Batch, InputError, JointSet, Objects, Sample, stack_objects
+from centernet.structures import Batch, InputError, Objects, Sample
 
 log = logging.getLogger(__name__)
 

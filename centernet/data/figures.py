@@ -25,7 +25,7 @@ from centernet.data.synthetic import (
     run_lengths,
     write_coco_split,
 )
-from centernet.structures import COCO_JOINTS, COCO_SKELETON
+from centernet.joints import COCO_JOINTS, COCO_SKELETON
 
 # Raise it when the drawing changes, so that files drawn by an older version are drawn again.
 VERSION = 1

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from centernet.data.masks import Masks
+from centernet.fields import index
 from centernet.ops.affine import (
     Size,
     crop_matrix,
@@ -33,7 +34,7 @@ from centernet.ops.affine import (
     transform_points,
 )
 from centernet.ops.boxes import box_area, clip_boxes
-from centernet.structures import InputError, Objects, index
+from centernet.structures import InputError, Objects
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A

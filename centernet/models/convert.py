@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from centernet.joints import COCO_JOINTS
 from centernet.models.centernet import build_network, network_spec
 from centernet.models.head import hidden_width
 from centernet.models.originals import CLASS_NAMES, CLASSES, FAMILIES, HEADS, NETWORKS, TASKS, VOC_CLASSES, Family
 from centernet.models.transfer import copy_weights
-from centernet.structures import COCO_JOINTS, Head, InputError
+from centernet.structures import Head, InputError
 
 __all__ = ["Conversion", "ConversionReport", "convert", "convert_checkpoint", "copy_weights", "read_checkpoint"]
 

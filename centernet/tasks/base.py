@@ -1,173 +1,233 @@
-"""Task: which maps the network emits, how truth becomes targets for them, how peaks become detections.
+"""Task: a heatmap of points, a list of terms, a metric, and at most one step that ties terms together.
 
-A task is a small object without parameters. It knows no dataset, no network and no Lightning; a new one is a new file
-in this package with one subclass of ``Task`` (docs/adding.md).
+Everything that follows from the terms is written here, once: targets, losses, decoding, flip testing, and what a
+flawless network would emit. A task is an object without parameters; it knows no data set, no network and no Lightning.
+A new one is a new file in this package with one subclass of ``Task`` (docs/adding.md).
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torch.nn import functional as F
 
-from centernet.losses import LOSSES
-from centernet.ops.affine import transform_boxes
-from centernet.structures import (
-    AtCells,
-    Batch,
-    DenseMap,
-    Detections,
-    Head,
-    InputError,
-    Objects,
-    Outputs,
-    Targets,
-)
+from centernet.errors import InputError, did_you_mean
+from centernet.fields import move, partners_of, sources
+from centernet.metrics.rows import ImageMetric
+from centernet.ops.affine import Size
+from centernet.ops.heatmap import gather_cells
+from centernet.structures import AtCells, Batch, Detections, Head, Objects, Outputs, Target, Targets
+from centernet.tasks.terms.base import About, Peaks, Placed, Term
+from centernet.tasks.terms.points import Points
+
+HEATMAP = "heatmap"
 
 
 class Task:
-    """Base of all tasks. Subclasses set the class attributes and write ``heads``, ``encode``, ``decode`` and
-    ``metric``."""
+    """Base of all tasks. A subclass sets ``name`` and ``TERMS`` and writes ``metric``.
+
+    ``facts``: what the data says of itself (``ImageDataset.facts``), as plain data. Options nest as the terms do:
+    ``size={"weight": 0.1}``; ``offset=None`` leaves out one of the ``OPTIONAL`` terms. ``pad_objects``: None, or the
+    number of rows per image, full or empty, that losses at centers are means over (the original's ``max_objs`` in
+    monocular 3D); by default they are means over objects. Raises ``InputError`` for an unknown option or value.
+    """
 
     name: ClassVar[str]
-    monitor: ClassVar[str] = "AP"
-    """The metric (without ``val/``) that picks the best checkpoint; larger is better."""
-    requires: ClassVar[tuple[str, ...]] = ("boxes", "labels")
-    """Fields that the data's objects must carry."""
-    takes: ClassVar[tuple[str, ...]] = ()
-    """Constructor options that the data knows (``facts`` of a data set): filled in where nobody says them."""
-
+    TERMS: ClassVar[Mapping[str, Callable[..., Term]]]
+    """The terms by name, ``heatmap`` (``Points``) first: classes, or partials of them with options of their own."""
+    OPTIONAL: ClassVar[tuple[str, ...]] = ()
+    IMAGE_FIELDS: ClassVar[tuple[str, ...]] = ()
+    """Fields of images (``centernet.fields``) that ``lift`` needs."""
     threshold: ClassVar[float] = 0.3
     """Score from which a detection is worth drawing, when nobody says another one."""
 
-    def __init__(self, num_classes: int, stride: int = 4, k: int = 100) -> None:
-        if k < 1:
-            raise InputError(f"task {self.name}: k={k} is too small; give at least 1")
-        self.num_classes, self.stride, self.k = num_classes, stride, k
+    def __init__(
+        self,
+        num_classes: int,
+        stride: int = 4,
+        facts: Mapping[str, Any] | None = None,
+        pad_objects: int | None = None,
+        **options: Any,
+    ) -> None:
+        self.facts = dict(facts or {})
+        self.num_classes, self.stride = num_classes, stride
+        if pad_objects is not None and not (isinstance(pad_objects, int) and pad_objects > 0):
+            raise InputError(f"task {self.name}: pad_objects={pad_objects!r} must be a positive number, or null")
+        about = About(self.name, num_classes, stride, self.facts, pad_objects)
+        if unknown := [option for option in options if option not in self.TERMS]:
+            raise InputError(f"task {self.name} has no option {unknown[0]!r}; {did_you_mean(unknown[0], self.TERMS)}")
+        self.terms = {
+            name: make_term(make, name, about, options.get(name, {}))
+            for name, make in self.TERMS.items()
+            if not self._is_left_out(name, options.get(name, {}))
+        }
+        self.heatmap: Points = self.terms[HEATMAP]
+        self.heads  # noqa: B018  says so at once when options do not go together
+
+    def _is_left_out(self, name: str, options: Any) -> bool:
+        if options is None and name not in self.OPTIONAL:
+            known = ", ".join(self.OPTIONAL) or "none"
+            raise InputError(f"task {self.name} needs {name}; terms that can be left out: {known}")
+        return options is None
+
+    # What differs between tasks.
+
+    def metric(self, class_names: Sequence[str], **options: Any) -> ImageMetric:
+        """A fresh metric; ``update(detections, truth, image_id)`` takes image space, ``compute()`` a flat dict."""
+        raise NotImplementedError
+
+    def supervised(self, placed: Placed, objects: Objects) -> Mapping[str, Tensor]:
+        """Rules across terms: for terms that are not learned from every object, from which ones (bool ``[B, M]``)."""
+        return {}
+
+    def finish(self, found: Detections, peaks: Peaks, maps: Outputs) -> Detections:
+        """The step that ties terms together: detections in input pixels, with ``center`` and ``size`` beside the boxes
+        that they make, as the task wants them."""
+        return found
+
+    def lift(self, detections: Detections, batch: Batch) -> Detections:
+        """Detections from input to image pixels, by the inverse of ``batch["input_from_image"]``."""
+        return move(detections, torch.linalg.inv(batch["input_from_image"]), partners_of(self.facts))
+
+    def image_fields(self, given: Mapping[str, Any], image_size: Size) -> dict[str, Tensor]:
+        """What is given with an image of ``image_size`` (height, width) as the fields that ``lift`` needs."""
+        if given := [name for name, value in given.items() if value is not None]:
+            raise InputError(f"task {self.name} takes nothing but the image; leave out {', '.join(given)}")
+        return {}
+
+    # What follows from the terms.
 
     @property
     def heads(self) -> dict[str, Head]:
         """The maps that the network must emit, by name."""
-        raise NotImplementedError
+        return {name: term.head for name, term in self.terms.items()}
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Fields that the data's objects must carry."""
+        return tuple(dict.fromkeys(field for term in self.terms.values() for field in term.needs))
+
+    def check_data(self, fields: Mapping[str, Tensor], facts: Mapping[str, Any], where: str) -> None:
+        """Raise ``InputError`` when data with these fields and facts cannot be used; ``where`` names it."""
+        if missing := [field for field in self.needs if field not in fields]:
+            hint = f"; use {source}" if (source := sources(missing)) else ""
+            raise InputError(
+                f"task {self.name} needs objects with {', '.join(missing)}, which {where} does not have{hint}"
+            )
+        for term in self.terms.values():
+            term.check_facts(facts, where)
 
     def encode(self, objects: Objects, grid_size: tuple[int, int]) -> Targets:
         """Targets of a batch, one per head. ``objects`` padded, in input pixels; ``grid_size`` (height, width) in
         cells."""
-        raise NotImplementedError
+        placed = self.heatmap.place(objects, grid_size)
+        rules = self.supervised(placed, objects)
+        targets = {}
+        for name, term in self.terms.items():
+            rows = placed._replace(is_object=placed.is_object & rules[name]) if name in rules else placed
+            targets[name] = _padded(term.encode(rows, objects), term.about.pad_objects)
+        return targets
 
-    def decode(self, maps: Outputs) -> Detections:
-        """Detections ``[B, K, ...]`` in input pixels from activated maps (see ``activate``), by falling score."""
-        raise NotImplementedError
-
-    def metric(self, class_names: Sequence[str]) -> Metric:
-        """A fresh metric; ``update(detections, truth, image_id)`` takes image space, ``compute()`` a flat dict."""
-        raise NotImplementedError
-
-    def check_data(self, fields: Mapping[str, Tensor], facts: Mapping[str, Any], where: str) -> None:
-        """Raise ``InputError`` when data with these fields and facts cannot be used; ``where`` names it.
-
-        ``facts``: what the data set says of itself as plain data (see ``ImageDataset.facts``).
-        """
-        require_fields(self, fields, where)
+    def losses(self, outputs: Sequence[Outputs], targets: Targets) -> dict[str, Tensor]:
+        """Every part of the loss, averaged over the stacks and unweighted, and under ``loss`` their weighted sum."""
+        parts: dict[str, Tensor] = {}
+        weights: dict[str, float] = {}
+        for name, term in self.terms.items():
+            weights |= term.weights
+            for stack in outputs:
+                for part, value in term.losses(stack[name], targets[name]).items():
+                    parts[part] = parts.get(part, 0) + value / len(outputs)
+        return {"loss": sum(weights[part] * value for part, value in parts.items()), **parts}
 
     def activate(self, outputs: Outputs) -> Outputs:
-        """Raw maps to maps that ``decode`` reads: probabilities for heatmaps, everything else as it is."""
-        heads = self.heads
-        return {
-            # The mean squared error compares raw maps with probabilities; only the focal loss trains logits.
-            name: out.float().clamp(0, 1)
-            if heads[name].loss == "mse"
-            else out.float().sigmoid()
-            if heads[name].is_heatmap
-            else out.float()
-            for name, out in outputs.items()
-        }
+        """Raw maps to maps that ``decode`` reads: probabilities for heatmaps, meters for depth, ..."""
+        return {name: self.terms[name].activate(raw) for name, raw in outputs.items()}
 
-    def merge_flipped(self, maps: Outputs) -> Outputs:
-        """Merge activated maps ``[2B, ...]`` of B images followed by their mirror images into ``[B, ...]``."""
-        raise NotImplementedError
+    def decode(self, maps: Outputs) -> Detections:
+        """Detections ``[B, K, ...]`` in input pixels from activated maps (see ``activate``), by falling score.
+
+        Without an offset the middle of the cell is the best guess, without a size boxes are as small as a point.
+        """
+        peaks = self.heatmap.find(maps)
+        found: Detections = {}
+        for name, term in self.terms.items():
+            if term.reads_peaks:
+                found |= term.read(gather_cells(maps[name], peaks.cell), peaks)
+        found.setdefault("center", (peaks.corner + 0.5) * self.stride)
+        half = found.setdefault("size", torch.zeros_like(found["center"])) / 2
+        boxes = torch.cat([found["center"] - half, found["center"] + half], -1)
+        found = self.finish({"boxes": boxes, "scores": peaks.scores, "labels": peaks.labels, **found}, peaks, maps)
+        return {name: value for name, value in found.items() if name not in ("center", "size")}
 
     def detect(self, outputs: Outputs) -> Detections:
         """Raw maps of the last stack to detections in input pixels."""
         return self.decode(self.activate(outputs))
 
-    def lift(self, detections: Detections, batch: Batch) -> Detections:
-        """Detections from input to image pixels, by the inverse of ``batch["input_from_image"]``."""
-        image_from_input = torch.linalg.inv(batch["input_from_image"])
-        return {**detections, "boxes": transform_boxes(image_from_input, detections["boxes"])}
-
-    def losses(self, outputs: Sequence[Outputs], targets: Targets) -> dict[str, Tensor]:
-        """Loss of each head, averaged over the stacks and unweighted, and under ``loss`` their weighted sum."""
-        return weighted_losses(self.heads, outputs, targets)
+    def merge_flipped(self, maps: Outputs) -> Outputs:
+        """Merge activated maps ``[2B, ...]`` of B images followed by their mirror images into ``[B, ...]``."""
+        merged = {}
+        for name, value in maps.items():
+            plain, mirrored = value.chunk(2)
+            term = self.terms[name]
+            merged[name] = (plain + term.mirror(mirrored.flip(-1))) / 2 if term.is_merged else plain
+        return merged
 
     def perfect(self, targets: Targets, grid_size: tuple[int, int]) -> Outputs:
         """The raw output that a flawless network would give for ``targets``; makes every task its own test."""
-        height, width = grid_size
-        outputs: Outputs = {}
-        for name, head in self.heads.items():
-            target = targets[name]
-            if isinstance(target, DenseMap):
-                outputs[name] = torch.logit(target.value, eps=1e-6) if head.loss == "focal" else target.value
-                continue
-            rows, count, channels = target.value.shape
-            flat = target.value.new_zeros(rows, height * width, channels)
-            mask = target.mask if target.mask.ndim == 3 else target.mask[..., None].expand(rows, count, channels)
-            for m in range(count):
-                cell = target.cell[:, m, None, None].expand(-1, 1, channels)
-                old = flat.gather(1, cell)
-                flat.scatter_(1, cell, torch.where(mask[:, m, None] > 0, target.value[:, m, None], old))
-            outputs[name] = flat.transpose(1, 2).reshape(rows, channels, height, width)
-        return outputs
+        return {name: term.perfect(targets[name], grid_size) for name, term in self.terms.items()}
 
 
-def weighted_losses(terms: Mapping[str, Head], outputs: Sequence[Outputs], targets: Targets) -> dict[str, Tensor]:
-    """What ``Task.losses`` returns, for any named parts of the output and their targets."""
-    parts = {
-        name: sum(LOSSES[term.loss](stack[name], targets[name]) for stack in outputs) / len(outputs)
-        for name, term in terms.items()
-    }
-    total = sum(term.weight * parts[name] for name, term in terms.items())
-    return {"loss": total, **parts}
+def make_term(make: Callable[..., Term], name: str, about: About, options: Any) -> Term:
+    """A term with these options. Raises ``InputError`` for options that it does not have."""
+    if not isinstance(options, Mapping):
+        raise InputError(f"task {about.task}: {name}={options!r} must hold options, such as {{weight: 1.0}}")
+    known = [option for option in _parameters(make) if option not in ("name", "about")]
+    for option in options:
+        if option not in known:
+            raise InputError(f"task {about.task}: {name} has no option {option!r}; {did_you_mean(str(option), known)}")
+    return make(name, about, **options)
+
+
+def _parameters(make: Callable[..., Term]) -> list[str]:
+    """Names of the arguments of a constructor, those of the classes above it where it hands them on."""
+    cls, names = getattr(make, "func", make), []
+    for part in cls.__mro__:
+        if "__init__" not in vars(part):
+            continue
+        parameters = inspect.signature(part.__init__).parameters.values()
+        names += [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"]
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return names
+
+
+def _padded(target: Target, rows: int | None) -> Target:
+    """Targets at cells with at least so many rows, the new ones unsupervised."""
+    if rows is None or not isinstance(target, AtCells) or target.cell.shape[1] >= rows:
+        return target
+    more = rows - target.cell.shape[1]
+    mask = F.pad(target.mask, (0, 0, 0, more) if target.mask.ndim == 3 else (0, more))
+    return AtCells(F.pad(target.cell, (0, more)), F.pad(target.value, (0, 0, 0, more)), mask)
 
 
 def task_names() -> list[str]:
-    """Names of all tasks: the files of this package."""
+    """Names of all tasks: the files of this package, apart from this one and those with an underscore."""
     import centernet.tasks
 
-    return sorted(m.name for m in pkgutil.iter_modules(centernet.tasks.__path__) if m.name != "base")
-
-
-def build_task(name: str, num_classes: int, **options: Any) -> Task:
-    """The task of this name (a file of this package). Raises ``InputError`` for an unknown name or option."""
-    task = task_class(name)
-    known = inspect.signature(task.__init__).parameters
-    for option in options:
-        if option not in known:
-            close = difflib.get_close_matches(option, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(p for p in known if p != 'self')}"
-            raise InputError(f"task {name} has no option {option!r}; {hint}")
-    try:
-        return task(num_classes=num_classes, **options)
-    except (TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
-        raise InputError(f"task {name} does not understand its options ({error}): {given}") from error
+    files = (m.name for m in pkgutil.iter_modules(centernet.tasks.__path__) if not m.ispkg)
+    return sorted(name for name in files if name != "base" and not name.startswith("_"))
 
 
 def task_class(name: str) -> type[Task]:
     """The class of the task of this name. Raises ``InputError`` for an unknown name."""
-    names = task_names()
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
-        raise InputError(f"unknown task {name!r}; did you mean {', '.join(close)}?")
+    if name not in (names := task_names()):
+        raise InputError(f"unknown task {name!r}; {did_you_mean(str(name), names)}")
     module = importlib.import_module(f"centernet.tasks.{name}")
     return next(
         value
@@ -176,21 +236,11 @@ def task_class(name: str) -> type[Task]:
     )
 
 
-# Which data has the fields that not every data set has.
-SOURCES = {
-    "joints": "data=figures (built in), or data=coco_pose with person_keypoints_*.json of COCO or any json whose "
-    "categories have keypoints",
-    "depth": "data=cuboids (built in), or data=kitti",
-}
-
-
-def require_fields(task: Task, fields: Mapping[str, Tensor], where: str) -> None:
-    """Raise ``InputError`` when the data's objects lack a field that the task needs."""
-    missing = [field for field in task.requires if field not in fields]
-    if missing:
-        source = "; ".join(SOURCES["joints" if field == "joints" else "depth"] for field in missing[:1])
-        hint = f"; use {source}" if missing[0] not in Task.requires else ""
-        raise InputError(f"task {task.name} needs objects with {', '.join(missing)}, which {where} does not have{hint}")
-
-
-__all__ = ["AtCells", "DenseMap", "Task", "build_task", "require_fields", "task_class", "task_names", "weighted_losses"]
+def build_task(name: str, num_classes: int, facts: Mapping[str, Any] | None = None, **options: Any) -> Task:
+    """The task of this name (a file of this package). Raises ``InputError`` for an unknown name or option."""
+    task = task_class(name)
+    own = [p for p in _parameters(task) if p not in ("num_classes", "facts")] + list(task.TERMS)
+    for option in options:
+        if option not in own:
+            raise InputError(f"task {name} has no option {option!r}; {did_you_mean(option, own)}")
+    return task(num_classes, facts=facts, **options)

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 
 from centernet.data.figures import Canvas, FiguresDataModule, draw_figure, make_figure, write_figures
 from centernet.data.images import read_image
-from centernet.structures import COCO_JOINTS, COCO_SKELETON, JointSet
+from centernet.joints import COCO_JOINTS, COCO_SKELETON, JointSet
 
 JOINT = {name: n for n, name in enumerate(COCO_JOINTS)}
 

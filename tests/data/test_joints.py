@@ -9,7 +9,8 @@ import torch
 from centernet.data.coco import CocoDataModule, CocoDataset
 from centernet.data.mosaic import join_quadrants
 from centernet.data.transforms import eval_pipeline
-from centernet.structures import COCO_SKELETON, InputError
+from centernet.joints import COCO_SKELETON
+from centernet.structures import InputError
 from tests.tiny import make_coco
 
 BOX = {"image_id": 1, "bbox": [10, 8, 30, 24]}

@@ -12,8 +12,9 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from centernet.fields import stack_objects
 from centernet.metrics.coco import BACKENDS, CocoAP, _evaluate
-from centernet.structures import Detections, Objects, stack_objects
+from centernet.structures import Detections, Objects
 from tests.tiny import make_objects
 
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]

@@ -13,8 +13,10 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from centernet.fields import stack_objects
+from centernet.joints import COCO_SIGMAS
 from centernet.metrics.coco import BACKENDS, CocoAP
-from centernet.structures import COCO_SIGMAS, Detections, InputError, Objects, stack_objects
+from centernet.structures import Detections, InputError, Objects
 from tests.tiny import make_objects
 
 NAMES = ["AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl", "box_AP", "box_AP50", "box_AP75"]

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from centernet.fields import index, stack_objects
 from centernet.metrics.kitti import DIFFICULTIES, MEASURES, KittiAP, limit_of
-from centernet.structures import Detections, InputError, Objects, index, stack_objects
+from centernet.structures import Detections, InputError, Objects
 
 CLASSES = ["Car", "Pedestrian", "Cyclist"]
 SUMMARY = ["AP", "AP_2d", "AOS", "AP_bev", "AP_3d"]

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from centernet.data.transforms import eval_pipeline, warp_image
+from centernet.fields import unbatch
 from centernet.inference import NORMALIZATIONS, Predictor
 from centernet.models import CenterNet, build_network
 from centernet.models.convert import convert_checkpoint
 from centernet.models.originals import HEADS
 from centernet.module import load_module
-from centernet.structures import HEATMAP_BIAS, Head, unbatch
+from centernet.structures import HEATMAP_BIAS, Head
 from centernet.tasks.base import build_task
 from tests.places import ROOT
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from centernet.data.coco import CocoDataset
+from centernet.fields import stack_objects
 from centernet.metrics.coco import BACKENDS, CocoAP
-from centernet.structures import Objects, stack_objects
+from centernet.structures import Objects
 
 # What the official table calls the twelve numbers.
 ROWS = {

@@ -14,8 +14,10 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from centernet.fields import stack_objects
+from centernet.joints import COCO_SIGMAS
 from centernet.metrics.coco import BACKENDS, CocoAP
-from centernet.structures import COCO_SIGMAS, Objects, stack_objects
+from centernet.structures import Objects
 from tests.places import DATA
 
 NAMES = ["AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"]

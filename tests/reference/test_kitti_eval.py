@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from centernet.data.kitti_format import objects_of, parse_labels
+from centernet.fields import stack_objects
 from centernet.metrics.kitti import DIFFICULTIES, MEASURES, KittiAP, limit_of
-from centernet.structures import stack_objects
 from tests.places import REFERENCE
 
 FOLDER = REFERENCE / "kitti_eval"

@@ -15,8 +15,10 @@ import torch
 
 from centernet.data.coco import CocoDataset
 from centernet.data.transforms import eval_pipeline, warp_objects
+from centernet.fields import index, stack_objects
+from centernet.joints import JointSet
 from centernet.ops.affine import crop_matrix, flip_matrix
-from centernet.structures import AtCells, DenseMap, Detections, JointSet, Objects, Targets, index, stack_objects
+from centernet.structures import AtCells, DenseMap, Detections, Objects, Targets
 from centernet.tasks.multi_pose import MultiPoseTask
 from tests.places import REFERENCE
 from tests.reference.cases import Case, arrays, cases, measures, read

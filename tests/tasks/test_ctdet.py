@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from centernet.fields import stack_objects
 from centernet.losses import LOSSES
 from centernet.ops.affine import crop_matrix, flip_matrix, transform_boxes
-from centernet.structures import HEATMAP_BIAS, AtCells, DenseMap, Detections, InputError, Objects, stack_objects
+from centernet.structures import HEATMAP_BIAS, AtCells, DenseMap, Detections, InputError, Objects
 from centernet.tasks import build_task, require_fields, task_names
 from centernet.tasks.ctdet import CtdetTask
 from tests.tiny import make_batch, make_objects

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from centernet.data.transforms import warp_objects
+from centernet.fields import stack_objects
+from centernet.joints import COCO_JOINTS, JointSet
 from centernet.ops.affine import crop_matrix, flip_matrix
-from centernet.structures import COCO_JOINTS, AtCells, InputError, JointSet, Objects, stack_objects
+from centernet.structures import AtCells, InputError, Objects
 from centernet.tasks import build_task
 from centernet.tasks.multi_pose import MIN_JOINT_SCORE, MultiPoseTask
 from tests.tiny import make_batch, make_objects

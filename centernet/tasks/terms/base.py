@@ -1,0 +1,253 @@
+"""Term: one thing that is said about an object at its point, and everything that follows from saying it.
+
+Objects as Points, Sec. 3: a head, its target and its loss; Sec. 4.1: what is read at a peak.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from centernet.errors import InputError
+from centernet.losses import LOSSES
+from centernet.ops.heatmap import dense_owner, points_of_cells
+from centernet.structures import HEATMAP_BIAS, AtCells, DenseMap, Detections, Head, Objects, Target
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a task before its terms: ``facts`` is what the data says of itself, as plain data."""
+
+    task: str
+    num_classes: int
+    stride: int = 4
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    pad_objects: int | None = None
+
+
+class Placed(NamedTuple):
+    """Objects ``[B, M]`` on the grid; all numbers in cells."""
+
+    grid_size: tuple[int, int]  # height, width
+    boxes: Tensor  # [B, M, 4] clipped
+    size: Tensor  # [B, M, 2] width, height
+    center: Tensor  # [B, M, 2] the object's point
+    corner: Tensor  # [B, M, 2] of the cell that holds the point
+    cell: Tensor  # int64 [B, M] its flat index, 0 where there is no object
+    present: Tensor  # bool [B, M] a crowd region or an object, with something of it inside the grid
+    is_object: Tensor  # bool [B, M] trained as an object
+    radius: Tensor  # int64 [B, M] of its Gaussian, 0 where there is no object
+
+
+class Peaks(NamedTuple):
+    """The K best points of each image, by falling score."""
+
+    scores: Tensor  # [B, K]
+    labels: Tensor  # int64 [B, K]
+    cell: Tensor  # int64 [B, K] flat index
+    corner: Tensor  # [B, K, 2] x, y of the cell
+
+
+class Term:
+    """One output map: what the network emits, how truth becomes its target, and how it is read.
+
+    A subclass writes ``head``, ``encode`` and ``read``, and what differs of the rest. Constructors take the term's name
+    (of its head, its target and its loss in the log), what is known of the task, and the options of the term.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Fields that objects must have (``centernet.fields``)."""
+    reads_peaks: ClassVar[bool] = True
+    """Whether there is something to ``read`` at the peaks of objects."""
+    is_merged: ClassVar[bool] = True
+    """Whether flip testing takes the mean with the mirrored image, or keeps the plain one."""
+
+    def __init__(self, name: str, about: About, weight: float = 1.0) -> None:
+        self.name, self.about = name, about
+        self.weight = self.number("weight", weight, least=0.0)
+
+    @property
+    def head(self) -> Head:
+        """What the network must emit, and how it is supervised."""
+        raise NotImplementedError
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Share in the total loss of each part that ``losses`` returns."""
+        return {self.name: self.head.weight}
+
+    def encode(self, placed: Placed, objects: Objects) -> Target:
+        """The target of a batch; ``objects`` padded, in input pixels."""
+        raise NotImplementedError
+
+    def activate(self, raw: Tensor) -> Tensor:
+        """The raw map ``[B, C, H, W]`` as what it means, float32."""
+        return raw.float()
+
+    def losses(self, raw: Tensor, target: Target) -> dict[str, Tensor]:
+        """The parts of the loss of one stack, unweighted."""
+        return {self.name: LOSSES[self.head.loss](self.activate(raw), target)}
+
+    def read(self, values: Tensor, peaks: Peaks) -> Detections:
+        """Fields of detections, in input pixels, from the values ``[B, K, C]`` of the activated map at the peaks.
+
+        ``center [B, K, 2]`` and ``size [B, K, 2]`` become boxes; everything else stays as it is named.
+        """
+        raise NotImplementedError
+
+    def mirror(self, values: Tensor) -> Tensor:
+        """What the activated map of a mirrored image, flipped back ``[B, C, H, W]``, says of the image itself."""
+        return values
+
+    def perfect(self, target: Target, grid_size: tuple[int, int]) -> Tensor:
+        """The raw map that a flawless network would emit for a target."""
+        if isinstance(target, DenseMap):
+            return target.value
+        rows, count, channels = target.value.shape
+        flat = target.value.new_zeros(rows, grid_size[0] * grid_size[1], channels)
+        mask = target.mask if target.mask.ndim == 3 else target.mask[..., None].expand(rows, count, channels)
+        for m in range(count):
+            cell = target.cell[:, m, None, None].expand(-1, 1, channels)
+            flat.scatter_(1, cell, torch.where(mask[:, m, None] > 0, target.value[:, m, None], flat.gather(1, cell)))
+        return flat.transpose(1, 2).reshape(rows, channels, *grid_size)
+
+    def check_facts(self, facts: Mapping[str, Any], where: str) -> None:
+        """Raise ``InputError`` when what other data says of itself does not fit this term; ``where`` names it."""
+
+    def number(
+        self, option: str, value: Any, least: float = -math.inf, above: float = -math.inf, below: float = math.inf
+    ) -> Any:
+        """``value``, if it is a number in range; else an ``InputError`` that names the option."""
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not (least <= value and above < value < below):
+            bounds = (("of at least", least), ("above", above), ("below", below))
+            wanted = " and ".join(f"{word} {bound:g}" for word, bound in bounds if math.isfinite(bound))
+            raise InputError(
+                f"task {self.about.task}: {self.name}.{option}={value!r} must be a number {wanted}".rstrip()
+            )
+        return value
+
+    def choice(self, option: str, value: Any, known: Iterable[Any]) -> Any:
+        """``value``, if it is one of those known; else an ``InputError`` that lists them."""
+        if value not in (known := tuple(known)):
+            listed = ", ".join(str(one) for one in known)
+            raise InputError(
+                f"task {self.about.task}: {self.name}.{option}={value!r} is unknown; choose one of {listed}"
+            )
+        return value
+
+    def fact(self, name: str, said: Any) -> Any:
+        """An option that the data may decide: what was said, or, for ``data``, the data's fact (None without one)."""
+        return self.about.facts.get(name) if isinstance(said, str) and said == "data" else said
+
+
+class HeatmapTerm(Term):
+    """A map of peaks, one channel for each kind of point. ``loss``: ``focal``, or ``mse`` against the raw map."""
+
+    reads_peaks = False
+    channels: int
+    per_class: ClassVar[bool] = False
+
+    def __init__(self, name: str, about: About, weight: float = 1.0, loss: str = "focal") -> None:
+        super().__init__(name, about, weight)
+        self.loss = self.choice("loss", loss, ("focal", "mse"))
+
+    @property
+    def head(self) -> Head:
+        return Head(self.channels, self.loss, self.weight, HEATMAP_BIAS, self.per_class)
+
+    def activate(self, raw: Tensor) -> Tensor:
+        # The mean squared error compares raw maps with probabilities; only the focal loss trains logits.
+        return raw.float().clamp(0, 1) if self.loss == "mse" else raw.float().sigmoid()
+
+    def losses(self, raw: Tensor, target: Target) -> dict[str, Tensor]:
+        return {self.name: LOSSES[self.loss](raw, target)}
+
+    def perfect(self, target: Target, grid_size: tuple[int, int]) -> Tensor:
+        return torch.logit(target.value, eps=1e-6) if self.loss == "focal" else target.value
+
+
+class Regression(Term):
+    """Values of objects, supervised at their centers or in every cell under their Gaussians.
+
+    A subclass writes ``truth``. ``supervise``: ``center``, or ``dense`` (weighted by the Gaussian; where windows
+    overlap, the object with the larger weight has the cell). ``loss``: ``l1`` or ``smooth_l1`` at centers; dense
+    supervision is L1. With ``About.pad_objects`` the mean is over so many rows per image, full or empty.
+    """
+
+    channels: int
+    known_losses: ClassVar[tuple[str, ...]] = ("l1", "smooth_l1")
+    positions: ClassVar[tuple[bool, ...]] = ()
+    """For each pair of channels that are masked together: whether it is a place on the grid, which a cell tells as seen
+    from itself. None: no channel is."""
+    sharpness: ClassVar[float] = 6.0
+    unit_sum: ClassVar[bool] = False
+    """The weights of dense supervision, see ``gaussian_windows``."""
+
+    def __init__(
+        self, name: str, about: About, weight: float = 1.0, supervise: str = "center", loss: str | None = None
+    ) -> None:
+        super().__init__(name, about, weight)
+        self.supervise = self.choice("supervise", supervise, ("center", "dense"))
+        self.loss = self.choice("loss", loss or self.known_losses[0], self.known_losses)
+        if self.supervise == "dense" and self.loss != "l1":
+            raise InputError(f"task {about.task}: {name}.loss={loss} is for supervise=center; dense takes l1")
+
+    @property
+    def head(self) -> Head:
+        loss = self.loss
+        if self.supervise == "dense":
+            loss = "dense_l1"
+        elif self.about.pad_objects is not None:
+            loss = f"mean_{loss}"
+            if loss not in LOSSES:
+                raise InputError(f"task {self.about.task}: pad_objects does not go with {self.name}.loss={self.loss}")
+        return Head(self.channels, loss, self.weight)
+
+    def truth(self, placed: Placed, objects: Objects) -> tuple[Tensor, Tensor]:
+        """Values ``[B, M, C]`` (places on the grid in cells), and where they are known: bool ``[B, M]``, or ``[B, M,
+        G]`` for G groups of equally many channels."""
+        raise NotImplementedError
+
+    def encode(self, placed: Placed, objects: Objects) -> Target:
+        value, known = self.truth(placed, objects)
+        if self.supervise == "dense":
+            return self._under_gaussians(placed, value, known)
+        if known.ndim == 3:
+            known = known.repeat_interleave(value.shape[-1] // known.shape[-1], -1)
+        if any(self.positions):
+            origin = self._origin(placed.corner)
+            value = value - origin.repeat(1, 1, value.shape[-1] // origin.shape[-1])
+        return AtCells(placed.cell, torch.where(known if known.ndim == 3 else known[..., None], value, 0), known)
+
+    def _origin(self, points: Tensor) -> Tensor:
+        """What is subtracted from the values of a group, said in a cell at ``points [..., 2]``."""
+        return torch.cat([points if is_place else torch.zeros_like(points) for is_place in self.positions], -1)
+
+    def _under_gaussians(self, placed: Placed, value: Tensor, known: Tensor) -> DenseMap:
+        """Every cell of an object's window says the object's values; where nothing is known they weigh 0."""
+        (count, _), (height, width) = placed.cell.shape, placed.grid_size
+        known = known if known.ndim == 3 else known[..., None]
+        groups, channels = known.shape[-1], value.shape[-1] // known.shape[-1]
+        image, row, group = known.nonzero(as_tuple=True)
+        owner, weight = dense_owner(
+            placed.corner[image, row].long(),
+            placed.radius[image, row],
+            image * groups + group,
+            (count * groups, height, width),
+            self.sharpness,
+            self.unit_sum,
+        )
+        rows = value.unflatten(-1, (groups, channels))[image, row, group]
+        spread = torch.cat([rows, rows.new_zeros(1, channels)])[owner]  # the last row stands for "no owner"
+        if any(self.positions):
+            cells = points_of_cells(torch.arange(height * width, device=value.device), width).view(height, width, 2)
+            spread = torch.where(owner[..., None] >= 0, spread - self._origin(cells), 0)
+        shape = (count, groups * channels, height, width)
+        weight = weight[:, None].expand(-1, channels, -1, -1).reshape(shape)
+        return DenseMap(spread.permute(0, 3, 1, 2).reshape(shape), weight)

@@ -1,0 +1,190 @@
+"""The heatmap of points: where objects are, how wide their Gaussians, and what counts neither way.
+
+Objects as Points, Sec. 3 (Eq. 1, the Gaussians) and Sec. 4.1 (peaks).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from centernet.ops.boxes import box_sides, clip_boxes
+from centernet.ops.heatmap import (
+    RADII,
+    draw_gaussians,
+    draw_regions,
+    find_peaks,
+    gaussian_radius,
+    points_of_cells,
+    suppress_non_peaks,
+)
+from centernet.structures import DenseMap, Objects, Outputs
+from centernet.tasks.terms.base import About, HeatmapTerm, Peaks, Placed
+
+# The largest value of a heatmap that is no center: the loss hardly pushes it down any more.
+NO_CENTER = 0.9999
+
+
+class Points(HeatmapTerm):
+    """One channel per class, with a Gaussian at the center of each box.
+
+    - ``radius``: ``centernet`` (the original's formula), ``cornernet`` (the intended one) or ``proportional``, at
+      ``min_overlap``.
+    - ``crowds``: ``ignore`` (no loss inside crowd regions) or ``objects`` (trained like objects, as the original does).
+    - ``margin``: boxes are clipped this many cells before the grid's end; the original keeps them off the last cell.
+    - ``max_detections``: peaks per image.
+    """
+
+    needs = ("boxes", "labels")
+    per_class = True
+    rounds_sides: ClassVar[bool] = True
+    """Whether sides are rounded up to whole cells before the radius is computed."""
+
+    def __init__(
+        self,
+        name: str,
+        about: About,
+        weight: float = 1.0,
+        loss: str = "focal",
+        radius: str = "centernet",
+        min_overlap: float = 0.7,
+        crowds: str = "ignore",
+        margin: int = 1,
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__(name, about, weight, loss)
+        self.channels = about.num_classes
+        self.radius = self.choice("radius", radius, RADII)
+        self.min_overlap = self.number("min_overlap", min_overlap, above=0, below=1)
+        self.crowds = self.choice("crowds", crowds, ("ignore", "objects"))
+        self.margin = self.number("margin", margin, least=0)
+        self.max_detections = int(self.number("max_detections", max_detections, least=1))
+
+    def place(self, objects: Objects, grid_size: tuple[int, int]) -> Placed:
+        """Where padded objects (input pixels) lie on a grid of this size, and which of them are trained."""
+        height, width = grid_size
+        boxes = clip_boxes(objects["boxes"].float() / self.about.stride, width - self.margin, height - self.margin)
+        sides = torch.stack(box_sides(boxes), -1)
+        present = objects["valid"] & (sides > 0).all(-1)
+        is_object = present & ~objects["crowd"] if self.crowds == "ignore" else present
+        is_object = is_object & (objects["labels"] >= 0)  # -1: a region that is ignored for every class
+        center = (boxes[..., :2] + boxes[..., 2:]) / 2
+        none = torch.zeros_like(objects["labels"])
+        return self.locate(Placed(grid_size, boxes, sides, center, center, none, present, is_object, none))
+
+    def locate(self, placed: Placed) -> Placed:
+        """The same with cells and radii, which follow from ``center`` and ``is_object``."""
+        corner = placed.center.floor()
+        cell = torch.where(placed.is_object, corner[..., 1] * placed.grid_size[1] + corner[..., 0], 0).long()
+        rows = placed.is_object.nonzero(as_tuple=True)
+        radius = torch.zeros_like(cell)
+        radius[rows] = self.radii(placed.size[rows])
+        return placed._replace(corner=corner, cell=cell, radius=radius)
+
+    def radii(self, size: Tensor) -> Tensor:
+        """Radii int64 ``[N]`` of the Gaussians of objects with these sizes ``[N, 2]`` (width, height in cells)."""
+        sides = size.ceil() if self.rounds_sides else size
+        return gaussian_radius(sides[:, 1], sides[:, 0], self.min_overlap, self.radius).long()
+
+    def encode(self, placed: Placed, objects: Objects) -> DenseMap:
+        labels = objects["labels"]
+        shape = (len(labels), self.channels, *placed.grid_size)
+        rows = placed.is_object.nonzero(as_tuple=True)
+        heatmap = draw_gaussians(placed.corner[rows].long(), placed.radius[rows], labels[rows], shape, rows[0])
+        return self.ignore(heatmap, placed, labels)
+
+    def ignore(self, heatmap: Tensor, placed: Placed, labels: Tensor) -> DenseMap:
+        """The heatmap ``[B, C, H, W]`` without weight inside of what counts neither way."""
+        ignored = placed.present & ~placed.is_object
+        if not ignored.any():
+            return DenseMap(heatmap)
+        row, channel = classes_of(labels[ignored], self.channels)
+        image = ignored.nonzero(as_tuple=True)[0][row]
+        regions = draw_regions(self.region(placed.boxes[ignored][row]), channel, tuple(heatmap.shape), image)
+        return DenseMap(heatmap, (~regions).to(heatmap.dtype))
+
+    def region(self, boxes: Tensor) -> Tensor:
+        """The part of the grid that ignored boxes ``[N, 4]`` stand for."""
+        return boxes
+
+    def find(self, maps: Outputs) -> Peaks:
+        """The peaks of activated maps."""
+        heatmap = maps[self.name]
+        scores, labels, cell = find_peaks(suppress_non_peaks(heatmap), self.max_detections)
+        return Peaks(scores, labels, cell, points_of_cells(cell, heatmap.shape[-1]))
+
+
+class StreetPoints(Points):
+    """Points as the original's monocular 3D task draws them: sides are not rounded before the radius is computed.
+
+    ``ignore``: around objects that count neither way the heatmap is not pushed down under a ``gaussian``, or in the
+    whole box (``region``). A center stays one whatever is ignored around it; in the original an ignored object
+    overwrites the centers of the objects that the annotation names before it.
+    """
+
+    rounds_sides = False
+
+    def __init__(
+        self,
+        name: str,
+        about: About,
+        weight: float = 1.0,
+        radius: str = "centernet",
+        min_overlap: float = 0.7,
+        ignore: str = "gaussian",
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__(name, about, weight, "focal", radius, min_overlap, max_detections=max_detections)
+        self.ignore_by = self.choice("ignore", ignore, ("gaussian", "region"))
+
+    def region(self, boxes: Tensor) -> Tensor:
+        return boxes.floor()  # whole cells, the one with the far corner included
+
+    def ignore(self, heatmap: Tensor, placed: Placed, labels: Tensor) -> DenseMap:
+        if self.ignore_by == "region":
+            return super().ignore(heatmap, placed, labels)
+        ignored = (placed.present & ~placed.is_object).nonzero(as_tuple=True)
+        row, channel = classes_of(labels[ignored], self.channels)
+        if not len(row):
+            return DenseMap(heatmap)
+        middle = (placed.boxes[ignored][:, :2] + placed.boxes[ignored][:, 2:]) / 2
+        radius = self.radii(placed.size[ignored])
+        unknown = draw_gaussians(
+            middle.floor().long()[row], radius[row], channel, tuple(heatmap.shape), ignored[0][row]
+        )
+        return DenseMap(torch.maximum(heatmap, unknown.clamp(max=NO_CENTER)))
+
+
+class ProjectedPoints(StreetPoints):
+    """As ``StreetPoints``, but the point of an object is the projection of its 3D center (MonoDLE, Sec. 4.1).
+
+    Objects with a center outside the grid are dropped, those beyond ``max_depth`` meters are ignored (Sec. 4.2).
+    """
+
+    needs = (*StreetPoints.needs, "location", "center_3d")
+
+    def __init__(self, name: str, about: About, max_depth: float = 65.0, **options: object) -> None:
+        super().__init__(name, about, **options)
+        self.max_depth = self.number("max_depth", max_depth, above=0)
+
+    def place(self, objects: Objects, grid_size: tuple[int, int]) -> Placed:
+        is_far = objects["location"][..., 2] > self.max_depth
+        placed = super().place({**objects, "crowd": objects["crowd"] | is_far}, grid_size)
+        center = objects["center_3d"].float() / self.about.stride
+        corner, (height, width) = center.floor(), grid_size
+        is_inside = (corner >= 0).all(-1) & (corner[..., 0] < width) & (corner[..., 1] < height)
+        is_object = placed.is_object & is_inside
+        placed = placed._replace(
+            center=torch.where(is_object[..., None], center, placed.center),
+            present=placed.present & (is_inside | ~placed.is_object),
+            is_object=is_object,
+        )
+        return self.locate(placed)
+
+
+def classes_of(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Every pair of a row of ``labels [N]`` and a class that it stands for; -1 stands for all of them."""
+    classes = torch.arange(num_classes, device=labels.device)
+    return ((labels[:, None] == classes) | (labels[:, None] == -1)).nonzero(as_tuple=True)

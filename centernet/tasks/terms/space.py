@@ -1,0 +1,246 @@
+"""What is said about 3D boxes at a point: depth and dimensions, plainly or as MonoDLE says them; lifting them to space.
+
+Objects as Points, Sec. 4 and appendix; Ma et al., "Delving into Localization Errors for Monocular 3D Object Detection",
+CVPR 2021 (arXiv:2103.16237).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from centernet.errors import InputError
+from centernet.ops.affine import Size as ImageSize
+from centernet.ops.boxes import pairwise_iou
+from centernet.ops.camera import box_corners, camera_matrix, unproject, yaw_of_alpha
+from centernet.structures import Batch, Detections, Objects, Target
+from centernet.tasks.terms.base import About, Peaks, Placed, Regression
+from centernet.tasks.terms.box import Offset
+
+# What the original adds to a sigmoid before it divides by it.
+DEPTH_MARGIN = 1e-6
+# How wrong a depth may be (meters) and still count as right in a detection's score.
+DEPTH_TOLERANCE = 1.0
+# Logarithm of a spread of almost nothing.
+CERTAIN = -10.0
+# (h, w, l) in meters: the means over KITTI's pedestrians, cars and cyclists as MonoDLE gives them, and a usual car.
+KITTI_DIMENSIONS = ((1.76, 0.66, 0.84), (1.53, 1.63, 3.88), (1.74, 0.60, 1.76))
+USUAL_DIMENSIONS = (1.5, 1.6, 3.9)
+
+
+class Depth(Regression):
+    """Distance along the camera's axis in meters, said as 1 / sigmoid - 1.
+
+    ``focal``: focal length in input pixels that depths belong to. With it the network learns and says how far away
+    things look to such a camera, whatever the image's own camera and scale, and lifting multiplies by the ratio of the
+    two focal lengths. ``data``: what the data says; None: depth is taken as it is, as in the original.
+    """
+
+    needs = ("location",)
+    known_losses = ("l1",)
+    channels = 1
+
+    def __init__(self, name: str, about: About, weight: float = 0.1, focal: float | str | None = None) -> None:
+        super().__init__(name, about, weight)
+        focal = self.fact("focal", focal)
+        self.focal = None if focal is None else self.number("focal", focal, above=0)
+
+    def truth(self, placed: Placed, objects: Objects) -> tuple[Tensor, Tensor]:
+        depth = objects["location"][..., 2:].float()
+        if self.focal is not None and "focal" in objects:
+            depth = depth * torch.where(placed.is_object, self.focal / objects["focal"].float(), 1)[..., None]
+        return depth, placed.is_object
+
+    def rescaled(self, objects: Objects) -> Tensor | None:
+        """Objects ``[B, M]`` whose depth does not fit what is seen, None where that is nowhere."""
+        return None if self.focal is not None and "focal" in objects else objects.get("rescaled")
+
+    def activate(self, raw: Tensor) -> Tensor:
+        """The first channel in meters, computed in float32."""
+        depth, others = raw.float().split([1, raw.shape[1] - 1], 1)
+        return torch.cat([1 / (depth.sigmoid() + DEPTH_MARGIN) - 1, others], 1)
+
+    def read(self, values: Tensor, peaks: Peaks) -> Detections:
+        return {"depth": values[..., 0]}
+
+    def perfect(self, target: Target, grid_size: tuple[int, int]) -> Tensor:
+        depth = super().perfect(target, grid_size)
+        return torch.logit((1 / (depth.double() + 1) - DEPTH_MARGIN).clamp(min=DEPTH_MARGIN)).to(depth.dtype)
+
+    def scale(self, batch: Batch) -> Tensor:
+        """What lifting multiplies the depths of each image by, ``[B]``: 1, or this camera's focal length in input
+        pixels, divided by ``focal``."""
+        camera = calibration_of(batch)
+        if self.focal is None:
+            return torch.ones_like(camera[:, 0, 0])
+        scale = torch.linalg.det(batch["input_from_image"][:, :2, :2]).abs().sqrt()
+        return camera[:, 0, 0] * scale.to(camera) / self.focal
+
+
+class DepthWithSpread(Depth):
+    """Depth, and the logarithm of the standard deviation of a Laplace distribution around it (MonoDLE, Sec. 4.1)."""
+
+    known_losses = ("laplacian",)
+    channels = 2
+
+    def read(self, values: Tensor, peaks: Peaks) -> Detections:
+        return {"depth": values[..., 0], "depth_spread": values[..., 1].exp()}
+
+    def perfect(self, target: Target, grid_size: tuple[int, int]) -> Tensor:
+        depth = super().perfect(target, grid_size)
+        return torch.cat([depth, torch.full_like(depth, CERTAIN)], 1)
+
+
+class Dimensions(Regression):
+    """Height, width and length in meters."""
+
+    needs = ("dimensions",)
+    known_losses = ("l1",)
+    channels = 3
+
+    def __init__(self, name: str, about: About, weight: float = 1.0) -> None:
+        super().__init__(name, about, weight)
+
+    def truth(self, placed: Placed, objects: Objects) -> tuple[Tensor, Tensor]:
+        return objects["dimensions"].float(), placed.is_object
+
+    def read(self, values: Tensor, peaks: Peaks) -> Detections:
+        return {"dimensions": values}
+
+
+class RelativeDimensions(Dimensions):
+    """The difference from the mean dimensions of the class, trained by what it costs in 3D overlap (MonoDLE, Sec. 4.3).
+
+    ``means``: [h, w, l] in meters of each class; ``data``: what the data says, else those of KITTI's pedestrian, car
+    and cyclist for three classes, else a car's.
+    """
+
+    known_losses = ("dimension_aware_l1",)
+
+    def __init__(
+        self, name: str, about: About, weight: float = 1.0, means: Sequence[Sequence[float]] | str | None = "data"
+    ) -> None:
+        super().__init__(name, about, weight)
+        count = about.num_classes
+        means = self.fact("mean_dimensions", means)
+        if means is None:
+            means = KITTI_DIMENSIONS if count == 3 else [USUAL_DIMENSIONS] * count
+        try:
+            self.means = [[float(side) for side in row] for row in means]
+        except (TypeError, ValueError):
+            self.means = []
+        if len(self.means) != count or not all(len(row) == 3 and min(row) > 0 for row in self.means):
+            raise InputError(
+                f"task {about.task}: {name}.means={means} must hold three positive numbers (height, width, length in "
+                f"meters) for each of the {count} classes"
+            )
+
+    def truth(self, placed: Placed, objects: Objects) -> tuple[Tensor, Tensor]:
+        dimensions, known = super().truth(placed, objects)
+        return torch.cat([dimensions - self.of_classes(objects["labels"], dimensions), dimensions], -1), known
+
+    def of_classes(self, labels: Tensor, like: Tensor) -> Tensor:
+        """Mean dimensions ``[..., 3]`` of the classes ``[...]``; labels that name none may hold anything."""
+        return like.new_tensor(self.means)[labels.clamp(0, self.about.num_classes - 1)]
+
+    def read(self, values: Tensor, peaks: Peaks) -> Detections:
+        return {"dimensions": values + self.of_classes(peaks.labels, values)}
+
+    def perfect(self, target: Target, grid_size: tuple[int, int]) -> Tensor:
+        return super().perfect(target, grid_size)[:, :3]
+
+
+class ProjectedOffset(Offset):
+    """Where in its cell the projection of an object's 3D center lies."""
+
+    def read(self, values: Tensor, peaks: Peaks) -> Detections:
+        return {"center_3d": (peaks.corner + values) * self.about.stride}
+
+
+def confidence_of(spread: Tensor) -> Tensor:
+    """Probability that a depth is right to ``DEPTH_TOLERANCE``, for Laplace distributions with these standard
+    deviations (meters, same shape)."""
+    return -torch.expm1(-(2**0.5) * DEPTH_TOLERANCE / spread)
+
+
+def known_in_space(depth: Depth, objects: Objects) -> dict[str, Tensor]:
+    """Depth and dimensions are not learned from objects that augmentation has rescaled, unless depth is that of one and
+    the same camera."""
+    rescaled = depth.rescaled(objects)
+    return {} if rescaled is None else {"depth": ~rescaled, "dimensions": ~rescaled}
+
+
+def calibration_of(batch: Batch) -> Tensor:
+    """The cameras ``[B, 3, 4]`` of a batch."""
+    if "calibration" not in batch:
+        raise InputError(
+            "3D boxes need the camera of every image, but the batch has no calibration; give the matrix P2 [3, 4] of a "
+            "KITTI calib file, or a focal length in pixels"
+        )
+    return batch["calibration"]
+
+
+def camera_fields(given: Mapping[str, Any], image_size: ImageSize) -> dict[str, Tensor]:
+    """The image field ``calibration`` (float64 ``[3, 4]``) from what is given: ``calibration``, or the ``focal`` length
+    in image pixels of a camera that looks through the middle of an image of ``image_size`` (height, width)."""
+    focal, given_camera = given.get("focal"), given.get("calibration")
+    if focal is not None and not 0 < focal < float("inf"):
+        raise InputError(f"focal={focal} is not a focal length; give it in pixels of the image (KITTI: 721)")
+    if given_camera is None:
+        return {} if focal is None else {"calibration": camera_matrix(focal, image_size)}
+    try:
+        camera = torch.as_tensor(given_camera).double()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"calibration {str(given_camera)[:60]!r} is not a matrix; give P2 [3, 4] "
+            "(centernet.data.kitti_format.read_calibration reads it)"
+        ) from None
+    if camera.shape != (3, 4) or not torch.isfinite(camera).all() or not (camera[0, 0] > 0 and camera[1, 1] > 0):
+        raise InputError(
+            f"calibration has the shape {list(camera.shape)} or no focal lengths; give P2 [3, 4] of a camera"
+        )
+    return {"calibration": camera}
+
+
+def lift_to_space(detections: Detections, batch: Batch, depth: Depth) -> Detections:
+    """Detections in image pixels with ``location``, ``yaw`` and ``corners`` in camera space, by ``center_3d``, depth,
+    dimensions and alpha; boxes end at the image's last pixel.
+
+    Every image has its own camera, and depth means z, as it was trained. (The original uses the first camera of a
+    batch, takes depth for the projective one, a few millimeters more in KITTI, and moves sizes by the translation.)
+    Raises ``InputError`` when there is no calibration.
+    """
+    camera, center, dimensions = calibration_of(batch), detections["center_3d"], detections["dimensions"]
+    lifted = dict(detections)
+    if "image_size" in batch:
+        # As results are written and as KITTI labels what is cut: boxes end at the index of the last pixel.
+        last = batch["image_size"].to(lifted["boxes"]).flip(-1).repeat(1, 2)[:, None] - 1
+        lifted["boxes"] = lifted["boxes"].clamp(min=0).minimum(last)
+    meters = (detections["depth"] * depth.scale(batch)[:, None]).to(center.dtype)
+    location = unproject(camera, center, meters + camera[:, None, 2, 3])
+    location = location + F.pad(dimensions[..., :1] / 2, (1, 1))  # from the box's middle to its bottom
+    yaw = yaw_of_alpha(camera, detections["alpha"], center[..., 0])
+    corners = box_corners(dimensions, location, yaw)
+    return {**lifted, "depth": meters, "location": location, "yaw": yaw, "corners": corners}
+
+
+def put_true_depth(detections: Detections, objects: Objects, scale: Tensor | float = 1.0) -> Detections:
+    """Detections with the depth of the objects that they show: how good would they be if depth were known?
+
+    ``detections [B, K, ...]`` before lifting and padded ``objects [B, M, ...]``, both in input pixels; a detection
+    takes the depth of the object of its class whose box it overlaps most, if that is more than half (IoU). ``scale
+    [B]``: ``Depth.scale``, which lifting multiplies by.
+    """
+    if not objects["labels"].shape[1]:
+        return detections
+    is_same = detections["labels"][..., None] == objects["labels"][:, None]
+    is_same = is_same & (objects["valid"] & ~objects["crowd"])[:, None]
+    overlap = pairwise_iou(detections["boxes"], objects["boxes"].to(detections["boxes"])) * is_same
+    best, which = overlap.max(-1)
+    depth = detections["depth"]
+    true = objects["location"][..., 2].to(depth).gather(1, which) / torch.as_tensor(scale).to(depth).view(-1, 1)
+    return {**detections, "depth": torch.where(best > 0.5, true, depth)}
