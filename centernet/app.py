@@ -149,15 +149,15 @@ def train(cfg: DictConfig) -> float | None:
 
     from centernet import build
     from centernet.callbacks import SaveOnInterrupt
-    from centernet.module import read_checkpoint
+    from centernet.checkpoint import read_checkpoint
 
     started = time.perf_counter()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     if cfg.ckpt is not None:
         read_checkpoint(cfg.ckpt)
-    data = build.build_datamodule(cfg.data)
     run = Path(cfg.paths.run)
     trainer = build.build_trainer(cfg)
+    data = build.build_datamodule(cfg.data, cfg.backbone)
     data.prepare_data()
     data.setup("fit")
     module = build.build_module(cfg, data.class_names, data.facts)
@@ -173,7 +173,7 @@ def train(cfg: DictConfig) -> float | None:
     results = _validate(trainer, module, data, run, best)
     if trainer.is_global_zero:
         _tell_where(run, data, module.task.name)
-    return results.get(module.task.monitor)
+    return results.get(module.metric.headline[0])
 
 
 def evaluate(cfg: DictConfig) -> float | None:
@@ -194,20 +194,13 @@ def evaluate(cfg: DictConfig) -> float | None:
     dataset = data.datasets["val"]
     log.info(f"{cfg.ckpt}: {module.task.name}, {module.backbone['name']}, {len(dataset)} images of {dataset.source}")
     results = _validate(trainer, module, data, run, None)
-    return results.get(module.task.monitor)
+    return results.get(module.metric.headline[0])
 
 
 def _announce(cfg: DictConfig, data: Any, module: CenterNetModule, trainer: pl.Trainer) -> None:
-    from centernet.data.coco import class_table
-
     sizes = ", ".join(f"{len(d)} {split} images" for split, d in data.datasets.items())
-    classes = class_table(data.datasets["train"])
-    shown = ", ".join(f"{name} {count}" for name, count in classes[:8]) + (", ..." if len(classes) > 8 else "")
+    log.info(f"data: {'; '.join([sizes, *data.datasets['train'].describe()])}")
     count = sum(p.numel() for p in module.detector.network.parameters())
-    log.info(f"data: {sizes}; {len(classes)} classes (objects: {shown})")
-    if (joints := getattr(module.task, "joints", None)) is not None:
-        first = ", ".join(joints.names[:4]) + (", ..." if len(joints.names) > 4 else "")
-        log.info(f"joints: {len(joints.names)} ({first}), {len(joints.flip_pairs)} left-right pairs")
     log.info(
         f"network: {module.backbone['name']} + {module.backbone['neck']['name']}, {count / 1e6:.1f} M parameters, "
         f"input {data.resolution[0]}x{data.resolution[1]}, batch {data.batch_size} x {trainer.world_size}, "
@@ -232,7 +225,7 @@ def _validate(trainer: pl.Trainer, module: CenterNetModule, data: Any, run: Path
         dataset = data.datasets["val"]
         if len(dataset.fields["labels"]):
             log.info("\n" + module.metric.table(results))
-            log.info(class_table_text(module.per_class))
+            log.info(module.metric.class_table())
         else:
             log.info(f"{dataset.source} has no labels to compare with; what was found is in {run}/{dataset.results}")
     return results
@@ -265,21 +258,6 @@ def _json_safe(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in values.items()}
 
 
-def class_table_text(per_class: Mapping[str, Mapping[str, float]], most: int = 100) -> str:
-    """AP per class as aligned text."""
-    if not per_class:
-        return ""
-    width = max(5, *(len(name) for name in per_class))
-    columns = list(next(iter(per_class.values())))
-    lines = [f"{'class':<{width}}" + "".join(f"{c:>9}" for c in columns)]
-    for name, values in list(per_class.items())[:most]:
-        shown = (
-            f"{v:9d}" if isinstance(v, int) else f"{'-':>9}" if math.isnan(v) else f"{v:9.3f}" for v in values.values()
-        )
-        lines.append(f"{name:<{width}}" + "".join(shown))
-    return "\n".join(lines)
-
-
 def _tell_where(run: Path, data: Any, task: str) -> None:
     shown = os.path.relpath(run) if run.is_relative_to(Path.cwd()) else str(run)
     best = f"{shown}/best.ckpt"
@@ -293,7 +271,7 @@ detections    {shown}/{data.datasets["val"].results}, {shown}/metrics.json
 
 next: python eval.py ckpt={best}
       python scripts/demo.py {best} {images}
-      python train.py {"" if task == "ctdet" else f"task={task} "}{data.yours}
+      python train.py task={task} {data.yours}
       python train.py --help"""
     )
 

@@ -13,10 +13,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 
+from centernet.checkpoint import KEY, network_weights, read_checkpoint
 from centernet.data.datamodule import CenterNetDataModule
-from centernet.module import CenterNetModule, load_module, read_checkpoint, require_divisible
-from centernet.structures import InputError
-from centernet.tasks.base import Task, task_class
+from centernet.data.readers import reader_for
+from centernet.errors import InputError
+from centernet.models.centernet import divisor_of
+from centernet.models.transfer import copy_weights
+from centernet.module import CenterNetModule, load_module, require_divisible
 
 log = logging.getLogger(__name__)
 
@@ -29,15 +32,17 @@ def plain(config: Any) -> Any:
     return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
 
 
-def build_datamodule(data: Mapping[str, Any]) -> CenterNetDataModule:
-    """The data module of a ``data`` node, its files read and checked."""
+def build_datamodule(data: Mapping[str, Any], backbone: Mapping[str, Any] | None = None) -> CenterNetDataModule:
+    """The data module of a ``data`` node, its files read and checked, for inputs that this ``backbone`` node takes."""
     options = plain(data)
     target = options.get("_target_", "")
     if not target.startswith(_DATA_PREFIX):
         raise InputError(f"data._target_={target!r} is not below {_DATA_PREFIX}")
     require_divisible(options["resolution"], 4)
+    if backbone is not None and options.get("test_mode") == "keep":
+        options["divisor"] = divisor_of(plain(backbone))
     try:
-        return instantiate(options, _convert_="all")
+        return instantiate(options, _convert_="all", _recursive_=False)
     except Exception as error:
         # Hydra wraps whatever a constructor raises.
         cause = _cause(error)
@@ -47,43 +52,34 @@ def build_datamodule(data: Mapping[str, Any]) -> CenterNetDataModule:
 
 
 def build_module(cfg: DictConfig, class_names: list[str], facts: Mapping[str, Any] | None = None) -> CenterNetModule:
-    """The LightningModule of a configuration, for these classes; ``facts`` of the data fill in what the task takes."""
+    """The LightningModule of a configuration, for the classes and facts of its data."""
     task_options = plain(cfg.task)
-    name = task_options.pop("name")
-    for option in task_class(name).takes:
-        if option not in (facts or {}):
-            continue
-        said = task_options.get(option)
-        if said is None:
-            task_options[option] = facts[option]
-        elif isinstance(said, Mapping) and isinstance(facts[option], Mapping):
-            task_options[option] = {**facts[option], **said}
     pretrained = cfg.pretrained
     checkpoint = isinstance(pretrained, str) and pretrained.endswith(".ckpt")
     module = CenterNetModule(
-        task=name,
+        task_options.pop("name"),
         class_names=class_names,
+        facts=facts,
         backbone=plain(cfg.backbone),
         pretrained=False if checkpoint else pretrained,
         schedule=plain(cfg.schedule),
-        normalization=cfg.get("normalization") or "coco",
+        normalization=cfg.get("normalization"),
         task_options=task_options,
+        metric_options=plain(cfg.get("metric")),
     )
     if checkpoint:
         log.info(start_from(module, pretrained))
     module.run_config = plain(cfg)
+    module.save_hyperparameters(module.run_config)
     return module
 
 
 def start_from(module: CenterNetModule, path: str | Path) -> str:
     """Copy what fits from another checkpoint (head rows by class name) and say what was copied."""
-    from centernet.models.convert import copy_weights
-
     content = read_checkpoint(path)
-    theirs = content["centernet"]["module"]["class_names"]
-    prefix = "detector.network."
-    weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
-    return str(copy_weights(module.detector.network, weights, theirs, module.class_names))
+    theirs = content[KEY]["module"]["class_names"]
+    by_class = [name for name, head in module.task.heads.items() if head.per_class]
+    return str(copy_weights(module.detector.network, network_weights(content), theirs, module.class_names, by_class))
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None) -> pl.Trainer:
@@ -112,9 +108,11 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None) -> p
 
 
 def from_checkpoint(path: str | Path, cfg: DictConfig) -> tuple[CenterNetModule, CenterNetDataModule]:
-    """Module and data of a checkpoint; what ``data``, ``resolution`` and ``test_mode`` say replaces its own."""
-    module, spec = load_module(path)
-    transform = {"resolution": spec["resolution"], "test_mode": spec["mode"]}
+    """Module and data of a checkpoint; what ``data``, ``resolution``, ``test_mode`` and ``metric`` say replaces its
+    own."""
+    said = {name: value for name, value in plain(cfg.get("metric") or {}).items() if value is not None}
+    module, spec = load_module(path, said)
+    transform = {"resolution": spec["resolution"], "test_mode": spec["mode"], "divisor": spec["divisor"]}
     given = {key: value for key, value in plain(cfg.data).items() if value is not None}
     if "_target_" in given:
         options = {**given, **transform}
@@ -124,23 +122,14 @@ def from_checkpoint(path: str | Path, cfg: DictConfig) -> tuple[CenterNetModule,
         if trained is None and not other_files:
             raise InputError(f"{path} does not say what data it was trained on; say data.root=DIR")
         # Other files are read as files even when the training's were drawn: drawing is not what is wanted there.
-        kept = ("batch_size", "eval_batch_size", "num_workers", "seed", "joints")
-        reader = {**_reader(module.task), **{k: trained[k] for k in kept if k in (trained or {})}}
-        options = {**(reader if other_files else trained), **transform, **given}
+        reader = reader_for(module.task.needs, trained or {}) if other_files else trained
+        options = {**reader, **transform, **given}
     for key in ("resolution", "test_mode"):
         if cfg.get(key):
             options[key] = plain(cfg[key])
     data = build_datamodule(options)
     data.class_names = module.class_names
     return module, data
-
-
-def _reader(task: Task) -> dict[str, Any]:
-    """The data module that reads the usual files of a task."""
-    if "location" in task.requires:
-        return {"_target_": "centernet.data.kitti.KittiDataModule"}
-    prefix = {"prefix": "person_keypoints"} if "joints" in task.requires else {}
-    return {"_target_": "centernet.data.coco.CocoDataModule", **prefix}
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_only
 
 from centernet.data.images import read_image
-from centernet.fields import index, unstack_objects
-from centernet.visualize import plot_history, save_image, truth_and_prediction
+from centernet.fields import IMAGE_FIELDS, index, unstack_objects
+from centernet.visualize import Look, plot_history, save_image, truth_and_prediction
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +49,13 @@ class ProgressBar(TQDMProgressBar):
 
 
 class BestAndLast(ModelCheckpoint):
-    """Keeps ``best.ckpt`` by the task's metric, and ``last.ckpt`` of every epoch, in the run folder."""
+    """Keeps ``best.ckpt`` by the metric's first headline, and ``last.ckpt`` of every epoch, in the run folder."""
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__(
             dirpath=folder,
             filename="best",
-            monitor="val/AP",  # replaced by the task's own in setup
+            monitor="val/AP",  # replaced by the metric's own in setup
             mode="max",
             save_top_k=1,
             auto_insert_metric_name=False,
@@ -63,7 +63,7 @@ class BestAndLast(ModelCheckpoint):
         )
 
     def setup(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
-        self.monitor = f"val/{module.task.monitor}"
+        self.monitor = f"val/{module.metric.headline[0]}"
         super().setup(trainer, module, stage)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -150,7 +150,7 @@ class History(Callback):
         if trainer.is_global_zero:
             if isinstance(trainer.progress_bar_callback, ProgressBar):
                 trainer.progress_bar_callback.make_room()
-            log.info(epoch_line(row, trainer.max_epochs, module.task.monitor))
+            log.info(epoch_line(row, trainer.max_epochs, module.metric.headline))
             self.write()
         skipped = int(trainer.datamodule.datasets["train"].skipped) if getattr(trainer, "datamodule", None) else 0
         if skipped and trainer.is_global_zero:
@@ -168,14 +168,14 @@ class History(Callback):
     @rank_zero_only
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.rows:
-            path = plot_history(self.rows, self.folder / "curves.png")
+            path = plot_history(self.rows, self.folder / "curves.png", module.metric.plotted)
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
                     logger.log_image("curves", [str(path)])
 
 
-def epoch_line(row: Mapping[str, float], epochs: int | None, monitor: str) -> str:
-    """What happened in one epoch, in one line."""
+def epoch_line(row: Mapping[str, float], epochs: int | None, headline: Sequence[str]) -> str:
+    """What happened in one epoch, in one line, with these of the metric's results."""
     total = f"/{epochs}" if epochs and epochs > 0 else ""
     parts = [f"epoch {row['epoch']:>3.0f}{total}", f"loss {row.get('train/loss', float('nan')):.3f}"]
     heads = [f"{k.rsplit('/', 1)[1]} {v:.3f}" for k, v in row.items() if k.startswith("train/loss/")]
@@ -183,7 +183,7 @@ def epoch_line(row: Mapping[str, float], epochs: int | None, monitor: str) -> st
         parts[-1] += f" ({', '.join(heads)})"
     if "val/loss" in row:
         parts.append(f"val loss {row['val/loss']:.3f}")
-    for name in (monitor, f"{monitor}50", "box_AP", "AP_2d", "AOS", "AP_bev", "AP_3d"):
+    for name in headline:
         if f"val/{name}" in row:
             parts.append(f"{name} {row[f'val/{name}']:.3f}")
     parts.append(f"lr {row['lr']:.2g}")
@@ -223,19 +223,17 @@ class Pictures(Callback):
             detections = {name: value[n].float().cpu().numpy() for name, value in outputs["detections"].items()}
             truth = {name: value.cpu().numpy() for name, value in index(truth, ~truth["crowd"]).items()}
             heatmaps = {name: maps[n].amax(0).float().cpu().numpy() for name, maps in outputs["heatmaps"].items()}
-            calibration = batch["calibration"][n].cpu().numpy() if "calibration" in batch else None
+            fields = {name: batch[name][n].cpu().numpy() for name in IMAGE_FIELDS if name in batch}
             self._drawn.append(
                 truth_and_prediction(
                     image,
                     truth,
                     detections,
-                    module.class_names,
+                    Look(module.class_names, module.task.facts, fields),
                     heatmaps,
                     batch["input_from_image"][n].cpu().numpy(),
                     module.task.threshold if self.threshold is None else self.threshold,
                     module.task.stride,
-                    getattr(module.task, "joints", None),
-                    calibration,
                 )
             )
 

@@ -1,129 +1,153 @@
-"""The LightningModules: they conduct network, task, schedule and metric, and say what a checkpoint holds.
-
-A checkpoint carries everything that is needed to use it, as plain data under the key ``centernet``: task, classes,
-network, evaluation transform, and (from the command line) the whole run configuration. It loads with
-``weights_only=True``.
-"""
+"""The LightningModules: they conduct detector, schedule and metric, and say what a checkpoint holds."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from centernet.inference import NORMALIZATIONS, Detector
-from centernet.joints import JointSet
-from centernet.models import convert
-from centernet.models.centernet import build_network, network_spec
+from centernet.checkpoint import (
+    FORMAT,
+    KEY,
+    USUAL_EVAL,
+    build_detector,
+    difference,
+    load_weights,
+    read_checkpoint,
+    upgrade_checkpoint,
+)
+from centernet.errors import InputError, NonFiniteLossError
+from centernet.metrics.rows import ImageMetric
+from centernet.models.centernet import network_spec
 from centernet.schedule import Schedule
-from centernet.structures import Batch, InputError, NonFiniteLossError
-from centernet.tasks.base import build_task
+from centernet.structures import Batch
+from centernet.tasks import Task
 
 log = logging.getLogger(__name__)
-
-FORMAT = 1
 
 
 class CenterNetModule(pl.LightningModule):
     """Trains any task; every argument is plain data.
 
-    ``task`` name and ``task_options`` of the task; ``num_classes`` or ``class_names``; ``backbone`` a name or a
-    description of the network (``build_network``); ``pretrained`` True, False or a weight file; ``schedule`` a
-    ``Schedule`` or its options; ``normalization`` of the images (``NORMALIZATIONS``). Raises ``InputError`` for
-    anything unknown.
+    ``task`` name and ``task_options`` of the task; ``num_classes`` or ``class_names``; ``facts`` of the data
+    (``ImageDataset.facts``); ``backbone`` a name or a description of the network (``build_network``); ``pretrained``
+    True, False or a weight file; ``schedule`` a ``Schedule`` or its options; ``normalization`` of the images
+    (``NORMALIZATIONS``); ``metric_options`` of the task's metric. Raises ``InputError`` for anything unknown.
+
+    ``CenterNetModule.for_data(data, ...)`` takes classes and facts from a data module.
     """
+
+    TASK: ClassVar[str] = "ctdet"
+    BACKBONE: ClassVar[str] = "resnet18"
+    NORMALIZATION: ClassVar[str] = "coco"
 
     def __init__(
         self,
-        task: str,
+        task: str | None = None,
+        *,
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
-        backbone: str | Mapping[str, Any] = "resnet18",
+        facts: Mapping[str, Any] | None = None,
+        backbone: str | Mapping[str, Any] | None = None,
         pretrained: bool | str = False,
         schedule: Schedule | Mapping[str, Any] | None = None,
-        normalization: str = "coco",
+        normalization: str | None = None,
         task_options: Mapping[str, Any] | None = None,
+        metric_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if num_classes is None and class_names is None:
-            raise InputError("say num_classes=N or class_names=[...]")
+            raise InputError("give num_classes or class_names")
         if num_classes is not None and class_names is not None and num_classes != len(class_names):
             raise InputError(f"num_classes={num_classes}, but {len(class_names)} class names were given")
-        if normalization not in NORMALIZATIONS:
-            raise InputError(f"normalization={normalization!r} is unknown; choose one of {', '.join(NORMALIZATIONS)}")
-        self.class_names = None if class_names is None else list(class_names)
-        self.task = build_task(task, num_classes or len(class_names), **(task_options or {}))
-        self.backbone = network_spec(backbone)
-        self.normalization = normalization
-        self.task_options = dict(task_options or {})
-        network = build_network(backbone, self.task.heads, pretrained).to(memory_format=torch.channels_last)
-        if network.stride != self.task.stride:
-            raise InputError(
-                f"the network's stride is {network.stride}, the task's {self.task.stride}; they must agree"
-            )
-        self.detector = Detector(network, self.task, normalization)
+        task, normalization = task or self.TASK, normalization or self.NORMALIZATION
+        self.task_options, self.metric_options = dict(task_options or {}), dict(metric_options or {})
+        self.backbone = network_spec(backbone or self.BACKBONE)
+        self.detector = build_detector(
+            task, num_classes or len(class_names), self.backbone, pretrained, normalization, self.task_options, facts
+        )
         self.schedule = Schedule.of(schedule)
-        self.metric: Any = None
+        self.class_names = None if class_names is None else list(class_names)
+        self.metric = self._make_metric()
         self.per_class: dict[str, dict[str, float]] = {}
         self.run_config: dict[str, Any] | None = None  # resolved, plain; set by the command line
         # Another run may have left its evaluation transform here; without a data module it is what travels on.
         self.eval_spec: dict[str, Any] | None = None
+        self.save_hyperparameters({**self.description()["module"], "pretrained": str(pretrained)})
+
+    @classmethod
+    def for_data(cls, data: Any, **options: Any) -> CenterNetModule:
+        """A module for the classes and facts of a data module, which is prepared and set up for that."""
+        data.prepare_data()
+        data.setup("fit")
+        return cls(class_names=data.class_names, facts=data.facts, **options)
+
+    @property
+    def task(self) -> Task:
+        """What the maps mean."""
+        return self.detector.task
+
+    def _make_metric(self) -> ImageMetric:
+        names = self.class_names or [str(label) for label in range(self.task.num_classes)]
+        try:
+            return self.task.metric(names, **self.metric_options).to(self.device)
+        except TypeError as error:
+            raise InputError(f"the metric of task {self.task.name} does not take these options ({error})") from None
 
     # Lightning's order: setup, training, validation, optimizers, checkpoints.
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
-        names = getattr(data, "class_names", None)
-        if names is not None:
-            if self.class_names is None:
-                self.class_names = list(names)
-            if len(names) == len(self.class_names) and list(names) != self.class_names:
-                first = next(pair for pair in zip(names, self.class_names, strict=True) if pair[0] != pair[1])
-                raise InputError(
-                    f"the data's classes are not the model's, or in another order (first: {first[0]!r} in the data, "
-                    f"{first[1]!r} in the model)"
-                )
-            if len(names) != self.task.num_classes:
-                raise InputError(
-                    f"the data has {len(names)} classes ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''}), "
-                    f"the model has {self.task.num_classes}"
-                )
-            if stage == "fit":
-                self._take_facts(data.facts)
-            data.set_divisor(self.detector.network.divisor)
-            self.eval_spec = data.eval_spec
-            self._check_data(data)
-        if self.class_names is None:
-            self.class_names = [str(label) for label in range(self.task.num_classes)]
-        self.metric = self.task.metric(self.class_names).to(self.device)
-
-    def _take_facts(self, facts: Mapping[str, Any]) -> None:
-        """Fill in task options that nobody said from what the data says, as long as the network's heads stay the same.
-
-        (The command line does so before it builds the network.)
-        """
-        missing = {o: facts[o] for o in self.task.takes if o in facts and self.task_options.get(o) is None}
-        if not missing:
+        if getattr(data, "class_names", None) is None:
             return
-        task = build_task(self.task.name, self.task.num_classes, **{**self.task_options, **missing})
-        if task.heads == self.task.heads:
-            self.task_options = {**self.task_options, **missing}
-            self.task = self.detector.task = task
+        if self.class_names is None and len(data.class_names) == self.task.num_classes:
+            self.class_names = list(data.class_names)
+            self.metric = self._make_metric()
+        self._require_classes(data.class_names)
+        self._check_data(data, stage)
+        # What prediction needs to know of this data, and of the network's input sizes.
+        self.eval_spec = {**data.eval_spec, "divisor": self.detector.network.divisor}
 
-    def _check_data(self, data: Any) -> None:
-        require_divisible(data.resolution, self.detector.network.divisor)
+    def _require_classes(self, names: Sequence[str]) -> None:
+        """Raise ``InputError`` when the data's classes are not the model's, in the model's order."""
+        if len(names) != self.task.num_classes:
+            raise InputError(
+                f"the data has {len(names)} classes ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''}), "
+                f"the model has {self.task.num_classes}"
+            )
+        for place, (theirs, mine) in enumerate(zip(names, self.class_names, strict=True)):
+            if theirs != mine:
+                raise InputError(
+                    f"class {place} is {theirs!r} in the data and {mine!r} in the model; "
+                    "classes must be the same, in the same order"
+                )
+
+    def _check_data(self, data: Any, stage: str) -> None:
+        divisor = self.detector.network.divisor
+        require_divisible(data.resolution, divisor)
+        if data.test_mode == "keep" and data.divisor % divisor:
+            raise InputError(
+                f"test mode keep pads images to multiples of {data.divisor}, but this network needs multiples of "
+                f"{divisor}; give the data module divisor={divisor}"
+            )
+        if stage == "fit" and (unused := sorted(self.task.wanted & data.facts.keys())):
+            log.warning(
+                f"the data says {', '.join(unused)}, but the model was built without; {type(self).__name__}.for_data("
+                "data) takes what the data says"
+            )
+        most = self.task.heatmap.max_detections
         for split, dataset in data.datasets.items():
             where = f"the {split} data ({getattr(dataset, 'source', type(dataset).__name__)})"
             self.task.check_data(dataset.fields, dataset.facts, where)
-            if dataset.most_objects > self.task.k:
+            if dataset.most_objects > most:
                 log.warning(
-                    f"an image of the {split} data has {dataset.most_objects} objects, but at most "
-                    f"{self.task.k} are detected per image; raise task.k"
+                    f"an image of the {split} data has {dataset.most_objects} objects, but at most {most} are detected "
+                    "per image; raise task.heatmap.max_detections"
                 )
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
@@ -133,16 +157,14 @@ class CenterNetModule(pl.LightningModule):
         return parts["loss"]
 
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
-        outputs = self.detector.outputs(batch["image"])
-        parts = self._losses(batch, outputs)
+        found = self.detector.find_in_images(batch)
+        parts = self._losses(batch, found.outputs)
         # The last step of an epoch may have spoiled the weights; nothing of that may become the last checkpoint.
         self._require_finite(parts["loss"], batch)
         self._log_losses("val", parts, len(batch["image"]))
-        maps = self.task.activate(outputs[-1])
-        detections = self.task.lift(self.task.decode(maps), batch)
-        self.metric.update(detections, batch["truth"], batch["image_id"])
-        peaks = {name: maps[name] for name, head in self.task.heads.items() if head.is_heatmap}
-        return {"detections": detections, "heatmaps": peaks}
+        self.metric.update(found.detections, batch["truth"], batch["image_id"])
+        peaks = {name: found.maps[name] for name, head in self.task.heads.items() if head.is_heatmap}
+        return {"detections": found.detections, "heatmaps": peaks}
 
     def on_validation_epoch_end(self) -> None:
         results = self.metric.compute()
@@ -151,7 +173,7 @@ class CenterNetModule(pl.LightningModule):
         self.log_dict({f"val/{name}": value for name, value in results.items()})
 
     def predict_step(self, batch: Batch, batch_index: int) -> Any:
-        return self.task.lift(self.detector(batch["image"]), batch)
+        return self.detector.find_in_images(batch).detections
 
     def _losses(self, batch: Batch, outputs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         grid_size = tuple(next(iter(outputs[-1].values())).shape[-2:])
@@ -192,14 +214,13 @@ class CenterNetModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["centernet"] = self.description()
+        checkpoint[KEY] = self.description()
         # Lightning's own name for the constructor's arguments, so that its load_from_checkpoint works as well.
-        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = checkpoint["centernet"]["module"]
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = checkpoint[KEY]["module"]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        spec = read_description(checkpoint, "the checkpoint")["module"]
-        mine = self.description()["module"]
-        if (reason := _difference(spec, mine)) is not None:
+        spec = upgrade_checkpoint(checkpoint, "the checkpoint")[KEY]["module"]
+        if (reason := difference(spec, self.description()["module"])) is not None:
             raise InputError(f"the checkpoint does not fit this run: {reason}")
 
     def description(self) -> dict[str, Any]:
@@ -209,9 +230,11 @@ class CenterNetModule(pl.LightningModule):
             "module": {
                 "task": self.task.name,
                 "class_names": self.class_names or [str(label) for label in range(self.task.num_classes)],
+                "facts": self.task.facts,
                 "backbone": self.backbone,
-                "normalization": self.normalization,
+                "normalization": self.detector.normalization,
                 "task_options": self.task_options,
+                "metric_options": self.metric_options,
                 "schedule": {**self.schedule.__dict__, "milestones": list(self.schedule.milestones)},
             },
             "eval": self.eval_spec,
@@ -220,72 +243,27 @@ class CenterNetModule(pl.LightningModule):
 
 
 class CtdetModule(CenterNetModule):
-    """2D boxes: ``Trainer().fit(CtdetModule(backbone="resnet18", num_classes=3), datamodule)``. Task options:
-    ``CtdetTask``."""
+    """2D boxes: ``Trainer().fit(CtdetModule(backbone="resnet18", num_classes=3), datamodule)``."""
 
-    def __init__(
-        self,
-        num_classes: int | None = None,
-        class_names: Sequence[str] | None = None,
-        backbone: str | Mapping[str, Any] = "resnet18",
-        pretrained: bool | str = False,
-        schedule: Schedule | Mapping[str, Any] | None = None,
-        normalization: str = "coco",
-        task_options: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__("ctdet", num_classes, class_names, backbone, pretrained, schedule, normalization, task_options)
+    TASK, BACKBONE = "ctdet", "resnet18"
 
 
 class CtdetDenseModule(CenterNetModule):
-    """2D boxes as HarDNet regresses them; used like ``CtdetModule``. Task options: ``CtdetDenseTask``."""
+    """2D boxes as HarDNet regresses them."""
 
-    def __init__(
-        self,
-        num_classes: int | None = None,
-        class_names: Sequence[str] | None = None,
-        backbone: str | Mapping[str, Any] = "hardnet85",
-        pretrained: bool | str = False,
-        schedule: Schedule | Mapping[str, Any] | None = None,
-        normalization: str = "coco",
-        task_options: Mapping[str, Any] | None = None,
-    ) -> None:
-        name = "ctdet_dense"
-        super().__init__(name, num_classes, class_names, backbone, pretrained, schedule, normalization, task_options)
+    TASK, BACKBONE = "ctdet_dense", "hardnet85"
 
 
 class MultiPoseModule(CenterNetModule):
-    """Boxes and joints (human pose); used like ``CtdetModule``. Task options: ``MultiPoseTask``."""
+    """Boxes and joints (human pose)."""
 
-    def __init__(
-        self,
-        num_classes: int | None = None,
-        class_names: Sequence[str] | None = None,
-        backbone: str | Mapping[str, Any] = "dla34",
-        pretrained: bool | str = False,
-        schedule: Schedule | Mapping[str, Any] | None = None,
-        normalization: str = "coco",
-        task_options: Mapping[str, Any] | None = None,
-    ) -> None:
-        name = "multi_pose"
-        super().__init__(name, num_classes, class_names, backbone, pretrained, schedule, normalization, task_options)
+    TASK, BACKBONE = "multi_pose", "dla34"
 
 
 class DddModule(CenterNetModule):
-    """Monocular 3D boxes; used like ``CtdetModule``. ``task``: ``ddd`` (the original) or ``ddd_dle``; task options:
-    ``DddTask``, ``DddDleTask``."""
+    """Monocular 3D boxes; ``task="ddd_dle"`` for MonoDLE's findings."""
 
-    def __init__(
-        self,
-        num_classes: int | None = None,
-        class_names: Sequence[str] | None = None,
-        backbone: str | Mapping[str, Any] = "dla34",
-        pretrained: bool | str = False,
-        schedule: Schedule | Mapping[str, Any] | None = None,
-        normalization: str = "imagenet",
-        task_options: Mapping[str, Any] | None = None,
-        task: str = "ddd",
-    ) -> None:
-        super().__init__(task, num_classes, class_names, backbone, pretrained, schedule, normalization, task_options)
+    TASK, BACKBONE, NORMALIZATION = "ddd", "dla34", "imagenet"
 
 
 def require_divisible(resolution: Sequence[int], divisor: int) -> None:
@@ -305,54 +283,16 @@ def require_divisible(resolution: Sequence[int], divisor: int) -> None:
     raise InputError(f"input {height}x{width} is not divisible by {divisor}; nearest: {nearest}")
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint of this project on the CPU; no code in it is run. Raises ``InputError``."""
-    content = convert.read_checkpoint(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is no checkpoint of this project")
-    read_description(content, path)
-    return content
-
-
-def read_description(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
-    """What a checkpoint says of itself (see ``CenterNetModule.description``)."""
-    description = checkpoint.get("centernet")
-    if description is None:
-        raise InputError(
-            f"{path} is no checkpoint of this project; convert originals with scripts/convert_checkpoint.py"
-        )
-    if description["format"] > FORMAT:
-        raise InputError(f"{path} was written by a newer version (format {description['format']}); update centernet")
-    return description
-
-
-def load_module(path: str | Path) -> tuple[CenterNetModule, dict[str, Any]]:
-    """The module of a checkpoint, with its weights, and its evaluation transform. Raises ``InputError``."""
-    checkpoint = read_checkpoint(path)
-    description = read_description(checkpoint, path)
-    module = CenterNetModule(**description["module"])
-    try:
-        module.load_state_dict(checkpoint["state_dict"])
-    except (RuntimeError, KeyError) as error:
-        raise InputError(
-            f"the weights in {path} do not fit its own description ({str(error).splitlines()[0]})"
-        ) from None
+def load_module(
+    path: str | Path, metric_options: Mapping[str, Any] | None = None
+) -> tuple[CenterNetModule, dict[str, Any]]:
+    """The module of a checkpoint with its weights, and how its images become inputs. ``metric_options`` replace those
+    of the training. Raises ``InputError``."""
+    content = read_checkpoint(path)
+    description = content[KEY]
+    spec = dict(description["module"])
+    spec["metric_options"] = {**spec["metric_options"], **(metric_options or {})}
+    module = CenterNetModule(**spec)
+    load_weights(module.detector.network, content, path)
     module.eval_spec, module.run_config = description["eval"], description["config"]
-    return module, description["eval"] or {"resolution": [512, 512], "mode": "fit", "divisor": 32}
-
-
-def _difference(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str | None:
-    """Why a checkpoint cannot go on in this run, or None."""
-    if theirs["task"] != mine["task"]:
-        return f"it is for task {theirs['task']}, this run is for {mine['task']}"
-    if len(theirs["class_names"]) != len(mine["class_names"]):
-        return f"it has {len(theirs['class_names'])} classes, this run has {len(mine['class_names'])}"
-    if theirs["class_names"] != mine["class_names"]:
-        first = next(a for a, b in zip(theirs["class_names"], mine["class_names"], strict=True) if a != b)
-        return f"its classes are others or in another order (first: {first})"
-    a, b = (len(JointSet.of((spec["task_options"] or {}).get("joints")).names) for spec in (theirs, mine))
-    if theirs["task"] == "multi_pose" and a != b:
-        return f"it has {a} joints, this run has {b}"
-    if theirs["backbone"] != mine["backbone"]:
-        return f"its network is {theirs['backbone']['name']} ({theirs['backbone']}), this run's {mine['backbone']}"
-    return None
+    return module, description["eval"] or USUAL_EVAL

@@ -5,12 +5,13 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 
+from centernet.fields import PICTURES, Picture
 from centernet.joints import JointSet
 from centernet.ops.camera import box_corners, project
 
@@ -22,8 +23,7 @@ SIDES = ((80, 200, 255), (255, 140, 60), (240, 240, 90))
 # Corners (see box_corners) that the edges of a 3D box join; the first four edges are its front.
 EDGES = ((0, 1), (1, 5), (5, 4), (4, 0), (1, 2), (2, 3), (3, 0), (2, 6), (3, 7), (5, 6), (6, 7), (7, 4))
 NEAR = 0.1  # meters; nothing nearer to the camera is drawn
-# Which metrics are worth a curve.
-CURVES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "box_AP", "AP_2d", "AOS", "AP_bev", "AP_3d")
+SOLID, SKELETON = (next(p for p in PICTURES if p.kind == kind) for kind in ("solid", "skeleton"))
 BIRDS_EYE_SIDE = 384  # pixels of a bird's-eye view
 
 
@@ -85,11 +85,10 @@ def draw_joints(image: np.ndarray, joints: Any, joint_set: JointSet, scores: Any
 
 
 def corners_of(rows: Mapping[str, Any]) -> np.ndarray:
-    """Corners ``[N, 8, 3]`` in meters of 3D boxes given by ``dimensions``, ``location`` and ``yaw``."""
-    fields = (
-        torch.as_tensor(np.asarray(rows[name]), dtype=torch.float64) for name in ("dimensions", "location", "yaw")
-    )
-    return box_corners(*fields).numpy()
+    """Corners ``[N, 8, 3]`` in meters of the 3D boxes that rows hold."""
+    return box_corners(
+        *(torch.as_tensor(np.asarray(rows[name]), dtype=torch.float64) for name in SOLID.rows[1:])
+    ).numpy()
 
 
 def draw_boxes_3d(
@@ -101,8 +100,8 @@ def draw_boxes_3d(
 ) -> np.ndarray:
     """A copy of an RGB uint8 image with 3D boxes, their fronts crossed; ``calibration [3, 4]`` to its pixels.
 
-    ``rows``: ``labels``, ``boxes`` (drawn instead where a box reaches behind the camera), ``dimensions``, ``location``,
-    ``yaw``.
+    ``rows``: ``labels`` and the fields of a ``solid`` (``centernet.fields.PICTURES``); the flat box is drawn instead
+    where one reaches behind the camera.
     """
     canvas = np.ascontiguousarray(image).copy()
     thick = max(1, round(max(canvas.shape[:2]) / 700))
@@ -126,8 +125,8 @@ def draw_boxes_3d(
 
 def birds_eye_reach(rows: Mapping[str, Any]) -> float:
     """How many meters a bird's-eye view must show to hold these boxes, 20 to 90."""
-    location = np.asarray(rows["location"], float).reshape(-1, 3)
-    needed = np.maximum(1.1 * location[:, 2] + 3, 2 * np.abs(location[:, 0]) + 5)
+    middle = corners_of(rows).mean(1)
+    needed = np.maximum(1.1 * middle[:, 2] + 3, 2 * np.abs(middle[:, 0]) + 5)
     return float(np.clip(needed.max(initial=0), 20, 90))
 
 
@@ -163,30 +162,72 @@ def draw_birds_eye(
     return canvas
 
 
-def draw_objects(
-    image: np.ndarray,
-    rows: Mapping[str, Any],
-    class_names: Sequence[str],
-    joints: JointSet | None = None,
-    calibration: np.ndarray | None = None,
-    factor: float = 1.0,
-) -> np.ndarray:
+class Look(NamedTuple):
+    """What drawing rows takes besides them: names of the classes, ``facts`` of the data, fields of the image."""
+
+    class_names: Sequence[str]
+    facts: Mapping[str, Any] = {}
+    image_fields: Mapping[str, Any] = {}
+
+
+def _paint_solids(canvas: np.ndarray, rows: Mapping[str, Any], look: Look, factor: float) -> np.ndarray:
+    camera = np.diag([factor, factor, 1.0]) @ np.asarray(look.image_fields[SOLID.image], float)
+    boxes = np.asarray(rows["boxes"], float) * factor
+    return draw_boxes_3d(canvas, {**rows, "boxes": boxes}, look.class_names, camera, rows.get("scores"))
+
+
+def _paint_boxes(canvas: np.ndarray, rows: Mapping[str, Any], look: Look, factor: float) -> np.ndarray:
+    boxes = np.asarray(rows["boxes"], float) * factor
+    return draw_boxes(canvas, boxes, rows["labels"], look.class_names, rows.get("scores"))
+
+
+def _paint_skeletons(canvas: np.ndarray, rows: Mapping[str, Any], look: Look, factor: float) -> np.ndarray:
+    field, scores = SKELETON.rows
+    points = np.array(rows[field], float)
+    points[..., :2] *= factor
+    return draw_joints(canvas, points, JointSet.of(look.facts[SKELETON.fact]), rows.get(scores))
+
+
+PAINTERS = {"solid": _paint_solids, "box": _paint_boxes, "skeleton": _paint_skeletons}
+
+
+def pictures_of(rows: Mapping[str, Any], look: Look) -> list[Picture]:
+    """What of ``centernet.fields.PICTURES`` can be drawn of rows."""
+    shown = [
+        picture
+        for picture in PICTURES
+        if all(name in rows for name in picture.rows if name not in picture.missing)
+        and (picture.fact is None or picture.fact in look.facts)
+        and (picture.image is None or picture.image in look.image_fields)
+    ]
+    hidden = {picture.hides for picture in shown}
+    return [picture for picture in shown if picture.kind not in hidden]
+
+
+def draw_objects(image: np.ndarray, rows: Mapping[str, Any], look: Look, factor: float = 1.0) -> np.ndarray:
     """A copy of an RGB uint8 image with everything that ``rows`` (truth or detections, image pixels) say.
 
-    Boxes always; skeletons where there are ``joints`` (``joints`` names them); 3D boxes instead of flat ones where
-    there is a ``location`` and a ``calibration``. ``factor``: how much larger ``image`` is than the rows' image.
+    ``factor``: how much larger ``image`` is than the rows' image.
     """
-    scores = rows.get("scores")
-    boxes = np.asarray(rows["boxes"], float) * factor
-    if "location" in rows and calibration is not None:
-        enlarged = np.diag([factor, factor, 1.0]) @ np.asarray(calibration, float)
-        return draw_boxes_3d(image, {**rows, "boxes": boxes}, class_names, enlarged, scores)
-    canvas = draw_boxes(image, boxes, rows["labels"], class_names, scores)
-    if "joints" in rows and joints is not None:
-        points = np.array(rows["joints"], float)
-        points[..., :2] *= factor
-        canvas = draw_joints(canvas, points, joints, rows.get("joint_scores"))
+    canvas = np.ascontiguousarray(image).copy()
+    for picture in pictures_of(rows, look):
+        canvas = PAINTERS[picture.kind](canvas, rows, look, factor)
     return canvas
+
+
+def views_from_above(
+    rows: Mapping[str, Any], look: Look, truth: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
+    """Bird's-eye views of rows by caption, of the ``truth`` as well where it is given; empty where nothing is solid."""
+    if SOLID not in pictures_of(rows, look):
+        return {}
+    if truth is None:
+        return {"from above": draw_birds_eye(rows, birds_eye_reach(rows))}
+    reach = birds_eye_reach(truth)
+    return {
+        "truth from above": draw_birds_eye(truth, reach),
+        "prediction (gray: truth)": draw_birds_eye(rows, reach, truth),
+    }
 
 
 def overlay_heatmap(
@@ -237,43 +278,36 @@ def truth_and_prediction(
     image: np.ndarray,
     truth: Mapping[str, Any],
     detections: Mapping[str, Any],
-    class_names: Sequence[str],
+    look: Look,
     heatmaps: Mapping[str, np.ndarray] | None = None,
     input_from_image: np.ndarray | None = None,
     threshold: float = 0.3,
     stride: int = 4,
-    joints: JointSet | None = None,
-    calibration: np.ndarray | None = None,
 ) -> np.ndarray:
     """One picture: truth, detections at or above ``threshold``, every heatmap ``[h, w]``, and bird's-eye views.
 
-    Everything in image pixels; ``joints`` names the joints, ``calibration [3, 4]`` is what 3D boxes are drawn with.
+    Everything in image pixels.
     """
     big, factor = enlarge(image)
     kept = np.asarray(detections["scores"]) >= threshold
     found = {name: np.asarray(value)[kept] for name, value in detections.items()}
     pictures = {
-        "truth": draw_objects(big, truth, class_names, joints, calibration, factor),
-        f"prediction (score >= {threshold:g})": draw_objects(big, found, class_names, joints, calibration, factor),
+        "truth": draw_objects(big, truth, look, factor),
+        f"prediction (score >= {threshold:g})": draw_objects(big, found, look, factor),
     }
     image_from_big = np.diag([1 / factor, 1 / factor, 1.0])
     for name, heatmap in (heatmaps or {}).items():
         pictures[name.replace("_", " ")] = overlay_heatmap(big, heatmap, input_from_image @ image_from_big, stride)
     # A wide image would become a ribbon.
     picture = panel(pictures, below=big.shape[1] > 2 * big.shape[0])
-    if calibration is None or "location" not in truth:
+    if not (views := views_from_above(found, look, truth)):
         return picture
-    reach = birds_eye_reach(truth)
-    views = {
-        "truth from above": draw_birds_eye(truth, reach),
-        "prediction (gray: truth)": draw_birds_eye(found, reach, truth),
-    }
     return panel({f"{image.shape[1]}x{image.shape[0]}": picture, "bird's-eye view": panel(views)}, below=True)
 
 
-def plot_history(rows: Sequence[Mapping[str, float]], path: str | Path) -> Path:
-    """Curves of losses, AP and learning rate over epochs as one PNG. ``rows``: one mapping per epoch, with
-    ``epoch``."""
+def plot_history(rows: Sequence[Mapping[str, float]], path: str | Path, results: Sequence[str] = ("AP",)) -> Path:
+    """Curves of losses, these results of the metric, and learning rate over epochs as one PNG. ``rows``: one mapping
+    per epoch, with ``epoch``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -283,7 +317,7 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: str | Path) -> Path:
     names = sorted({name for row in rows for name in row})
     groups = (
         ("loss", [n for n in names if n.startswith(("train/loss", "val/loss"))]),
-        ("average precision", [f"val/{n}" for n in CURVES if f"val/{n}" in names]),
+        ("average precision", [f"val/{n}" for n in results if f"val/{n}" in names]),
         ("learning rate", [n for n in names if n == "lr"]),
     )
     for axis, (title, columns) in zip(axes, groups, strict=True):

@@ -18,6 +18,7 @@ import torch
 from centernet.data.kitti_format import TYPES, Labels, objects_of, read_labels
 from centernet.fields import stack_objects
 from centernet.metrics.kitti import PROTOCOLS, KittiAP
+from centernet.metrics.rows import percent
 from centernet.structures import Detections, InputError
 
 
@@ -29,7 +30,7 @@ def main() -> None:
         "--overlap",
         choices=PROTOCOLS,
         default="official",
-        help="what a hit takes in bird's eye view and 3D: 0.7 for cars and 0.5 else, or (relaxed) 0.5 and 0.25",
+        help="overlap that counts as found in bird's-eye view and 3D: more than 0.7 for cars and 0.5 for others, or (relaxed) 0.5 and 0.25",
     )
     parser.add_argument("--classes", nargs="+", default=["Car", "Pedestrian", "Cyclist"], metavar="CLASS")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers there, 0 .. 1")
@@ -59,8 +60,8 @@ def run(args: argparse.Namespace) -> None:
     print(metric.table(results))
     print(f"\n{'moderate, 40 points':<24}{'objects':>10}{'2D':>10}{'AOS':>10}{'BEV':>10}{'3D':>10}")
     for name, row in metric.per_class.items():
-        print(f"{name:<24}{row['objects']:>10}" + "".join(_percent(row[m]) for m in ("2D", "AOS", "BEV", "3D")))
-    summary = "".join(_percent(float(results[name])) for name in ("AP_2d", "AOS", "AP_bev", "AP_3d"))
+        print(f"{name:<24}{row['objects']:>10}" + "".join(percent(row[m]) for m in ("2D", "AOS", "BEV", "3D")))
+    summary = "".join(percent(float(results[name])) for name in ("AP_2d", "AOS", "AP_bev", "AP_3d"))
     print(f"{'mean':<34}{summary}")
     if args.json:
         numbers = {name: _plain(float(value)) for name, value in results.items()}
@@ -110,10 +111,6 @@ def detections_of(rows: Labels, class_names: Sequence[str]) -> Detections:
     fields = ("boxes", "scores", "alpha", "dimensions", "location", "yaw")
     labels = torch.tensor([label_of.get(name.lower(), -1) for name in rows.types], dtype=torch.long)
     return {"labels": labels[None], **{name: torch.from_numpy(getattr(rows, name))[None] for name in fields}}
-
-
-def _percent(value: float) -> str:
-    return f"{'-':>10}" if math.isnan(value) else f"{100 * value:10.2f}"
 
 
 def _plain(value: float) -> float | None:

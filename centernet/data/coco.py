@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from centernet.data.datamodule import CenterNetDataModule, ImageDataset
 from centernet.data.masks import Masks
@@ -52,6 +51,7 @@ class CocoDataset(ImageDataset):
     """
 
     results = "detections.json (COCO results)"
+    joints: JointSet | None = None
 
     def __init__(
         self,
@@ -95,6 +95,18 @@ class CocoDataset(ImageDataset):
         if masks:
             owners = np.repeat(np.arange(len(sizes)), np.diff(offsets))
             self.masks = Masks(segmentations, [sizes[image] for image in owners])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {} if self.joints is None else {"joints": self.joints.plain()}
+
+    def describe(self) -> list[str]:
+        if self.joints is None:
+            return super().describe()
+        names = self.joints.names
+        shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+        pairs = len(self.joints.flip_pairs)
+        return [*super().describe(), f"{len(names)} joints ({shown}), {pairs} left-right pairs"]
 
     def _read_content(
         self, content: Mapping[str, Any], class_names: Sequence[str] | None
@@ -416,9 +428,3 @@ def _require_images(names: Sequence[str], folder: Path, source: Path) -> None:
             f"{len(missing)} of {len(names)} images of {source} are not in {folder} (first: {missing[0]}); "
             "check the images folder"
         )
-
-
-def class_table(dataset: CocoDataset) -> list[tuple[str, int]]:
-    """(class name, objects) of a dataset, crowds not counted."""
-    counts = torch.bincount(dataset.fields["labels"][~dataset.fields["crowd"]], minlength=len(dataset.class_names))
-    return list(zip(dataset.class_names, counts.tolist(), strict=True))

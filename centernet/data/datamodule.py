@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,18 +27,12 @@ from centernet.data.transforms import (
     train_pipeline,
     trim_objects,
     warp_image,
-    warp_objects,
 )
-from centernet.fields import stack_objects
-from centernet.joints import JointSet
+from centernet.fields import IMAGE_FIELDS, Partners, move, partners_of, stack_objects
 from centernet.ops.affine import Size
 from centernet.structures import Batch, InputError, Objects, Sample
 
 log = logging.getLogger(__name__)
-
-
-# Facts of an image that some data has; they are stacked as they are.
-PER_IMAGE = ("calibration",)
 
 
 class Draw(NamedTuple):
@@ -54,8 +49,8 @@ class ImageDataset(Dataset):
     (boxes in image pixels). ``pipeline`` comes from ``centernet.data.transforms``. ``on_bad_image``: ``error``, or
     ``skip`` to take the next image instead and count (``skipped``).
 
-    ``image_fields``: one row per image (``calibration``) that travels with the sample. ``facts``: what the data set
-    says of itself as plain data: a task takes from it the options in its ``takes`` (``joints``).
+    ``image_fields``: one row per image that travels with the sample (``centernet.fields``). ``facts``: what the data
+    set says of itself as plain data, for the task: names of joints, mean dimensions, ...
 
     While training, ``visible_boxes`` reduces objects to what the crop shows of them (with ``masks`` where a subclass
     sets them), and ``mosaic`` is the share of samples that become mosaics.
@@ -67,7 +62,6 @@ class ImageDataset(Dataset):
     masks: Masks | None = None
     visible_boxes: bool = False
     mosaic: float = 0.0
-    joints: JointSet | None = None
 
     def __init__(
         self,
@@ -99,7 +93,19 @@ class ImageDataset(Dataset):
     @property
     def facts(self) -> dict[str, Any]:
         """What this data set says of itself, as plain data."""
-        return {} if self.joints is None else {"joints": self.joints.plain()}
+        return {}
+
+    @cached_property
+    def partners(self) -> Partners:
+        """Which elements of a field a mirror swaps."""
+        return partners_of(self.facts)
+
+    def describe(self) -> list[str]:
+        """What is worth knowing before a training, a line each."""
+        counts = torch.bincount(self.fields["labels"][~self.fields["crowd"]], minlength=len(self.class_names)).tolist()
+        shown = [f"{name} {count}" for name, count in zip(self.class_names, counts, strict=True)][:8]
+        more = ", ..." if len(counts) > len(shown) else ""
+        return [f"{len(counts)} classes (objects: {', '.join(shown)}{more})"]
 
     def objects(self, index: int) -> Objects:
         """Ground truth of one image, in image pixels."""
@@ -136,7 +142,7 @@ class ImageDataset(Dataset):
 
     def warp(self, truth: Objects, input_from_image: torch.Tensor, image_size: Size) -> Objects:
         """Objects of an image of this size, from image to input space."""
-        return warp_objects(truth, input_from_image, self.joints.mirrored if self.joints else None)
+        return move(truth, input_from_image, self.partners)
 
     def _read(self, index: int) -> tuple[int, np.ndarray]:
         for step in range(len(self)):
@@ -199,7 +205,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         "image_size": torch.stack([sample["image_size"] for sample in samples]),
         "objects": stack_objects([sample["objects"] for sample in samples]),
         "truth": stack_objects([sample["truth"] for sample in samples]),
-        **{name: torch.stack([sample[name] for sample in samples]) for name in PER_IMAGE if name in samples[0]},
+        **{name: torch.stack([sample[name] for sample in samples]) for name in IMAGE_FIELDS if name in samples[0]},
     }
 
 
@@ -214,9 +220,9 @@ class CenterNetDataModule(pl.LightningDataModule):
     ``resolution`` (height, width) of the input; ``batch_size`` per process; ``eval_batch_size`` (default: the same, 1
     for ``keep``); ``num_workers`` per process (default: half the cores, at most 8); ``augment`` options of
     ``train_pipeline`` (None: its defaults) and besides them ``visible_boxes`` and ``mosaic`` (``ImageDataset``);
-    ``test_mode`` fit, keep, stretch or width, with ``divisor`` for keep; ``on_bad_image`` error or skip; ``limit`` to
-    the first N images of each split; ``skip_empty``: leave out training images without annotations; ``validate_on`` val
-    or train (to see whether a model can learn its images by heart).
+    ``test_mode`` fit, keep, stretch or width; ``divisor``: what ``keep`` pads images to multiples of (the network's);
+    ``on_bad_image`` error or skip; ``limit`` to the first N images of each split; ``skip_empty``: leave out training
+    images without annotations; ``validate_on`` val or train (to see whether a model can fit its training images).
 
     ``class_names`` is known after ``setup``; setting it before fixes the order of the classes. ``yours``: the words
     that name a user's own data of this kind on the command line.
@@ -320,12 +326,6 @@ class CenterNetDataModule(pl.LightningDataModule):
             worker_init_fn=_start_worker,
             drop_last=shuffle and len(sampler) > batch_size,
         )
-
-    def set_divisor(self, divisor: int) -> None:
-        """Tell what the network's input sizes must be multiples of; ``keep`` pads to it."""
-        self.divisor = divisor
-        if "val" in self.datasets:
-            self.datasets["val"].pipeline = eval_pipeline(self.resolution, self.test_mode, divisor)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -7,14 +7,14 @@ Person_sitting) and DontCare become ignore regions; see ``centernet.data.kitti_f
 from __future__ import annotations
 
 import os
-import struct
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from centernet.data.datamodule import CenterNetDataModule, ImageDataset
@@ -123,8 +123,8 @@ class KittiDataset(ImageDataset):
         if kept < draws / 8:
             self.notes.append(
                 f"{self.source}: of {draws} random training images {kept} keep the scale that evaluation sees "
-                f"(test_mode {self.evaluation.mode}), and the others teach no depth unless task.focal is set (task "
-                "ddd_dle sets it); say augment=ddd data.test_mode=width"
+                f"(test_mode {self.evaluation.mode}), and the others teach no depth; say augment=ddd "
+                "data.test_mode=width, or task.depth.focal=data to learn depth as one camera sees it"
             )
 
     def _complete(
@@ -167,14 +167,11 @@ class KittiDataset(ImageDataset):
         self.sizes = self.sizes[kept.numpy()]
 
     def warp(self, truth: Objects, input_from_image: Tensor, image_size: Size) -> Objects:
-        """Objects in input space, with ``rescaled`` where the image's scale is not that of evaluation, and the
-        ``focal`` length that goes with the scale."""
-        scale = _scale(input_from_image.numpy())
-        change = scale / _scale(self.evaluation.matrix(image_size))
+        """Objects in input space, with ``rescaled`` where the image's scale is not that of evaluation."""
+        change = _scale(input_from_image.numpy()) / _scale(self.evaluation.matrix(image_size))
         return {
             **super().warp(truth, input_from_image, image_size),
             "rescaled": torch.full_like(truth["crowd"], abs(change - 1) > MOST_SCALE_CHANGE),
-            "focal": truth["focal"] * scale,
         }
 
     @property
@@ -343,7 +340,7 @@ def _require_alike(files: Sequence[Path], names: Sequence[str]) -> np.ndarray:
     sizes = np.array([_read_size(file) or (0, 0) for file in files])
     is_known = sizes.all(1)
     if not is_known.any():
-        raise InputError(f"none of the {len(files)} images is a PNG or JPEG file (first: {files[0]})")
+        raise InputError(f"none of the {len(files)} images is an image file (first: {files[0]})")
     usual = np.median(sizes[is_known], axis=0)
     sizes[~is_known] = usual
     is_unlike = (abs(sizes - usual) > MOST_SIZE_CHANGE * usual).any(1)
@@ -357,29 +354,9 @@ def _require_alike(files: Sequence[Path], names: Sequence[str]) -> np.ndarray:
 
 
 def _read_size(path: Path) -> Size | None:
-    """(height, width) from the header of a PNG or JPEG file, or None where it is neither or cut short."""
+    """(height, width) from the header of an image file, or None where there is none."""
     try:
-        with open(path, "rb") as file:
-            start = file.read(24)
-            if start[:8] == b"\x89PNG\r\n\x1a\n" and len(start) == 24:
-                width, height = struct.unpack(">II", start[16:24])
-                return height, width
-            if start[:2] == b"\xff\xd8":
-                return _jpeg_size(file)
-    except (OSError, ValueError, struct.error):
-        pass
-    return None
-
-
-def _jpeg_size(file: BinaryIO) -> Size:
-    """(height, width) from a JPEG's frame header (ITU T.81, B.2.2); the segments before it are passed over."""
-    file.seek(2)
-    while True:
-        marker, length = struct.unpack(">HH", file.read(4))
-        if marker < 0xFF00 or length < 2:
-            raise ValueError("no segment of a JPEG")
-        # SOF0 to SOF15 without the tables (C4, CC) and the extension (C8) among them.
-        if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC):
-            height, width = struct.unpack(">xHH", file.read(5))
-            return height, width
-        file.seek(length - 2, os.SEEK_CUR)
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, ValueError):
+        return None

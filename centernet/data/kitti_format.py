@@ -231,3 +231,15 @@ def _numbers(words: Sequence[str], where: str, names: Sequence[str] = ()) -> lis
             raise InputError(f"{where} has {word[:40]!r}{column}; KITTI wants numbers there")
         values.append(value)
     return values
+
+
+def find_calibration(image: Path, given: Path | None = None) -> np.ndarray:
+    """The camera matrix ``[3, 4]`` of an image: the given file, one in the given folder, or KITTI's place for it."""
+    path = given or image.parent.parent / "calib"
+    if path.is_dir():
+        path = path / f"{image.stem}.txt"
+    if given is None and not path.is_file():
+        raise InputError(
+            f"{image}: 3D boxes need the camera, and {path} does not exist; say --calib FILE, or --focal PIXELS"
+        )
+    return read_calibration(path)

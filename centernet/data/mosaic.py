@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from centernet.data.transforms import keep_shown
+from centernet.fields import hide_outside
 from centernet.ops.affine import Size
 from centernet.structures import Sample
 
@@ -52,11 +53,6 @@ def join_quadrants(samples: Sequence[Sample], cut: tuple[int, int]) -> dict[str,
         image[:, top:bottom, left:right] = sample["image"][:, top:bottom, left:right]
         boxes = sample["objects"]["boxes"]
         low, high = boxes.new_tensor([left, top] * 2), boxes.new_tensor([right, bottom] * 2)
-        shown = dict(sample["objects"])
-        if "joints" in shown:
-            points = shown["joints"][..., :2]
-            is_inside = ((points >= low[:2]) & (points < high[:2])).all(-1, keepdim=True)
-            is_there = is_inside | (shown["joints"][..., 2:] < 0)
-            shown["joints"] = torch.where(is_there, shown["joints"], 0)
+        shown = hide_outside(sample["objects"], low[:2], high[:2])
         objects.append(keep_shown(shown, boxes.clamp(low, high)))
     return {"image": image, "objects": {name: torch.cat([one[name] for one in objects]) for name in objects[0]}}

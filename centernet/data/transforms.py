@@ -3,8 +3,8 @@
 Augmentation of Objects as Points, Sec. 5 (flip, scale 0.6 to 1.3, crop, color); the color terms are those of AlexNet
 (PCA lighting) and of CornerNet.
 
-Convention: see ``centernet.ops.affine``; ``input_from_image`` is the only geometric fact, boxes,
-joints and angles are moved with it by ``warp_objects`` and never by albumentations.
+Convention: see ``centernet.ops.affine``; ``input_from_image`` is the only geometric fact, objects are moved with it by
+``centernet.fields.move`` and never by albumentations.
 """
 
 from __future__ import annotations
@@ -27,11 +27,8 @@ from centernet.ops.affine import (
     crop_matrix,
     fit_extent,
     flip_matrix,
-    is_mirrored,
     place_matrix,
     stretch_matrix,
-    transform_boxes,
-    transform_points,
 )
 from centernet.ops.boxes import box_area, clip_boxes
 from centernet.structures import InputError, Objects
@@ -335,33 +332,6 @@ def warp_image(pipeline: A.Compose, image: np.ndarray) -> tuple[Tensor, Tensor]:
     """Run a pipeline on an RGB uint8 image ``[H, W, 3]``: input uint8 ``[3, h, w]`` and matrix float64 ``[3, 3]``."""
     out = pipeline(image=image, input_from_image=np.eye(3))
     return torch.from_numpy(out["image"]).permute(2, 0, 1), torch.from_numpy(out["input_from_image"])
-
-
-def warp_objects(objects: Objects, input_from_image: Tensor, mirrored_joints: Sequence[int] | None = None) -> Objects:
-    """Objects from image to input space (float32): boxes, joints, projected 3D centers, observation angles.
-
-    ``mirrored_joints``: for each joint the one that stands in its place in a mirror image (``JointSet.mirrored``);
-    needed only where there are joints. Everything else stays as it is.
-    """
-    moved: dict[str, Tensor] = {
-        **objects,
-        "boxes": transform_boxes(input_from_image, objects["boxes"].double()).float(),
-    }
-    mirrored = bool(is_mirrored(input_from_image))
-    if "joints" in objects:
-        joints = objects["joints"]
-        points = transform_points(input_from_image, joints[..., :2].double().flatten(0, 1)).float()
-        moved["joints"] = torch.cat([points.view(*joints.shape[:-1], 2), joints[..., 2:].float()], -1)
-        if mirrored:
-            moved["joints"] = moved["joints"][:, list(mirrored_joints or range(joints.shape[1]))]
-    if "center_3d" in objects:
-        moved["center_3d"] = transform_points(input_from_image, objects["center_3d"].double()).float()
-    if "alpha" in objects and mirrored:
-        # Left and right change places: the angle is mirrored at the viewing direction.
-        for angle in ("alpha", "yaw"):
-            turned = torch.pi - objects[angle]
-            moved[angle] = torch.atan2(turned.sin(), turned.cos())
-    return moved  # type: ignore[return-value]
 
 
 def trim_objects(

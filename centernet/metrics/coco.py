@@ -71,6 +71,9 @@ class CocoAP(ImageMetric):
             **kwargs,
         )
         self.class_names, self.backend, self.iou_type = list(class_names), backend, iou_type
+        boxes = ("box_AP",) if count else ()
+        self.headline = ("AP", "AP50", *boxes)
+        self.plotted = ("AP", "AP50", "AP75", *(f"AP{suffix}" for suffix in PROTOCOLS[iou_type].areas), *boxes)
 
     def update(self, detections: Detections, truth: Objects, image_id: Tensor) -> None:
         for name, side in (("detections", detections), ("truth", truth)):

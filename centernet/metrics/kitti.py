@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from centernet.metrics.rows import Columns, ImageMetric
+from centernet.metrics.rows import Columns, ImageMetric, percent
 from centernet.ops.rotated import rectangle_intersection, rectangles_of_boxes, shared_height
 from centernet.structures import InputError
 
 RECALLS = 41
 KINDS = ("2d", "bev", "3d")  # of overlap
 MEASURES = ("2d", "aos", "bev", "3d")
+SUMMARY = ("AP", "AP_2d", "AOS", "AP_bev", "AP_3d")
 PROTOCOLS = ("official", "relaxed")
 PLACE = {"boxes": 4, "alpha": 1, "dimensions": 3, "location": 3, "yaw": 1}
 
@@ -44,9 +45,9 @@ Curves = dict[str, np.ndarray]
 class KittiAP(ImageMetric):
     """AP of boxes, footprints and 3D boxes and AOS, as KITTI's offline tool computes them.
 
-    ``overlap``: what a hit takes. ``official``: more than 0.7 for a car, 0.5 for every other class; ``relaxed``: in
-    bird's eye view and 3D 0.5 for a car, 0.25 for every other class, in 2D as official. Names are compared without
-    their case.
+    ``overlap``: how much overlap counts as found. ``official``: more than 0.7 for a car, 0.5 for every other class;
+    ``relaxed``: in bird's-eye view and 3D 0.5 for a car, 0.25 for every other class, in 2D as official. Names are
+    compared without their case.
 
     Truth rows with ``crowd & neutral`` (Van for Car, Person_sitting for Pedestrian) are neither hit nor missed; those
     with label -1 (DontCare) absorb false positives; other crowd rows are not there. Detections with label -1 are of a
@@ -70,6 +71,7 @@ class KittiAP(ImageMetric):
             raise InputError(f"KittiAP: overlap={overlap!r} is unknown; choose one of {', '.join(PROTOCOLS)}")
         self.class_names, self.overlap = list(class_names), overlap
         self.curves: Curves = {}
+        self.headline = self.plotted = SUMMARY
 
     def compute(self) -> dict[str, Tensor]:
         _, found, truth = self.collected()
@@ -90,7 +92,7 @@ class KittiAP(ImageMetric):
             elif objects:
                 overlooked += 1
         means = [_mean(column, overlooked) for column in np.array(rows).reshape(-1, len(MEASURES)).T]
-        summary = dict(zip(("AP_2d", "AOS", "AP_bev", "AP_3d"), means, strict=True))
+        summary = dict(zip(SUMMARY[1:], means, strict=True))
         results = {"AP": _mean(np.array(means), 0), **summary, **values}
         return {name: torch.tensor(value, dtype=torch.float32, device=self.device) for name, value in results.items()}
 
@@ -102,7 +104,7 @@ class KittiAP(ImageMetric):
             for measure in MEASURES:
                 cells = {
                     points: "".join(
-                        _percent(float(results[f"{name.lower()}_{measure}_{level}_{points}"])) for level in DIFFICULTIES
+                        percent(float(results[f"{name.lower()}_{measure}_{level}_{points}"])) for level in DIFFICULTIES
                     )
                     for points in ("R40", "R11")
                 }
@@ -307,7 +309,3 @@ def _mean(values: np.ndarray, zeros: int) -> float:
     known = values[~np.isnan(values)]
     count = len(known) + zeros if len(known) or not len(values) else 0
     return float(known.sum() / count) if count else float("nan")
-
-
-def _percent(value: float) -> str:
-    return f"{'-':>10}" if np.isnan(value) else f"{100 * value:10.2f}"

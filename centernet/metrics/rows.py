@@ -24,6 +24,10 @@ class ImageMetric(Metric):
     """
 
     full_state_update = False
+    headline: tuple[str, ...] = ()
+    """Names of results worth a place in a line; the first one, of which more is better, picks the best checkpoint."""
+    plotted: tuple[str, ...] = ()
+    """Names of results worth a curve over epochs, all in 0 .. 1."""
     detection_fields: Mapping[str, int]
     truth_fields: Mapping[str, int]
 
@@ -78,6 +82,20 @@ class ImageMetric(Metric):
         cells = [f"{name:<{wide}}{'     -' if v != v else f'{v:6.3f}'}" for name, v in results.items()]
         return "\n".join("    ".join(cells[start : start + 3]) for start in range(0, len(cells), 3))
 
+    def class_table(self, most: int = 100) -> str:
+        """``per_class`` as text; empty where there is none."""
+        if not self.per_class:
+            return ""
+        width = max(5, *(len(name) for name in self.per_class))
+        columns = list(next(iter(self.per_class.values())))
+        lines = [f"{'class':<{width}}" + "".join(f"{column:>9}" for column in columns)]
+        for name, values in list(self.per_class.items())[:most]:
+            shown = (
+                f"{v:9d}" if isinstance(v, int) else f"{'-':>9}" if v != v else f"{v:9.3f}" for v in values.values()
+            )
+            lines.append(f"{name:<{width}}" + "".join(shown))
+        return "\n".join(lines)
+
     def collected(self) -> tuple[np.ndarray, Columns, Columns]:
         """Image ids ``[N]`` (each once, rising), detections and truth: their fields as float64 ``[R]`` or ``[R, C]``,
         and under ``image`` the position ``[R]`` of each row's image in the ids. Rows keep their order."""
@@ -97,6 +115,11 @@ class ImageMetric(Metric):
             columns = {name: part[:, 0] if fields[name] == 1 else part for name, part in parts.items()}
             found.append({**columns, "image": image[is_kept]})
         return ids, found[0], found[1]
+
+
+def percent(value: float, width: int = 10) -> str:
+    """A share as percent with two decimals, right-aligned; a dash where it is undefined."""
+    return f"{'-':>{width}}" if value != value else f"{100 * value:{width}.2f}"
 
 
 def _real(device: torch.device) -> torch.dtype:

@@ -150,6 +150,12 @@ def build_network(
     return CenterNet(_Levels(body, levels), neck, head)
 
 
+def divisor_of(backbone: str | Mapping[str, Any]) -> int:
+    """What the input sizes of a network must be multiples of; nothing is allocated for that."""
+    with torch.device("meta"):
+        return build_network(backbone, {}).divisor
+
+
 class _Levels(nn.Module):
     """A timm feature extractor reduced to the levels that a neck can use (stride 4 and coarser)."""
 

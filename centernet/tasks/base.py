@@ -68,6 +68,7 @@ class Task:
             if not self._is_left_out(name, options.get(name, {}))
         }
         self.heatmap: Points = self.terms[HEATMAP]
+        self.wanted = about.wanted  # facts that only the data knows and nobody said
         self.heads  # noqa: B018  says so at once when options do not go together
 
     def _is_left_out(self, name: str, options: Any) -> bool:

@@ -63,7 +63,7 @@ class MultiPoseTask(Task):
         self.unlabeled = unlabeled
 
     def metric(self, class_names: Sequence[str], **options: Any) -> CocoAP:
-        sigmas = joint_set(self.heatmap.about).sigmas
+        sigmas = joint_set(self.heatmap).sigmas
         return CocoAP(class_names, iou_type="keypoints", sigmas=sigmas, **options)
 
     def supervised(self, placed: Placed, objects: Objects) -> Mapping[str, Tensor]:

@@ -28,6 +28,7 @@ class About:
     stride: int = 4
     facts: Mapping[str, Any] = field(default_factory=dict)
     pad_objects: int | None = None
+    wanted: set[str] = field(default_factory=set)  # facts that a term asked for in vain
 
 
 class Placed(NamedTuple):
@@ -143,7 +144,11 @@ class Term:
 
     def fact(self, name: str, said: Any) -> Any:
         """An option that the data may decide: what was said, or, for ``data``, the data's fact (None without one)."""
-        return self.about.facts.get(name) if isinstance(said, str) and said == "data" else said
+        if not (isinstance(said, str) and said == "data"):
+            return said
+        if self.about.facts.get(name) is None:
+            self.about.wanted.add(name)
+        return self.about.facts.get(name)
 
 
 class HeatmapTerm(Term):

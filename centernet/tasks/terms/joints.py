@@ -15,12 +15,12 @@ from centernet.errors import InputError
 from centernet.joints import JointSet
 from centernet.ops.heatmap import draw_gaussians, draw_regions
 from centernet.structures import AtCells, DenseMap, Detections, Objects
-from centernet.tasks.terms.base import About, HeatmapTerm, Peaks, Placed, Regression
+from centernet.tasks.terms.base import About, HeatmapTerm, Peaks, Placed, Regression, Term
 
 
-def joint_set(about: About) -> JointSet:
+def joint_set(term: Term) -> JointSet:
     """The joints of a task: those of its data, else COCO's 17."""
-    return JointSet.of(about.facts.get("joints"), f"task {about.task}: joints")
+    return JointSet.of(term.fact("joints", "data"), f"task {term.about.task}: joints")
 
 
 def shown_joints(placed: Placed, objects: Objects, stride: int) -> tuple[Tensor, Tensor]:
@@ -41,7 +41,7 @@ class Joints(Regression):
 
     def __init__(self, name: str, about: About, weight: float = 1.0, supervise: str = "center") -> None:
         super().__init__(name, about, weight, supervise)
-        self.joints = joint_set(about)
+        self.joints = joint_set(self)
         self.channels = 2 * len(self.joints.names)
 
     def truth(self, placed: Placed, objects: Objects) -> tuple[Tensor, Tensor]:
@@ -84,7 +84,7 @@ class JointHeatmap(HeatmapTerm):
 
     def __init__(self, name: str, about: About, weight: float = 1.0, loss: str = "focal") -> None:
         super().__init__(name, about, weight, loss)
-        self.joints = joint_set(about)
+        self.joints = joint_set(self)
         self.channels = len(self.joints.names)
 
     def encode(self, placed: Placed, objects: Objects) -> DenseMap:

@@ -1,0 +1,138 @@
+"""What a checkpoint says of itself, written and read as plain data. Knows no Lightning.
+
+Under the key ``centernet`` lies everything that using the weights takes: task, classes, facts of the data, network,
+normalization, how an image becomes an input, and (from the command line) the configuration of the run. Files load with
+``weights_only=True``: no code in them is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from centernet.detector import Detector
+from centernet.errors import InputError
+from centernet.models import convert
+from centernet.models.centernet import build_network, network_spec
+from centernet.tasks import build_task
+from centernet.tasks._version1 import HEADS, upgrade
+
+FORMAT = 2
+KEY = "centernet"
+PREFIX = "detector.network."
+"""What names of the network's tensors begin with."""
+USUAL_EVAL = {"resolution": [512, 512], "mode": "fit", "divisor": 32}
+"""How images become inputs where a checkpoint does not say it."""
+
+# Data modules as format 1 names them.
+_MOVED = {
+    f"centernet.data.{old}": f"centernet.data.builtin.{new}"
+    for old, new in (
+        ("synthetic.ShapesDataModule", "shapes.ShapesDataModule"),
+        ("figures.FiguresDataModule", "figures.FiguresDataModule"),
+        ("cuboids.CuboidsDataModule", "cuboids.CuboidsDataModule"),
+    )
+}
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint of this project on the CPU, in today's format. Raises ``InputError``."""
+    content = convert.read_checkpoint(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a checkpoint of this project")
+    return upgrade_checkpoint(content, path)
+
+
+def upgrade_checkpoint(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """The same content, changed in place where an older version wrote it. Raises ``InputError`` for anything else."""
+    if (description := content.get(KEY)) is None:
+        raise InputError(
+            f"{path} is not a checkpoint of this project; convert originals with scripts/convert_checkpoint.py"
+        )
+    if description["format"] > FORMAT:
+        raise InputError(f"{path} was written by a newer version (format {description['format']}); update centernet")
+    if description["format"] == 1:
+        module = description["module"]
+        task = module["task"]
+        options, facts, metric = upgrade(task, module["task_options"] or {})
+        module |= {"task_options": options, "facts": facts, "metric_options": metric}
+        for old, new in HEADS.get(task, {}).items():
+            weights = content["state_dict"]
+            for name in [name for name in weights if f".{old}." in name and name.startswith(f"{PREFIX}head.")]:
+                weights[name.replace(f".{old}.", f".{new}.")] = weights.pop(name)
+        data = (description["config"] or {}).get("data")
+        if data is not None:
+            data["_target_"] = _MOVED.get(data["_target_"], data["_target_"])
+        description["format"] = FORMAT
+    return content
+
+
+def load_detector(path: str | Path) -> tuple[Detector, dict[str, Any]]:
+    """The detector of a checkpoint with its weights, and the checkpoint's description. Raises ``InputError``."""
+    content = read_checkpoint(path)
+    spec = content[KEY]["module"]
+    detector = build_detector(
+        spec["task"],
+        spec["class_names"],
+        spec["backbone"],
+        normalization=spec["normalization"],
+        task_options=spec["task_options"],
+        facts=spec["facts"],
+    )
+    load_weights(detector.network, content, path)
+    return detector, content[KEY]
+
+
+def build_detector(
+    task: str,
+    class_names: Sequence[str] | int,
+    backbone: str | Mapping[str, Any],
+    pretrained: bool | str = False,
+    normalization: str = "coco",
+    task_options: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Detector:
+    """A detector from plain data: the task for these classes (names or their number), then a network with its heads."""
+    count = class_names if isinstance(class_names, int) else len(class_names)
+    made = build_task(task, count, facts, **(task_options or {}))
+    network = build_network(network_spec(backbone), made.heads, pretrained).to(memory_format=torch.channels_last)
+    return Detector(network, made, normalization)
+
+
+def load_weights(network: torch.nn.Module, content: Mapping[str, Any], path: str | Path) -> None:
+    """Load the network's weights of a checkpoint. Raises ``InputError`` when they do not fit its own description."""
+    try:
+        network.load_state_dict(network_weights(content))
+    except (RuntimeError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the weights in {path} do not fit its own description ({reason})") from None
+
+
+def network_weights(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of the network in a checkpoint, by their names in the network."""
+    return {name.removeprefix(PREFIX): v for name, v in content["state_dict"].items() if name.startswith(PREFIX)}
+
+
+def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str | None:
+    """Why training cannot go on from a checkpoint: what differs between two descriptions of modules, or None."""
+    if theirs["task"] != mine["task"]:
+        return f"it is for task {theirs['task']}, this run is for {mine['task']}"
+    if len(theirs["class_names"]) != len(mine["class_names"]):
+        return f"it has {len(theirs['class_names'])} classes, this run has {len(mine['class_names'])}"
+    for place, (a, b) in enumerate(zip(theirs["class_names"], mine["class_names"], strict=True)):
+        if a != b:
+            return f"class {place} is {a!r} there and {b!r} in this run; classes must be the same, in the same order"
+    if theirs["backbone"] != mine["backbone"]:
+        return f"its network is {theirs['backbone']['name']} ({theirs['backbone']}), this run's {mine['backbone']}"
+    there, here = (
+        build_task(spec["task"], len(spec["class_names"]), spec["facts"], **spec["task_options"]).heads
+        for spec in (theirs, mine)
+    )
+    for name in dict.fromkeys((*there, *here)):
+        a, b = (heads[name].channels if name in heads else 0 for heads in (there, here))
+        if a != b:
+            return f"its head {name} has {a} channels, this run's has {b}"
+    return None
