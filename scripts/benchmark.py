@@ -1,7 +1,10 @@
-"""Measure speed: `python scripts/benchmark.py data data=coco data.root=DIR`, `... decode`, `... kitti`.
+"""Measure speed: `python scripts/benchmark.py data data=coco data.root=DIR`, `... encode`, `... decode`, `... kitti`.
 
 data: images per second of one worker through the whole training data path (read, warp, color, objects, collate),
 beside the rate of a bare `cv2.imread` of the same files in the same run.
+
+encode: milliseconds from the objects of a training batch to targets, for the task and data of a training: `encode
+task=multi_pose data=figures data.batch_size=16 resolution=[512,512]`.
 
 decode: milliseconds from raw maps to detections for every task, on the CPU or a GPU where there is one: 16 images of
 512 x 512 with 100 detections each (or `batch=N`, `side=N`, `k=N`).
@@ -23,12 +26,12 @@ import numpy as np
 import torch
 
 from centernet.app import CONFIGS, understand_groups
-from centernet.structures import InputError
+from centernet.errors import InputError
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kind", choices=("data", "decode", "kitti"))
+    parser.add_argument("kind", choices=("data", "encode", "decode", "kitti"))
     parser.add_argument("--rounds", type=int, default=5, help="passes over the files; the best one counts (default: 5)")
     parser.add_argument(
         "overrides",
@@ -40,6 +43,8 @@ def main() -> None:
     try:
         if args.kind == "data":
             benchmark_data(args.overrides, args.rounds)
+        elif args.kind == "encode":
+            benchmark_encode(args.overrides, args.rounds)
         elif args.kind == "decode":
             benchmark_decode(args.rounds, **_counts(args.overrides, ("batch", "side", "k")))
         else:
@@ -50,17 +55,9 @@ def main() -> None:
 
 def benchmark_data(overrides: list[str], rounds: int) -> None:
     """Print the rate of one worker and of bare reading, on one core, alternating so that both see the same machine."""
-    from hydra import compose, initialize_config_dir
-
-    from centernet.build import build_datamodule
     from centernet.data.datamodule import SeededSampler, collate
 
-    understand_groups(overrides)
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", overrides)
-    data = build_datamodule(cfg.data)
-    data.prepare_data()
-    data.setup("fit")
+    _, data = _compose(overrides)
     dataset = data.datasets["train"]
     cv2.setNumThreads(0)
     batch = min(data.batch_size, len(dataset))
@@ -90,18 +87,57 @@ def benchmark_data(overrides: list[str], rounds: int) -> None:
     print(f"ratio        {path_rate / bare_rate:7.2f}")
 
 
+def benchmark_encode(overrides: list[str], rounds: int) -> None:
+    """Print how long the targets of one training batch take; the median of ``rounds``."""
+    from centernet.build import plain
+    from centernet.data.datamodule import collate
+    from centernet.tasks import build_task
+
+    cfg, data = _compose(overrides)
+    dataset = data.datasets["train"]
+    count = min(data.batch_size, len(dataset))
+    batch = collate([dataset[n] for n in range(count)])
+    options = plain(cfg.task)
+    task = build_task(options.pop("name"), len(data.class_names), data.facts, **options)
+    size = tuple(side // task.stride for side in data.resolution)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    objects = {name: value.to(device) for name, value in batch["objects"].items()}
+    taken = _median(lambda: task.encode(objects, size), rounds, device)
+    most = objects["valid"].sum(1).tolist()
+    print(
+        f"{task.name}: {count} images of {data.resolution}, {sum(most)} objects, {task.num_classes} classes, {device}"
+    )
+    print(f"encode       {taken:7.2f} ms a batch")
+
+
+def _compose(overrides: list[str]) -> tuple[Any, Any]:
+    """The configuration of a training, and its data, set up."""
+    from hydra import compose, initialize_config_dir
+
+    from centernet.build import build_datamodule
+
+    understand_groups(overrides)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", overrides)
+    data = build_datamodule(cfg.data)
+    data.prepare_data()
+    data.setup("fit")
+    return cfg, data
+
+
 @torch.inference_mode()
 def benchmark_decode(rounds: int, batch: int = 16, side: int = 512, k: int = 100) -> None:
     """Print how long each task takes to activate and decode a batch of random maps; the median of ``rounds``."""
-    from centernet.tasks.base import build_task, task_names
+    from centernet.tasks import build_task, task_names
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"batch {batch}, {side}x{side}, {k} detections an image, {device}, {torch.get_num_threads()} threads, seed 0")
+    counts = (1, 3, 80)
+    print(f"{'ms with':<12}" + "".join(f"{f'{n} class' + 'es' * (n > 1):>12}" for n in counts))
     for name in task_names():
-        task = build_task(name, 80 if name.startswith("ctdet") else 3 if name.startswith("ddd") else 1, k=k)
-        times = {}
-        for classes in dict.fromkeys((task.num_classes, 1)):
-            task = build_task(name, classes, k=k)
+        times = []
+        for classes in counts:
+            task = build_task(name, classes, heatmap={"max_detections": k})
             generator = torch.Generator().manual_seed(0)
             size = (side // task.stride, side // task.stride)
             maps = {
@@ -109,15 +145,20 @@ def benchmark_decode(rounds: int, batch: int = 16, side: int = 512, k: int = 100
                 - (4 if about.is_heatmap else 0)
                 for head, about in task.heads.items()
             }
-            taken = []
-            for _ in range(rounds + 1):  # the first one warms up
-                started = time.perf_counter()
-                task.detect(maps)
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-                taken.append(time.perf_counter() - started)
-            times[classes] = 1000 * float(np.median(taken[1:]))
-        print(f"{name:<12}" + "".join(f"{time_:9.1f} ms ({n} class{'es' * (n > 1)})" for n, time_ in times.items()))
+            times.append(_median(lambda task=task, maps=maps: task.detect(maps), rounds, device))
+        print(f"{name:<12}" + "".join(f"{taken:12.1f}" for taken in times))
+
+
+def _median(work: Callable[[], Any], rounds: int, device: torch.device) -> float:
+    """Milliseconds that some work takes, the median after one round of warm-up."""
+    taken = []
+    for _ in range(rounds + 1):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - started)
+    return 1000 * float(np.median(taken[1:]))
 
 
 def benchmark_kitti(frames: int = 3769, detections: int = 50) -> None:
@@ -187,7 +228,7 @@ def _counts(words: list[str], known: tuple[str, ...]) -> dict[str, int]:
     for word in words:
         name, _, value = word.partition("=")
         if name not in known or not value.isdigit() or int(value) < 1:
-            raise InputError(f"{word!r} is no option here; give {' or '.join(f'{name}=N' for name in known)}")
+            raise InputError(f"{word!r} is not an option here; give {' or '.join(f'{name}=N' for name in known)}")
         counts[name] = int(value)
     return counts
 
@@ -198,7 +239,7 @@ def _rate(work: Callable[[], None], count: int) -> float:
     return count / (time.perf_counter() - started)
 
 
-__all__: Iterable[str] = ("benchmark_data", "benchmark_decode", "benchmark_kitti")
+__all__: Iterable[str] = ("benchmark_data", "benchmark_decode", "benchmark_encode", "benchmark_kitti")
 
 if __name__ == "__main__":
     main()

@@ -17,20 +17,11 @@ from typing import Any
 import numpy as np
 
 from centernet.data.images import find_images, read_image
-from centernet.data.kitti_format import read_calibration
+from centernet.data.readers import IMAGE_READERS
 from centernet.data.transforms import EVAL_MODES
+from centernet.errors import InputError
 from centernet.inference import Predictor
-from centernet.ops.camera import camera_matrix
-from centernet.structures import InputError
-from centernet.visualize import (
-    birds_eye_reach,
-    draw_birds_eye,
-    draw_objects,
-    enlarge,
-    overlay_heatmap,
-    panel,
-    save_image,
-)
+from centernet.visualize import Look, draw_objects, enlarge, overlay_heatmap, panel, save_image, views_from_above
 
 
 def main() -> None:
@@ -40,7 +31,9 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/demo"), help="where the pictures go (default: runs/demo)"
     )
-    parser.add_argument("--threshold", type=float, help="smallest score that is drawn (default: 0.3; ddd_dle 0.15)")
+    parser.add_argument(
+        "--threshold", type=float, help="smallest score that is drawn (default: the task's, mostly 0.3)"
+    )
     parser.add_argument(
         "--resolution", type=int, nargs=2, metavar=("H", "W"), help="input size; default: the training's"
     )
@@ -60,42 +53,40 @@ def run(args: argparse.Namespace) -> None:
     """Load, detect, draw, write."""
     paths = find_images(args.images)
     predictor = Predictor.from_checkpoint(args.checkpoint, args.resolution, args.mode, args.device)
-    is_3d = "location" in predictor.detector.task.requires
+    task = predictor.task
     if args.focal is not None and args.calib is not None:
         raise InputError("--calib and --focal both say what the camera is; give one of them")
-    if not is_3d and (args.focal is not None or args.calib is not None):
+    if not task.IMAGE_FIELDS and (args.focal is not None or args.calib is not None):
         raise InputError(f"{args.checkpoint} finds no 3D boxes, which --calib and --focal are for; leave them out")
     if args.focal is not None and not 0 < args.focal < float("inf"):
-        raise InputError(f"--focal {args.focal:g} is no focal length; give it in pixels of the image (KITTI: 721)")
-    threshold = predictor.detector.task.threshold if args.threshold is None else args.threshold
+        raise InputError(f"--focal {args.focal:g} is not a focal length; give it in pixels of the image (KITTI: 721)")
+    threshold = task.threshold if args.threshold is None else args.threshold
     root = Path(args.images) if Path(args.images).is_dir() else paths[0].parent
     found, failed, started = {}, 0, time.perf_counter()
     for path in paths:
         name = path.relative_to(root)
         try:
             image = read_image(path)
-            calibration = find_calibration(path, args.calib) if is_3d and args.focal is None else None
+            fields = image_fields(task, path, args, image.shape[:2])
         except InputError as error:
             # One broken file must not cost the work on the others; the exit code still tells.
             print(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
-        if is_3d and calibration is None:
-            calibration = camera_matrix(args.focal, image.shape[:2]).numpy()
-        result = predictor(image, threshold, calibration)
+        result = predictor(image, threshold, **fields)
         found[str(name)] = describe(result)
         big, factor = enlarge(image)
         rows = {field: value.numpy() for field, value in result.items() if field != "names"}
-        picture = draw_objects(big, rows, predictor.class_names, predictor.joints, calibration, factor)
-        if is_3d:
-            views = {str(name): picture, "from above": draw_birds_eye(rows, birds_eye_reach(rows))}
-            picture = panel(views, below=True)
+        look = Look(predictor.class_names, task.facts, fields)
+        picture = draw_objects(big, rows, look, factor)
+        if views := views_from_above(rows, look):
+            picture = panel({str(name): picture, **views}, below=True)
         target = (args.out / name).with_suffix(".png")
         save_image(target, picture)
         if args.heatmap:
-            for head in [head for head, about in predictor.detector.task.heads.items() if about.is_heatmap]:
+            for head in [head for head, about in task.heads.items() if about.is_heatmap]:
                 heatmap, matrix = predictor.heatmap(image, head)
-                over = overlay_heatmap(image, heatmap, matrix, predictor.detector.task.stride)
+                over = overlay_heatmap(image, heatmap, matrix, task.stride)
                 save_image(target.with_name(f"{target.stem}_{head}.png"), over)
         counts = {label: result["names"].count(label) for label in dict.fromkeys(result["names"])}
         print(f"{name}: {', '.join(f'{n} {label}' for label, n in counts.items()) or 'nothing'}")
@@ -105,6 +96,13 @@ def run(args: argparse.Namespace) -> None:
     print(f"{len(found)} images in {seconds:.1f} s; pictures and detections.json in {args.out}/")
     if failed:
         sys.exit(f"error: {failed} of {len(paths)} images were left out, for the reasons above")
+
+
+def image_fields(task: Any, path: Path, args: argparse.Namespace, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """What the task needs to know of an image of ``size`` (height, width) besides its pixels."""
+    if args.focal is not None:
+        return {name: value.numpy() for name, value in task.image_fields({"focal": args.focal}, size).items()}
+    return {name: IMAGE_READERS[name](path, args.calib) for name in task.IMAGE_FIELDS}
 
 
 def describe(result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -121,18 +119,6 @@ def describe(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for n, (name, score, box) in enumerate(rows)
     ]
-
-
-def find_calibration(image: Path, given: Path | None) -> np.ndarray:
-    """The camera matrix ``[3, 4]`` of an image: the given file, one in the given folder, or KITTI's place."""
-    path = given or image.parent.parent / "calib"
-    if path.is_dir():
-        path = path / f"{image.stem}.txt"
-    if given is None and not path.is_file():
-        raise InputError(
-            f"{image}: 3D boxes need the camera, and {path} does not exist; say --calib FILE, or --focal PIXELS"
-        )
-    return read_calibration(path)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from centernet.structures import InputError
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", help="RUN/best.ckpt of task ddd or ddd_dle")
+    parser.add_argument("checkpoint", help="RUN/best.ckpt of a 3D task")
     parser.add_argument("overrides", nargs="*", help="as for eval.py: data.root=DIR resolution=[384,1280]")
     args = parser.parse_args()
     from hydra.errors import HydraException
@@ -34,30 +34,32 @@ def run(checkpoint: str, overrides: list[str]) -> None:
     from hydra import compose, initialize_config_dir
 
     from centernet.build import from_checkpoint
-    from centernet.tasks.ddd import DddTask, put_true_depth
+    from centernet.tasks.terms.space import Depth, put_true_depth
 
     understand_groups(overrides)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("eval", [f"ckpt={checkpoint}", "paths.run=.", *overrides])
     module, data = from_checkpoint(checkpoint, cfg)
     task = module.task
-    if not isinstance(task, DddTask):
-        raise InputError(f"{checkpoint} is of task {task.name}, which has no depth; give one of ddd or ddd_dle")
+    depth = next((term for term in task.terms.values() if isinstance(term, Depth)), None)
+    if depth is None:
+        raise InputError(f"{checkpoint} is of task {task.name}, which has no depth; give a checkpoint of a 3D task")
     data.prepare_data()
     data.setup("validate")
-    data.set_divisor(module.detector.network.divisor)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     detector = module.detector.eval().to(device)
-    metrics = {name: task.metric(module.class_names) for name in ("as predicted", "true depth")}
+    metrics = {
+        name: task.metric(module.class_names, **module.metric_options) for name in ("as predicted", "true depth")
+    }
     for batch in data.val_dataloader():
         found = {name: value.cpu() for name, value in detector(batch["image"].to(device)).items()}
-        known = put_true_depth(found, batch["objects"], task.depth_scale(batch))
+        known = put_true_depth(found, batch["objects"], depth.scale(batch))
         for metric, detections in zip(metrics.values(), (found, known), strict=True):
             metric.update(task.lift(detections, batch), batch["truth"], batch["image_id"])
     results = {name: {key: float(value) for key, value in metric.compute().items()} for name, metric in metrics.items()}
     names = ["AP_2d", "AOS", "AP_bev", "AP_3d"]
     print(
-        f"{checkpoint}: {task.name}, {len(data.datasets['val'])} images, {task.overlap} overlaps; moderate, R40, in %\n"
+        f"{checkpoint}: {task.name}, {len(data.datasets['val'])} images, {module.metric.overlap} overlaps; moderate, R40, in %\n"
     )
     print(f"{'':<24}" + "".join(f"{name:>10}" for name in names))
     for name, values in results.items():
