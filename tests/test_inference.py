@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from centernet.data.transforms import eval_pipeline, warp_image
-from centernet.inference import NORMALIZATIONS, Detector, Predictor
+from centernet.detector import NORMALIZATIONS, Detector
+from centernet.inference import Predictor
 from centernet.models import build_network
 from centernet.ops.affine import transform_boxes
 from centernet.structures import Detections

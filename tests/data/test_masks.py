@@ -135,7 +135,7 @@ def test_an_object_stays_if_two_cells_or_half_of_it_remain_and_a_crowd_region_wh
 def test_a_turned_box_becomes_tight_again():
     disc = star(60, 45, 20, corners=40)
     matrix = place_matrix((60, 45), (40, 32), (1, 1), rotation=45)
-    objects = warp_objects(make_objects([[40, 25, 80, 65]]), torch.from_numpy(matrix))
+    objects = move(make_objects([[40, 25, 80, 65]]), torch.from_numpy(matrix))
     loose = trim_objects(objects, matrix, SIZE)["boxes"][0]
     tight = trim_objects(objects, matrix, SIZE, Masks([[disc.ravel().tolist()]], [IMAGE]))["boxes"][0]
     assert (loose[2] - loose[0]).item() == pytest.approx(56.6, abs=0.1)

@@ -89,7 +89,7 @@ def test_a_box_moves_with_what_is_in_it(name):
         seed_pipeline(pipeline, seed)
         pixels, matrix = warp_image(pipeline, image)
         # Pixel centers lie at whole numbers, so that the white area reaches half a pixel less far than its box.
-        objects = warp_objects(make_objects([[79.5, 49.5, 129.5, 89.5]]), matrix)
+        objects = move(make_objects([[79.5, 49.5, 129.5, 89.5]]), matrix)
         x1, y1, x2, y2 = objects["boxes"][0].tolist()
         height, width = pixels.shape[1:]
         rows, columns = (pixels[0] > 127).nonzero(as_tuple=True)
@@ -104,7 +104,7 @@ def test_a_box_moves_with_what_is_in_it(name):
 
 def test_boxes_are_moved_and_everything_else_stays():
     objects = make_objects([[1, 2, 3, 4]], [5], [True])
-    moved = warp_objects(objects, torch.diag(torch.tensor([2.0, 3, 1], dtype=torch.float64)))
+    moved = move(objects, torch.diag(torch.tensor([2.0, 3, 1], dtype=torch.float64)))
     assert moved["boxes"].tolist() == [[2, 6, 6, 12]]
     for name in ("labels", "crowd", "area"):
         assert moved[name] is objects[name]
