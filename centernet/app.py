@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 import logging
 import math
@@ -11,16 +10,16 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback as HydraCallback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from centernet.cli import CONFIGS, register_backbones, take_arguments, understand_groups
 from centernet.errors import InputError, NonFiniteLossError
 
 if TYPE_CHECKING:
@@ -29,13 +28,10 @@ if TYPE_CHECKING:
     from centernet.callbacks import CollectDetections
     from centernet.module import CenterNetModule
 
+__all__ = ["CONFIGS", "eval_main", "register_backbones", "train_main", "understand_groups"]
+
 log = logging.getLogger(__name__)
 
-HERE = Path(__file__).resolve().parent
-# In a checkout the configuration lies beside the package, in an installed wheel inside it.
-CONFIGS = next(
-    (folder for folder in (HERE.parent / "configs", HERE / "configs") if (folder / "train.yaml").is_file()), HERE
-)
 RUN_STAMP = "CENTERNET_RUN_STAMP"
 
 
@@ -53,7 +49,7 @@ def _main(command: Callable[[DictConfig], Any], name: str) -> None:
     # One time stamp for all processes of a run: `${now:}` would differ from rank to rank.
     os.environ.setdefault(RUN_STAMP, time.strftime("%Y-%m-%d_%H-%M-%S"))
     try:
-        understand_groups(sys.argv[1:])
+        take_arguments(name)
     except InputError as error:
         _fail(error)
 
@@ -118,29 +114,6 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", pattern)
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:
         logging.getLogger("centernet").setLevel(logging.ERROR)
-
-
-def understand_groups(arguments: Sequence[str]) -> None:
-    """Check the group choices on a command line and make any other ``backbone=NAME`` known as a timm backbone.
-
-    Raises ``InputError`` that proposes close names for an unknown option of a group.
-    """
-    for argument in arguments:
-        group, equals, value = argument.lstrip("+").partition("=")
-        folder = CONFIGS / group
-        if not equals or not group or not folder.is_dir() or group == "hydra":
-            continue
-        options = sorted(path.stem for path in folder.glob("*.yaml"))
-        for name in value.strip("[]").split(","):
-            name = name.strip("'\" ")
-            if name in options or name in ("null", ""):
-                continue
-            if group == "backbone":
-                node = {"name": name, "neck": None, "head_channels": None}
-                ConfigStore.instance().store(group="backbone", name=name, node=node)
-                continue
-            close = difflib.get_close_matches(name, options, n=3, cutoff=0.4) or options
-            raise InputError(f"unknown {group} {name!r}; did you mean {', '.join(close)}?")
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -293,7 +266,7 @@ detections    {shown}/{data.datasets["val"].results}, {shown}/metrics.json
 
 next: python eval.py ckpt={best}
       python scripts/demo.py {best} {images}
-      python train.py {"" if task == "ctdet" else f"task={task} "}{data.yours}
+      python train.py {"" if task == "ctdet" else f"task={task} "}{data.own_data_command}
       python train.py --help"""
     )
 
