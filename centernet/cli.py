@@ -82,10 +82,13 @@ def current_names(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """The words of a command line with renamed options under their current names, and a note for each of them."""
     current, notes = [], []
     for word in words:
-        prefix, key, rest = re.fullmatch(r"(\+{0,2}|~)([^=+~]*)(.*)", word, re.DOTALL).groups()
+        prefix, key, rest = re.fullmatch(r"(\+{1,2}|~|)([^=+~]*)(.*)", word, re.DOTALL).groups()
         if key in RENAMED:
             notes.append(f"{key} is now called {RENAMED[key]}")
             key = RENAMED[key]
+        # Earlier schedules did not list all options, so that some had to be added with "+"; Hydra refuses that now.
+        if prefix == "+" and key.startswith("schedule."):
+            prefix = "++"
         current.append(f"{prefix}{key}{rest}")
     return current, notes
 

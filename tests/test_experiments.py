@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-import yaml
 from omegaconf import OmegaConf
 
 from centernet import app, build
+from centernet.cli import read_choice
 from centernet.data.synthetic import CLASSES
 from centernet.models import build_network
 from centernet.module import CtdetDenseModule
@@ -53,16 +53,17 @@ def test_a_preset_begins_with_its_command_and_says_hardware_and_published_result
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_says_only_what_differs(name):
-    content = yaml.safe_load("\n".join(lines(name)))
+    preset = read_choice("experiment", name)
     with_it = compose_run([f"experiment={name}"])
-    content_groups = [next(iter(entry.items())) for entry in content.pop("defaults")]
-    groups = [f"{key.removeprefix('override /')}={value}" for key, value in content_groups]
-    without = compose_run(groups)
-    content.pop("resolution", None)  # part of the name, and what the evaluation takes from a preset
-    for key, value in content.items():
-        for inner in value if isinstance(value, dict) else [None]:
+    without = compose_run([f"{group}={option}" for group, option in preset.chooses.items()])
+    preset.nodes.pop("resolution", None)  # part of the name, and what the evaluation takes from a preset
+    for key, node in preset.nodes.items():
+        for inner in node.value if isinstance(node.value, dict) else [None]:
             path = key if inner is None else f"{key}.{inner}"
             assert OmegaConf.select(with_it, path) != OmegaConf.select(without, path), path
+    if "schedule" in preset.nodes:
+        rates = [cfg.schedule.lr / cfg.schedule.lr_batch_size for cfg in (with_it, without)]
+        assert rates[0] != pytest.approx(rates[1]), "the schedule has this learning rate at this batch"
 
 
 @pytest.mark.parametrize("name", PRESETS)
