@@ -6,6 +6,7 @@ imported.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import yaml
-from hydra.core.config_store import ConfigStore
 
 from centernet.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from centernet.errors import InputError, did_you_mean
@@ -69,7 +69,10 @@ def take_arguments(name: str) -> None:
     """
     words = sys.argv[1:]
     if {"--help", "-h"} & set(words):
-        print(help_text(name, words))
+        try:
+            print(help_text(name, words), flush=True)
+        except BrokenPipeError:  # the reader has seen enough, such as `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     words, notes = current_names(words)
     for note in notes:
@@ -116,6 +119,8 @@ def understand_groups(arguments: Sequence[str]) -> None:
 
 def register_backbones(*others: str) -> None:
     """Make the networks of ``ARCHITECTURES``, and ``others`` of timm, options of Hydra's group ``backbone``."""
+    from hydra.core.config_store import ConfigStore
+
     for name in (*ARCHITECTURES, *others):
         node = {"name": name, "neck": None, "head_channels": None}
         ConfigStore.instance().store(group="backbone", name=name, node=node)
@@ -133,7 +138,7 @@ def _options_in(value: str) -> list[str]:
 
 def groups() -> list[str]:
     """The groups of options, without Hydra's own."""
-    return sorted(folder.name for folder in CONFIGS.iterdir() if folder.is_dir() and folder.name[0] not in "_.h")
+    return sorted(path.name for path in CONFIGS.iterdir() if path.is_dir() and re.match(r"(?!hydra$)[a-z]", path.name))
 
 
 def options(group: str, command: str = "") -> dict[str, str]:

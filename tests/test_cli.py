@@ -69,7 +69,7 @@ def test_help_needs_neither_torch_nor_a_composition(name, words, tmp_path):
         "try:\n"
         f"    runpy.run_path({str(ROOT / f'{name}.py')!r}, run_name='__main__')\n"
         "finally:\n"
-        "    heavy = {'torch', 'numpy', 'timm', 'cv2', 'pytorch_lightning', 'matplotlib'}\n"
+        "    heavy = {'torch', 'numpy', 'timm', 'cv2', 'pytorch_lightning', 'hydra'}\n"
         "    print('loaded:', sorted(heavy & set(sys.modules)))"
     )
     shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)

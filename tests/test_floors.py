@@ -30,7 +30,7 @@ for room in THIRD_FLOOR:
         *("data.transforms", "data.images"),
         *THIRD_FLOOR,
     }
-TOP_FLOOR = ("app", "build", "cli")
+TOP_FLOOR = ("app", "build", "cli", "sweep")
 
 # Libraries that have one home (a room or a file of it); all others may not import them.
 HOMES: dict[str, set[str]] = {
@@ -40,8 +40,8 @@ HOMES: dict[str, set[str]] = {
     "pycocotools": {"data", "metrics"},
     "faster_coco_eval": {"data", "metrics", "app"},  # app quietens its logger
     "pytorch_lightning": {"module", "callbacks", "data.datamodule", "app", "build"},
-    "hydra": {"app", "build", "cli"},
-    "omegaconf": {"app", "build"},
+    "hydra": {"app", "build", "cli", "sweep"},
+    "omegaconf": {"app", "build", "sweep"},
     "matplotlib": {"visualize"},
 }
 GROUND_FLOOR = ("architectures", "errors", "ops", "structures")
