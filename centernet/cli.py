@@ -75,8 +75,9 @@ def take_arguments(name: str) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     words, notes = current_names(words)
-    for note in notes:
-        print(note, file=sys.stderr)
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        for note in notes:
+            print(note, file=sys.stderr)
     sys.argv[1:] = words
     understand_groups(words)
 
