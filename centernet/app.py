@@ -1,9 +1,7 @@
-"""The commands: train, eval, and the table of a sweep. Heavy imports wait until a command has been understood."""
+"""The commands: train and eval. Heavy imports, Hydra's among them, wait until a command line has been understood."""
 
 from __future__ import annotations
 
-import csv
-import difflib
 import json
 import logging
 import math
@@ -11,31 +9,24 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback as HydraCallback
-from omegaconf import DictConfig, OmegaConf, open_dict
-
+from centernet.cli import CONFIGS, register_backbones, take_arguments, understand_groups
 from centernet.errors import InputError, NonFiniteLossError
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
+    from omegaconf import DictConfig
 
     from centernet.callbacks import CollectDetections
     from centernet.module import CenterNetModule
 
+__all__ = ["CONFIGS", "eval_main", "register_backbones", "train_main", "understand_groups"]
+
 log = logging.getLogger(__name__)
 
-HERE = Path(__file__).resolve().parent
-# In a checkout the configuration lies beside the package, in an installed wheel inside it.
-CONFIGS = next(
-    (folder for folder in (HERE.parent / "configs", HERE / "configs") if (folder / "train.yaml").is_file()), HERE
-)
 RUN_STAMP = "CENTERNET_RUN_STAMP"
 
 
@@ -53,9 +44,13 @@ def _main(command: Callable[[DictConfig], Any], name: str) -> None:
     # One time stamp for all processes of a run: `${now:}` would differ from rank to rank.
     os.environ.setdefault(RUN_STAMP, time.strftime("%Y-%m-%d_%H-%M-%S"))
     try:
-        understand_groups(sys.argv[1:])
+        take_arguments(name)
     except InputError as error:
         _fail(error)
+
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import open_dict
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)
     def run(cfg: DictConfig) -> float | None:
@@ -120,29 +115,6 @@ def _quiet() -> None:
         logging.getLogger("centernet").setLevel(logging.ERROR)
 
 
-def understand_groups(arguments: Sequence[str]) -> None:
-    """Check the group choices on a command line and make any other ``backbone=NAME`` known as a timm backbone.
-
-    Raises ``InputError`` that proposes close names for an unknown option of a group.
-    """
-    for argument in arguments:
-        group, equals, value = argument.lstrip("+").partition("=")
-        folder = CONFIGS / group
-        if not equals or not group or not folder.is_dir() or group == "hydra":
-            continue
-        options = sorted(path.stem for path in folder.glob("*.yaml"))
-        for name in value.strip("[]").split(","):
-            name = name.strip("'\" ")
-            if name in options or name in ("null", ""):
-                continue
-            if group == "backbone":
-                node = {"name": name, "neck": None, "head_channels": None}
-                ConfigStore.instance().store(group="backbone", name=name, node=node)
-                continue
-            close = difflib.get_close_matches(name, options, n=3, cutoff=0.4) or options
-            raise InputError(f"unknown {group} {name!r}; did you mean {', '.join(close)}?")
-
-
 def train(cfg: DictConfig) -> float | None:
     """Train, then evaluate the best checkpoint; returns its metric (what a sweep compares)."""
     import pytorch_lightning as pl
@@ -179,6 +151,7 @@ def train(cfg: DictConfig) -> float | None:
 def evaluate(cfg: DictConfig) -> float | None:
     """Evaluate a checkpoint on the data it was trained on, or on other data of the same classes."""
     import pytorch_lightning as pl
+    from omegaconf import OmegaConf
 
     from centernet import build
     from centernet.callbacks import Pictures, ProgressBar
@@ -271,12 +244,14 @@ detections    {shown}/{data.datasets["val"].results}, {shown}/metrics.json
 
 next: python eval.py ckpt={best}
       python scripts/demo.py {best} {images}
-      python train.py task={task} {data.yours}
+      python train.py task={task} {data.own_data_command}
       python train.py --help"""
     )
 
 
 def _overrides() -> str:
+    from hydra.core.hydra_config import HydraConfig
+
     if not HydraConfig.initialized():
         return ""
     given = [o for o in HydraConfig.get().overrides.task if not o.startswith("ckpt=")]
@@ -285,28 +260,3 @@ def _overrides() -> str:
 
 def _minutes(seconds: float) -> str:
     return f"{int(seconds // 60)} min {seconds % 60:.0f} s"
-
-
-class SweepTable(HydraCallback):
-    """After a multirun: one table of all its runs, printed and written to ``sweep.csv`` in the sweep's folder."""
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        folder = Path(config.hydra.sweep.dir)
-        rows = []
-        for path in sorted(folder.glob("*/metrics.json"), key=lambda p: (len(p.parent.name), p.parent.name)):
-            overrides = OmegaConf.load(path.parent / ".hydra" / "overrides.yaml")
-            metrics = json.loads(path.read_text())["metrics"]
-            rows.append({"run": path.parent.name, "overrides": " ".join(overrides), **metrics})
-        if not rows:
-            return
-        with open(folder / "sweep.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
-            writer.writeheader()
-            writer.writerows(rows)
-        wide = max(len(row["overrides"]) for row in rows)
-        names = [name for name in rows[0] if name not in ("run", "overrides")][:6]
-        print(f"\n{'run':<5}{'':<{wide}}" + "".join(f"{name:>8}" for name in names))
-        for row in rows:
-            values = "".join(f"{row[n]:8.3f}" if row.get(n) is not None else f"{'-':>8}" for n in names)
-            print(f"{row['run']:<5}{row['overrides']:<{wide}}{values}")
-        print(f"table: {folder / 'sweep.csv'}")

@@ -1,4 +1,4 @@
-"""The errors that are meant for the user. Imports nothing, so that a command can complain at once."""
+"""The errors that are meant for the user, and what they propose. Light, so that a command can answer at once."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite; the message names the images of the batch."""
 
 
-def did_you_mean(word: str, known: Iterable[str], most: int = 3) -> str:
-    """What to do about an unknown word: the known ones that are spelled alike, or all of them."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=most, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(known)}"
+def did_you_mean(word: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """The end of a message about an unknown word: the closest known words, or all of them.
+
+    ``otherwise`` replaces the list of all words, for when it would be too long to read.
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {', '.join(close)}?"
+    return otherwise or f"choose one of {', '.join(known)}"

@@ -200,12 +200,14 @@ class CenterNetModule(pl.LightningModule):
         trainer = self.trainer
         data = getattr(trainer, "datamodule", None)
         per_process = getattr(data, "batch_size", None) or getattr(trainer.train_dataloader, "batch_size", None)
-        lr_batch = (per_process or self.schedule.batch_size or 1) * trainer.world_size * trainer.accumulate_grad_batches
-        optimizer = self.schedule.build_optimizer(self.detector.network, lr_batch)
-        if self.schedule.batch_size not in (None, lr_batch):
+        per_process = per_process or self.schedule.lr_batch_size or 1
+        global_batch = per_process * trainer.world_size * trainer.accumulate_grad_batches
+        optimizer = self.schedule.build_optimizer(self.detector.network, global_batch)
+        if self.schedule.lr_batch_size not in (None, global_batch):
             log.info(
-                f"lr {self.schedule.lr:g} belongs to a batch of {self.schedule.batch_size}; scaled to "
-                f"{self.schedule.scaled_lr(lr_batch):g} for {lr_batch} (schedule.batch_size=null switches this off)"
+                f"lr {self.schedule.lr:g} is for a batch of {self.schedule.lr_batch_size}; scaled to "
+                f"{self.schedule.scaled_lr(global_batch):g} for {global_batch} "
+                "(schedule.lr_batch_size=null turns this off)"
             )
         _ = trainer.estimated_stepping_batches  # makes the loaders, so that their length is known
         batches = trainer.num_training_batches

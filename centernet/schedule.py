@@ -17,26 +17,28 @@ from centernet.structures import InputError
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 DECAYS = ("step", "cosine", "constant")
+# Options as checkpoints of earlier versions call them.
+OLD_NAMES = {"batch_size": "lr_batch_size", "final": "min_lr_ratio"}
 
 
 @dataclass(frozen=True)
 class Schedule:
     """How to optimize.
 
-    ``lr`` belongs to the global batch ``batch_size`` and is scaled linearly to the batch in use (``batch_size=None``:
-    not scaled). ``decay``: ``step`` (times ``gamma`` at each of ``milestones``, in epochs), ``cosine`` (to ``final`` of
-    the start over ``epochs``) or ``constant``; before it a linear warm-up from ``warmup_factor`` over
-    ``warmup_epochs``.
+    ``lr`` is for a global batch of ``lr_batch_size`` and scales linearly with the actual one (``lr_batch_size=None``:
+    no scaling). ``decay``: ``step`` (times ``gamma`` at each of ``milestones``, in epochs), ``cosine`` (down to
+    ``min_lr_ratio`` times ``lr`` over ``epochs``) or ``constant``; before it a linear warm-up from ``warmup_factor``
+    times ``lr`` over ``warmup_epochs``.
     """
 
     optimizer: str = "adam"
     lr: float = 1.25e-4
-    batch_size: int | None = 32
+    lr_batch_size: int | None = 32
     epochs: int = 140
     decay: str = "step"
     milestones: Sequence[float] = (90, 120)
     gamma: float = 0.1
-    final: float = 0.01
+    min_lr_ratio: float = 0.01
     warmup_epochs: float = 0.0
     warmup_factor: float = 0.01
     weight_decay: float = 0.0
@@ -53,17 +55,20 @@ class Schedule:
 
     @classmethod
     def of(cls, given: Schedule | Mapping[str, Any] | None) -> Schedule:
-        """A schedule from plain data. Raises ``InputError`` for an unknown option."""
+        """A schedule from plain data, with the option names of today or of older checkpoints.
+
+        Raises ``InputError`` for an unknown option.
+        """
         if isinstance(given, Schedule):
             return given
         try:
-            return cls(**(given or {}))
+            return cls(**{OLD_NAMES.get(name, name): value for name, value in (given or {}).items()})
         except TypeError as error:
             raise InputError(f"schedule: {error}; it has {', '.join(cls.__dataclass_fields__)}") from None
 
     def scaled_lr(self, global_batch: int) -> float:
         """The learning rate for a global batch of this size."""
-        return self.lr if self.batch_size is None else self.lr * global_batch / self.batch_size
+        return self.lr if self.lr_batch_size is None else self.lr * global_batch / self.lr_batch_size
 
     def factor(self, epoch: float) -> float:
         """The learning rate at a (fractional) epoch, relative to its base."""
@@ -73,7 +78,7 @@ class Schedule:
             return self.gamma ** sum(epoch >= milestone for milestone in self.milestones)
         if self.decay == "cosine":
             progress = (epoch - self.warmup_epochs) / max(self.epochs - self.warmup_epochs, 1e-9)
-            return self.final + (1 - self.final) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+            return self.min_lr_ratio + (1 - self.min_lr_ratio) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
         return 1.0
 
     def build_optimizer(self, network: nn.Module, global_batch: int) -> torch.optim.Optimizer:

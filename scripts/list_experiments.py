@@ -6,22 +6,20 @@ Nothing is composed and nothing heavy imported; what a preset does not say is th
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+from centernet.cli import Node, defaults, options, read_choice
+
 COLUMNS = ("preset", "network", "task", "data", "schedule", "published")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.parse_args()
-    defaults = groups_of(CONFIGS / "train.yaml")
-    rows = [describe(path, defaults) for path in sorted((CONFIGS / "experiment").glob("*.yaml"))]
+    rows = [describe(name) for name in options("experiment")]
     titles = dict(zip(COLUMNS, COLUMNS, strict=True))
     widths = [max(len(row[column]) for row in [titles, *rows]) for column in COLUMNS]
     for row in [titles, *rows]:
@@ -29,46 +27,38 @@ def main() -> None:
     print("\npublished: as the authors report it, not measured here. python train.py experiment=PRESET data.root=DIR")
 
 
-def groups_of(path: Path) -> dict[str, str]:
-    """What the defaults list of a YAML chooses, by group."""
-    entries = yaml.safe_load(path.read_text()).get("defaults", [])
-    chosen = [next(iter(entry.items())) for entry in entries if isinstance(entry, Mapping)]
-    return {str(group).removeprefix("override ").lstrip("/"): str(option) for group, option in chosen}
-
-
-def describe(path: Path, defaults: Mapping[str, str]) -> dict[str, str]:
+def describe(name: str) -> dict[str, str]:
     """The row of one preset."""
-    text = path.read_text()
-    content, groups = yaml.safe_load(text), {**defaults, **groups_of(path)}
-    published = re.search(r"^# published: (.*)$", text, re.MULTILINE)
-    recipe = recipe_of(groups["data"])
+    preset = read_choice("experiment", name)
+    chosen = {default.group: default.option for default in defaults("train")} | preset.chooses
+    content = values(preset.nodes)
+    recipe = values(read_choice("data", chosen["data"]).nodes)["recipe"]
+    plan = {**values(read_choice("schedule", chosen["schedule"]).nodes)["schedule"], **content.get("schedule", {})}
+    published = [line.removeprefix("published: ") for line in preset.header if line.startswith("published: ")]
     resolution = content.get("resolution") or recipe["resolution"]
     return {
-        "preset": path.stem,
-        "network": recipe["backbone"] if groups["backbone"] == "auto" else groups["backbone"],
-        "task": groups["task"],
-        "data": f"{groups['data']} {'x'.join(map(str, resolution))}",
-        "schedule": describe_schedule(groups["schedule"], recipe, content.get("schedule") or {}),
-        "published": published[1] if published else "",
+        "preset": name,
+        "network": recipe["backbone"] if chosen["backbone"] == "auto" else chosen["backbone"],
+        "task": chosen["task"],
+        "data": f"{chosen['data']} {'x'.join(map(str, resolution))}",
+        "schedule": describe_schedule(plan, recipe),
+        "published": published[0] if published else "",
     }
 
 
-def recipe_of(data: str) -> dict[str, Any]:
-    """What a data YAML recommends, with what it takes from others."""
-    content = yaml.safe_load((CONFIGS / "data" / f"{data}.yaml").read_text())
-    parents = [name for name in content.get("defaults", []) if isinstance(name, str) and name != "_self_"]
-    inherited = {key: value for parent in parents for key, value in recipe_of(parent).items()}
-    return {**inherited, **content["recipe"]}
+def values(nodes: Mapping[str, Node]) -> dict[str, Any]:
+    """The plain values of the keys of a YAML."""
+    return {
+        key: values(node.value) if isinstance(node.value, dict) else yaml.safe_load(node.value)
+        for key, node in nodes.items()
+    }
 
 
-def describe_schedule(name: str, recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> str:
-    """Optimizer, epochs and milestones, learning rate and the batch that it belongs to."""
-    plan = {**yaml.safe_load((CONFIGS / "schedule" / f"{name}.yaml").read_text()), **changes}
-    for key, value in plan.items():
-        if str(value).startswith("${recipe."):
-            plan[key] = recipe[str(value)[len("${recipe.") : -1]]
-    drops = ",".join(map(str, plan.get("milestones", ()))) or plan["decay"]
-    return f"{plan['optimizer']} {plan['epochs']} ({drops}) lr {float(plan['lr']):g} / {plan['batch_size']}"
+def describe_schedule(plan: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+    """Optimizer, epochs and milestones, learning rate and the batch that it is for."""
+    plan = {key: recipe[v[9:-1]] if str(v).startswith("${recipe.") else v for key, v in plan.items()}
+    drops = ",".join(map(str, plan["milestones"])) if plan["decay"] == "step" else plan["decay"]
+    return f"{plan['optimizer']} {plan['epochs']} ({drops}) lr {float(plan['lr']):g} / {plan['lr_batch_size']}"
 
 
 if __name__ == "__main__":

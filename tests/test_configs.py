@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,11 @@ from tests.places import ROOT
 
 CONFIGS = ROOT / "configs"
 GROUPS = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
-OPTIONS = {group: sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")) for group in GROUPS}
+# Files that begin with an underscore are only inherited from.
+OPTIONS = {
+    group: sorted(path.stem for path in (CONFIGS / group).glob("*.yaml") if path.stem[0] != "_") for group in GROUPS
+}
+OPTIONS["backbone"] += ARCHITECTURES
 
 
 def compose_run(overrides: list[str], name: str = "train") -> DictConfig:
@@ -132,15 +137,35 @@ def test_every_task_config_lists_all_options_of_its_task_with_its_defaults(task)
         assert value == parameters[name].default, name
 
 
+def test_every_schedule_has_all_options_and_the_base_has_their_defaults():
+    fields = {name: field.default for name, field in Schedule.__dataclass_fields__.items()}
+    base = compose_run(["schedule=adam_140"]).schedule
+    assert {name: tuple(value) if name == "milestones" else value for name, value in base.items()} == fields
+    for option in OPTIONS["schedule"]:
+        assert set(compose_run([f"schedule={option}"]).schedule) == set(fields), option
+
+
+def test_every_data_config_has_the_same_loader_options_and_recipe():
+    loader = yaml.safe_load((CONFIGS / "data" / "_loader.yaml").read_text())
+    for option in OPTIONS["data"]:
+        if option == "checkpoint":
+            continue
+        content = yaml.safe_load((CONFIGS / "data" / f"{option}.yaml").read_text())
+        cfg = compose_run([f"data={option}"])
+        assert set(loader["data"]) < set(cfg.data), option
+        assert set(cfg.recipe) == {
+            "resolution", "normalization", "pretrained", "backbone", "epochs", "lr", "lr_batch_size"
+        }, option  # fmt: skip
+        for key, value in content["data"].items():
+            assert value != loader["data"].get(key, "another"), f"{option}: {key} repeats what the loader has"
+
+
 def test_every_task_has_a_config():
     assert set(task_names()) == set(OPTIONS["task"])
 
 
-BACKBONES = sorted({*OPTIONS["backbone"], *ARCHITECTURES} - {"auto"})
-
-
 @pytest.mark.parametrize("task", OPTIONS["task"])
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", ARCHITECTURES)
 def test_every_backbone_takes_the_heads_of_every_task(backbone, task):
     cfg = compose_run([f"backbone={backbone}", f"task={task}"])
     options = OmegaConf.to_container(cfg.task, resolve=True)
@@ -261,3 +286,44 @@ def test_what_is_no_group_choice_is_left_to_hydra():
 
 def test_configuration_lies_beside_the_package():
     assert app.CONFIGS.resolve() == Path(CONFIGS).resolve()
+
+
+# Facts of the publications: global batch, learning rate at that batch, epochs, input, normalization.
+DLA_COCO, VOC = (128, 5e-4), (32, 1.25e-4)
+PUBLISHED: dict[str, tuple[tuple[int, float], int, list[int], str]] = {
+    "ctdet_resdcn18": ((114, 5e-4), 140, [512, 512], "coco"),
+    "ctdet_resdcn101": ((96, 3.75e-4), 140, [512, 512], "coco"),
+    "ctdet_dla34_1x": (DLA_COCO, 140, [512, 512], "coco"),
+    "ctdet_dla34": (DLA_COCO, 230, [512, 512], "coco"),
+    "ctdet_hourglass104": ((24, 2.5e-4), 50, [512, 512], "coco"),
+    "ctdet_hardnet85": ((48, 1e-2), 300, [512, 512], "coco"),
+    "ctdet_hardnet68": ((24, 5e-3), 150, [512, 512], "coco"),
+    "ctdet_voc_resdcn18_384": (VOC, 70, [384, 384], "imagenet"),
+    "ctdet_voc_resdcn18_512": (VOC, 70, [512, 512], "imagenet"),
+    "ctdet_voc_resdcn101_384": (VOC, 70, [384, 384], "imagenet"),
+    "ctdet_voc_resdcn101_512": (VOC, 70, [512, 512], "imagenet"),
+    "ctdet_voc_dla34_384": (VOC, 70, [384, 384], "imagenet"),
+    "ctdet_voc_dla34_512": (VOC, 70, [512, 512], "imagenet"),
+    "multi_pose_dla34_1x": (DLA_COCO, 140, [512, 512], "coco"),
+    "multi_pose_dla34": (DLA_COCO, 320, [512, 512], "coco"),
+    "multi_pose_hourglass104_1x": ((24, 2.5e-4), 50, [512, 512], "coco"),
+    "multi_pose_hourglass104_3x": ((24, 2.5e-4), 150, [512, 512], "coco"),
+    "ddd_dla34_3dop": ((16, 1.25e-4), 70, [384, 1280], "imagenet_swapped"),
+    "ddd_dla34_subcnn": ((16, 1.25e-4), 70, [384, 1280], "imagenet_swapped"),
+}
+
+
+@pytest.mark.parametrize("preset", OPTIONS["experiment"])
+def test_a_preset_trains_as_published(preset):
+    if preset.endswith("_quick"):
+        assert preset not in PUBLISHED
+        return
+    (batch, lr), epochs, resolution, normalization = PUBLISHED[preset]
+    cfg = compose_run([f"experiment={preset}"])
+    assert Schedule.of(OmegaConf.to_container(cfg.schedule, resolve=True)).scaled_lr(batch) == pytest.approx(lr)
+    assert (cfg.schedule.epochs, list(cfg.data.resolution), cfg.normalization) == (epochs, resolution, normalization)
+    text = (CONFIGS / "experiment" / f"{preset}.yaml").read_text()
+    processes = re.search(r"trainer.devices=(\d+)", text.splitlines()[1])
+    # Five processes cannot share 24 images evenly, nor four 114.
+    assert cfg.data.batch_size * int(processes[1] if processes else 1) == pytest.approx(batch, rel=0.05)
+    assert re.search(rf"^# hardware: .*\bbatch {batch}\b", text, re.MULTILINE)

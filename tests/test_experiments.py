@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-import yaml
 from omegaconf import OmegaConf
 
 from centernet import app, build
+from centernet.cli import read_choice
 from centernet.data.synthetic import CLASSES
 from centernet.models import build_network
 from centernet.module import CtdetDenseModule
@@ -24,7 +24,7 @@ from tests import tiny
 from tests.places import DATA, ROOT
 from tests.test_configs import compose_run, run_stamp  # noqa: F401  a time stamp for every run
 
-PRESETS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml"))
+PRESETS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("[!_]*.yaml"))
 # Presets on data that the package draws itself; nobody published them.
 QUICK = [name for name in PRESETS if name.endswith("_quick")]
 
@@ -53,16 +53,17 @@ def test_a_preset_begins_with_its_command_and_says_hardware_and_published_result
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_says_only_what_differs(name):
-    content = yaml.safe_load("\n".join(lines(name)))
+    preset = read_choice("experiment", name)
     with_it = compose_run([f"experiment={name}"])
-    content_groups = [next(iter(entry.items())) for entry in content.pop("defaults")]
-    groups = [f"{key.removeprefix('override /')}={value}" for key, value in content_groups]
-    without = compose_run(groups)
-    content.pop("resolution", None)  # part of the name, and what the evaluation takes from a preset
-    for key, value in content.items():
-        for inner in value if isinstance(value, dict) else [None]:
+    without = compose_run([f"{group}={option}" for group, option in preset.chooses.items()])
+    preset.nodes.pop("resolution", None)  # part of the name, and what the evaluation takes from a preset
+    for key, node in preset.nodes.items():
+        for inner in node.value if isinstance(node.value, dict) else [None]:
             path = key if inner is None else f"{key}.{inner}"
             assert OmegaConf.select(with_it, path) != OmegaConf.select(without, path), path
+    if "schedule" in preset.nodes:
+        rates = [cfg.schedule.lr / cfg.schedule.lr_batch_size for cfg in (with_it, without)]
+        assert rates[0] != pytest.approx(rates[1]), "the schedule has this learning rate at this batch"
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -81,7 +82,7 @@ def test_a_preset_builds_its_network_and_its_schedule(name):
     assert schedule.factor(0) <= 1
     if name not in QUICK:
         assert schedule.factor(schedule.epochs - 0.1) == pytest.approx(0.1 ** len(schedule.milestones))
-    assert schedule.scaled_lr(2 * schedule.batch_size) == pytest.approx(2 * schedule.lr)
+    assert schedule.scaled_lr(2 * schedule.lr_batch_size) == pytest.approx(2 * schedule.lr)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -173,7 +174,7 @@ def test_the_table_has_every_preset_with_its_published_result(monkeypatch, capsy
         assert row.split()[1:3] == [cfg.backbone.name, cfg.task.name]
         plan = cfg.schedule
         assert f"{plan.optimizer} {plan.epochs} " in row
-        assert re.search(rf"lr {plan.lr:g} / {plan.batch_size}\b", row)
+        assert re.search(rf"lr {plan.lr:g} / {plan.lr_batch_size}\b", row)
         assert f"{cfg.resolution[0]}x{cfg.resolution[1]}" in row
 
 

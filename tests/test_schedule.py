@@ -25,8 +25,8 @@ def test_the_defaults_are_the_papers():
 
 @given(st.integers(1, 512), st.integers(1, 512))
 def test_the_learning_rate_grows_linearly_with_the_batch(base, batch):
-    assert Schedule(lr=0.01, batch_size=base).scaled_lr(batch) == pytest.approx(0.01 * batch / base)
-    assert Schedule(lr=0.01, batch_size=None).scaled_lr(batch) == 0.01
+    assert Schedule(lr=0.01, lr_batch_size=base).scaled_lr(batch) == pytest.approx(0.01 * batch / base)
+    assert Schedule(lr=0.01, lr_batch_size=None).scaled_lr(batch) == 0.01
 
 
 def test_the_warm_up_rises_linearly_and_ends_at_one():
@@ -35,8 +35,8 @@ def test_the_warm_up_rises_linearly_and_ends_at_one():
         assert [schedule.factor(epoch) for epoch in (0, 1, 2)] == pytest.approx([0.1, 0.55, 1])
 
 
-def test_the_cosine_falls_from_one_to_its_final_value_and_stays_there():
-    schedule = Schedule(decay="cosine", epochs=10, final=0.05, warmup_epochs=2)
+def test_the_cosine_falls_from_one_to_its_minimum_and_stays_there():
+    schedule = Schedule(decay="cosine", epochs=10, min_lr_ratio=0.05, warmup_epochs=2)
     values = [schedule.factor(2 + n / 10) for n in range(81)]
     assert values[0] == pytest.approx(1)
     assert values[40] == pytest.approx((1 + 0.05) / 2)
@@ -56,7 +56,7 @@ def test_the_rate_is_never_negative_and_never_above_its_base(epoch, decay, warmu
 
 def test_optimizers_train_every_parameter_with_the_scaled_rate():
     for name, kind in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)):
-        made = Schedule(optimizer=name, lr=0.1, batch_size=8).build_optimizer(NETWORK, 16)
+        made = Schedule(optimizer=name, lr=0.1, lr_batch_size=8).build_optimizer(NETWORK, 16)
         assert type(made) is kind
         assert {group["lr"] for group in made.param_groups} == {0.2}
         assert sum(len(group["params"]) for group in made.param_groups) == len(list(NETWORK.parameters()))
@@ -83,6 +83,12 @@ def test_a_schedule_is_made_from_plain_data():
     assert Schedule.of({"lr": 1.0, "decay": "cosine"}) == Schedule(lr=1.0, decay="cosine")
     schedule = Schedule(lr=3.0)
     assert Schedule.of(schedule) is schedule
+
+
+def test_a_description_in_an_older_checkpoint_keeps_its_meaning():
+    old = {"optimizer": "adam", "lr": 1e-3, "batch_size": 8, "decay": "cosine", "final": 0.2}
+    assert Schedule.of(old) == Schedule(lr=1e-3, lr_batch_size=8, decay="cosine", min_lr_ratio=0.2)
+    assert Schedule.of({"batch_size": None}).lr_batch_size is None
 
 
 @pytest.mark.parametrize(

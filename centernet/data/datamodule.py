@@ -222,13 +222,13 @@ class CenterNetDataModule(pl.LightningDataModule):
     ``train_pipeline`` (None: its defaults) and besides them ``visible_boxes`` and ``mosaic`` (``ImageDataset``);
     ``test_mode`` fit, keep, stretch or width; ``divisor``: what ``keep`` pads images to multiples of (the network's);
     ``on_bad_image`` error or skip; ``limit`` to the first N images of each split; ``skip_empty``: leave out training
-    images without annotations; ``validate_on`` val or train (to see whether a model can fit its training images).
+    images without annotations; ``validate_on`` val or train (to check that a model can overfit).
 
-    ``class_names`` is known after ``setup``; setting it before fixes the order of the classes. ``yours``: the words
-    that name a user's own data of this kind on the command line.
+    ``class_names`` is known after ``setup``; setting it before fixes the order of the classes.
+    ``own_data_command``: the words that choose a user's own data of this kind on the command line.
     """
 
-    yours = "data=coco data.root=YOUR_DATA"
+    own_data_command = "data=coco data.root=YOUR_DATA"
 
     def __init__(
         self,

@@ -134,7 +134,7 @@ class FiguresDataModule(CocoDataModule):
     """The built-in persons: drawn below ``root`` on first use, read like any COCO keypoint data. Options:
     ``CenterNetDataModule``."""
 
-    yours = "data=coco_pose data.root=YOUR_DATA"
+    own_data_command = "data=coco_pose data.root=YOUR_DATA"
 
     def __init__(
         self,

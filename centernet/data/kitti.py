@@ -231,7 +231,7 @@ class KittiDataModule(CenterNetDataModule):
     ``CenterNetDataModule``.
     """
 
-    yours = "data=kitti data.root=YOUR_DATA"
+    own_data_command = "data=kitti data.root=YOUR_DATA"
 
     def __init__(
         self,

@@ -5,7 +5,6 @@ Objects as Points, Sec. 5 and Appendix A.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,67 +14,11 @@ import torch
 from torch import Tensor, nn
 
 import centernet.models.backbones  # noqa: F401  registers ours with timm
+from centernet.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
+from centernet.errors import did_you_mean
 from centernet.models.head import CenterHead
 from centernet.models.necks import NECKS
 from centernet.structures import Head, InputError
-
-# What each published network is made of. Any other name is a timm backbone with the default.
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    # For the built-in data and for CPUs: a ResNet-18 of half the width (a quarter of the parameters), all its levels.
-    "resnet18_half": {
-        "body": "resnet18",
-        "options": {"channels": [32, 64, 128, 256]},
-        "neck": {"name": "dla_up", "channels": 32},
-        "head_channels": 64,
-    },
-    "resnet18": {"body": "resnet18", "neck": {"name": "deconv"}, "head_channels": 64},
-    "resnet34": {"body": "resnet34", "neck": {"name": "deconv"}, "head_channels": 64},
-    "resnet101": {"body": "resnet101", "neck": {"name": "deconv"}, "head_channels": 64},
-    "resdcn18": {
-        "body": "resnet18",
-        "neck": {"name": "deconv", "channels": [256, 128, 64], "deformable": True, "bilinear": "first"},
-        "head_channels": 64,
-        "head_start": "small",
-    },
-    "resdcn101": {
-        "body": "resnet101",
-        "neck": {"name": "deconv", "channels": [256, 128, 64], "deformable": True, "bilinear": "first"},
-        "head_channels": 64,
-        "head_start": "small",
-    },
-    "dlav0_34": {"body": "dla34", "neck": {"name": "dla_up"}, "head_channels": 256, "head_start": "small"},
-    "dla34": {
-        "body": "dla34",
-        "neck": {"name": "dla_up", "deformable": True},
-        "head_channels": 256,
-        "head_start": "zero_bias",
-    },
-    "hourglass104": {
-        "body": "hourglass104",
-        "neck": {"name": "passthrough"},
-        "head_channels": 256,
-        "head_start": "default",
-    },
-    "hardnet68": {
-        "body": "hardnet68",
-        "neck": {
-            "name": "hardnet_up",
-            "project": 192,
-            "growth": [72, 48, 32, 20],
-            "widths": [256, 128, 64],
-            "skips": 2,
-        },
-        "head_channels": {"at_least": 128, "per_channel": 4},
-        "head_start": "kaiming",
-    },
-    "hardnet85": {
-        "body": "hardnet85",
-        "neck": {"name": "hardnet_up"},
-        "head_channels": {"at_least": 128, "per_channel": 4},
-        "head_start": "kaiming",
-    },
-}
-DEFAULT_ARCHITECTURE: dict[str, Any] = {"neck": {"name": "deconv", "channels": [256, 128, 64]}, "head_channels": 64}
 
 
 class CenterNet(nn.Module):
@@ -105,6 +48,7 @@ def network_spec(backbone: str | Mapping[str, Any]) -> dict[str, Any]:
     given = {"name": backbone} if isinstance(backbone, str) else dict(backbone)
     name = given.pop("name")
     base = {"name": name, "options": {}, **ARCHITECTURES.get(name, {"body": name, **DEFAULT_ARCHITECTURE})}
+    base.pop("about", None)  # for people; the description is stored in checkpoints
     known = ("body", "options", "neck", "head_channels", "head_start")
     if unknown := [key for key in given if key not in known]:
         raise InputError(f"backbone {name!r} has no option {unknown[0]!r}; it has {', '.join(known)}")
@@ -171,9 +115,7 @@ class _Levels(nn.Module):
 
 def _create_backbone(name: str, pretrained: bool | str | Path, extra: Mapping[str, Any]) -> nn.Module:
     if not timm.is_model(name):
-        known = sorted({*ARCHITECTURES, *timm.list_models()})
-        close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
-        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists the names"
+        hint = did_you_mean(name, {*ARCHITECTURES, *timm.list_models()}, "timm.list_models() lists the names")
         raise InputError(f"unknown backbone {name!r}; {hint}")
     config = timm.get_pretrained_cfg(name)
     if config is not None and config.fixed_input_size and not extra:

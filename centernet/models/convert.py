@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import pickletools
 import re
 import warnings
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from centernet.errors import did_you_mean
 from centernet.joints import COCO_JOINTS
 from centernet.models.centernet import build_network, network_spec
 from centernet.models.head import hidden_width
@@ -231,11 +231,7 @@ def _our_name(arch: str) -> str:
         if arch == theirs:
             return name
     known = [*NETWORKS, *(theirs for theirs, _ in NETWORKS.values())]
-    close = difflib.get_close_matches(arch, known, n=1, cutoff=0.3)
-    raise InputError(
-        f"unknown architecture {arch!r}" + (f"; did you mean {close[0]}?" if close else "")
-        + f" Known are {', '.join(NETWORKS)}."
-    )  # fmt: skip
+    raise InputError(f"unknown architecture {arch!r}; {did_you_mean(arch, known)}")
 
 
 def _head_key(key: str, stacked: bool) -> tuple[str, int, int, str] | None:

@@ -13,7 +13,7 @@ from pycocotools import mask as rle
 from centernet.data.coco import CocoDataModule, CocoDataset
 from centernet.data.datamodule import collate
 from centernet.data.masks import Masks, visible_polygon_box
-from centernet.data.transforms import train_pipeline, trim_objects, warp_objects
+from centernet.data.transforms import train_pipeline, trim_objects
 from centernet.ops.affine import flip_matrix, place_matrix
 from tests.tiny import make_coco, make_objects
 

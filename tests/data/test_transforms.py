@@ -22,7 +22,6 @@ from centernet.data.transforms import (
     seed_pipeline,
     train_pipeline,
     warp_image,
-    warp_objects,
 )
 from centernet.ops.affine import fit_extent, flip_matrix, is_mirrored, transform_points
 from centernet.structures import InputError

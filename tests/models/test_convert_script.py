@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from centernet.data.transforms import eval_pipeline, warp_image
-from centernet.fields import unbatch
 from centernet.detector import NORMALIZATIONS
+from centernet.fields import unbatch
 from centernet.inference import Predictor
 from centernet.models import CenterNet, build_network
 from centernet.models.convert import convert_checkpoint

@@ -1,0 +1,383 @@
+"""The command line before Hydra reads it: help texts, option names of earlier versions, choices of groups.
+
+Help is made from the text of the YAML files and from the table of networks: nothing is composed and nothing heavy
+imported.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from centernet.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
+from centernet.errors import InputError, did_you_mean
+
+HERE = Path(__file__).resolve().parent
+# In a checkout the configuration lies beside the package, in an installed wheel inside it.
+CONFIGS = next(
+    (folder for folder in (HERE.parent / "configs", HERE / "configs") if (folder / "train.yaml").is_file()), HERE
+)
+
+# Options that were renamed, by the dotted key that earlier versions used.
+RENAMED = {
+    "recipe.lr_batch": "recipe.lr_batch_size",
+    "schedule.batch_size": "schedule.lr_batch_size",
+    "schedule.final": "schedule.min_lr_ratio",
+    "task.k": "task.heatmap.max_detections",
+    "task.radius": "task.heatmap.radius",
+    "task.min_overlap": "task.heatmap.min_overlap",
+    "task.heatmap_weight": "task.heatmap.weight",
+    "task.crowds": "task.heatmap.crowds",
+    "task.ignored": "task.heatmap.ignore",
+    "task.max_depth": "task.heatmap.max_depth",
+    "task.size_weight": "task.size.weight",
+    "task.offset_weight": "task.offset.weight",
+    "task.depth_weight": "task.depth.weight",
+    "task.focal": "task.depth.focal",
+    "task.slots": "task.pad_objects",
+    "task.jointless": "task.unlabeled",
+    "task.overlap": "metric.overlap",
+    "task.evaluator": "metric.backend",
+}
+# Choices that only one of the commands has.
+EVAL_ONLY = {("data", "checkpoint")}
+# Hydra's options that take the next word.
+WITH_VALUE = {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--package", "-p"}
+
+COMMANDS = {
+    "train": """CenterNet: objects as points. Trains a network, evaluates it and draws its predictions.
+
+  python train.py                                        built-in data: a first run in minutes on a CPU
+  python train.py data=coco data.root=DIR                your own data in COCO format
+  python train.py experiment=ctdet_dla34 data.root=COCO  a published training
+  python train.py backbone=resnet18 resolution=[256,256] schedule.epochs=30
+  python train.py -m backbone=resnet18,resnet34          a sweep: one run per value, one table of results
+  python train.py ... ckpt=RUN/last.ckpt                 continue a stopped run
+  python eval.py ckpt=RUN/best.ckpt                      evaluate""",
+    "eval": """CenterNet: objects as points. Evaluates a checkpoint and draws its predictions.
+
+  python eval.py ckpt=RUN/best.ckpt                      on the validation data of its training
+  python eval.py ckpt=RUN/best.ckpt data.root=DIR        on other data of the same classes
+  python eval.py ckpt=RUN/best.ckpt resolution=[608,608] test_mode=keep
+  python eval.py experiment=ctdet_hardnet85 ckpt=CONVERTED.ckpt data.root=COCO""",
+}
+MORE = """More help:
+
+  python {name}.py --help {example:<31}the options of these choices, with comments
+  python {name}.py --help data                           one group
+  python {name}.py --cfg job                             the complete configuration of a run
+  python {name}.py --hydra-help                          Hydra's own options"""
+EXAMPLES = {"train": "task=ddd data=kitti", "eval": "data=checkpoint"}
+
+
+def take_arguments(name: str) -> None:
+    """Answer ``--help``; else prepare ``sys.argv`` and the groups for Hydra. ``name``: the command, train or eval.
+
+    Raises ``InputError`` for an unknown choice.
+    """
+    words = sys.argv[1:]
+    if {"--help", "-h"} & set(words):
+        try:
+            print(help_text(name, words), flush=True)
+        except BrokenPipeError:  # the reader has seen enough, such as `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    words, notes = current_names(words)
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        for note in notes:
+            print(note, file=sys.stderr)
+    sys.argv[1:] = words
+    understand_groups(words)
+
+
+def current_names(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a command line with renamed options under their current names, and a note for each of them."""
+    current, notes = [], []
+    for word in words:
+        prefix, key, rest = re.fullmatch(r"(\+{1,2}|~|)([^=+~]*)(.*)", word, re.DOTALL).groups()
+        if key in RENAMED:
+            notes.append(f"{key} is now called {RENAMED[key]}")
+            key = RENAMED[key]
+        # Earlier schedules did not list all options, so that some had to be added with "+"; Hydra refuses that now.
+        if prefix == "+" and key.startswith("schedule."):
+            prefix = "++"
+        current.append(f"{prefix}{key}{rest}")
+    return current, notes
+
+
+def understand_groups(arguments: Sequence[str]) -> None:
+    """Check the group choices on a command line and register the backbones, among them any other ``backbone=NAME`` as
+    one of timm's.
+
+    Raises ``InputError`` that proposes close names for an unknown option of a group.
+    """
+    others = []
+    for argument in arguments:
+        group, equals, value = argument.lstrip("+").partition("=")
+        if not equals or group not in groups():
+            continue
+        for option in _options_in(value):
+            if option in options(group) or option in ("null", ""):
+                continue
+            if group == "backbone":
+                others.append(option)
+            else:
+                raise InputError(f"unknown {group} {option!r}; {did_you_mean(option, options(group))}")
+    register_backbones(*others)
+
+
+def register_backbones(*others: str) -> None:
+    """Make the networks of ``ARCHITECTURES``, and ``others`` of timm, options of Hydra's group ``backbone``."""
+    from hydra.core.config_store import ConfigStore
+
+    for name in (*ARCHITECTURES, *others):
+        node = {"name": name, "neck": None, "head_channels": None}
+        ConfigStore.instance().store(group="backbone", name=name, node=node)
+
+
+def _options_in(value: str) -> list[str]:
+    """The options that the value of ``GROUP=VALUE`` names: one, several of a sweep, or a list."""
+    if "(" in value and not value.startswith("choice("):
+        return []  # another function of Hydra's sweeps, such as glob
+    return [word.strip("'\" ") for word in value.removeprefix("choice(").strip("()[]").split(",")]
+
+
+# What there is to choose from.
+
+
+def groups() -> list[str]:
+    """The groups of options, without Hydra's own."""
+    return sorted(path.name for path in CONFIGS.iterdir() if path.is_dir() and re.match(r"(?!hydra$)[a-z]", path.name))
+
+
+def options(group: str, command: str = "") -> dict[str, str]:
+    """The options of a group with one line about each; of ``command`` alone if given. Files that begin with an
+    underscore are only inherited from."""
+    paths = [path for path in (CONFIGS / group).glob("*.yaml") if not path.stem.startswith("_")]
+    found = {path.stem: about(path) for path in sorted(paths, key=lambda path: _natural(path.stem))}
+    if group == "backbone":
+        found |= {name: spec["about"] for name, spec in ARCHITECTURES.items()}
+    if command == "train":
+        found = {option: line for option, line in found.items() if (group, option) not in EVAL_ONLY}
+    return found
+
+
+def about(path: Path) -> str:
+    """What a YAML says it is: its first comment line that is neither a package nor a command."""
+    lines = [line for line in header(path.read_text()) if not line.startswith(("@package", "python "))]
+    return lines[0] if lines else ""
+
+
+def header(text: str) -> list[str]:
+    """The comment lines at the beginning of a YAML, without their marks."""
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").strip())
+    return lines
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+class Default(NamedTuple):
+    """A line of a defaults list: ``- group: option   # comment``."""
+
+    group: str
+    option: str
+    comment: str
+
+
+def defaults(command: str) -> list[Default]:
+    """The groups of a command, with what is chosen in each. Those that a user does not choose have no comment."""
+    lines = (CONFIGS / f"{command}.yaml").read_text().splitlines()
+    matches = (re.fullmatch(r"  - (\w+): (\w+)(?:\s+# (.*))?", line) for line in lines)
+    return [Default(m[1], m[2], m[3] or "") for m in matches if m]
+
+
+# The options of a choice, with their comments.
+
+
+@dataclass(frozen=True)
+class Node:
+    """A key of a YAML: its value as written (or the keys below it), the comment behind it, the comments above it."""
+
+    value: str | dict[str, Node]
+    comment: str = ""
+    above: tuple[str, ...] = ()
+
+
+def read_nodes(text: str) -> dict[str, Node]:
+    """The keys of a YAML with their comments, without its defaults list."""
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    lines = text.splitlines()
+    first = len(header(text))
+
+    def read(mapping: yaml.MappingNode) -> dict[str, Node]:
+        nodes = {}
+        for key, value in mapping.value:
+            row = key.start_mark.line
+            top = row
+            while top > first and lines[top - 1].lstrip().startswith("#"):
+                top -= 1
+            above = tuple(line.strip() for line in lines[top:row])
+            if isinstance(value, yaml.MappingNode) and not value.flow_style:
+                rest, content = lines[row][key.end_mark.column + 1 :], read(value)
+            else:
+                end = value.end_mark
+                rest = lines[end.line][end.column :] if end.line < len(lines) else ""
+                content = text[value.start_mark.index : end.index].strip()
+            comment = rest.strip() if rest.strip().startswith("#") else ""
+            nodes[key.value] = Node(content, comment, above)
+        return nodes
+
+    nodes = read(root) if isinstance(root, yaml.MappingNode) else {}
+    nodes.pop("defaults", None)
+    return nodes
+
+
+def merge_nodes(base: dict[str, Node], over: dict[str, Node]) -> dict[str, Node]:
+    """``base`` with the values of ``over``; a key keeps its comments where ``over`` has none."""
+    merged = dict(base)
+    for key, new in over.items():
+        old = base.get(key, Node(""))
+        both = isinstance(old.value, dict) and isinstance(new.value, dict)
+        value = merge_nodes(old.value, new.value) if both else new.value
+        merged[key] = Node(value, new.comment or old.comment, new.above or old.above)
+    return merged
+
+
+class Choice(NamedTuple):
+    """What ``group=option`` stands for: comments of its file, the options of other groups that it chooses, its keys as
+    they lie in the whole configuration."""
+
+    header: list[str]
+    chooses: dict[str, str]
+    nodes: dict[str, Node]
+
+
+def read_choice(group: str, option: str) -> Choice:
+    """A choice with everything that it inherits from other files of its group."""
+    text = (CONFIGS / group / f"{option}.yaml").read_text()
+    lines = header(text)
+    chooses: dict[str, str] = {}
+    inherited: dict[str, Node] = {}
+    for entry in yaml.safe_load(text).get("defaults", []):
+        if isinstance(entry, dict):
+            chooses |= {str(key).removeprefix("override ").lstrip("/"): str(name) for key, name in entry.items()}
+        elif entry != "_self_":
+            parent = read_choice(group, entry)
+            chooses |= parent.chooses
+            inherited = merge_nodes(inherited, parent.nodes)
+    nodes = read_nodes(text)
+    if "@package _global_" not in lines:
+        nodes = {group: Node(nodes)}
+    return Choice([line for line in lines if not line.startswith("@package")], chooses, merge_nodes(inherited, nodes))
+
+
+def show_nodes(nodes: dict[str, Node]) -> str:
+    """Keys as YAML, their comments in one column."""
+    rows = list(_rows(nodes, ""))
+    width = max((len(left) for left, comment in rows if comment and len(left) <= 44), default=0)
+    return "\n".join(f"{left:<{width}}  {comment}".rstrip() for left, comment in rows)
+
+
+def _rows(nodes: dict[str, Node], indent: str) -> Iterator[tuple[str, str]]:
+    for number, (key, node) in enumerate(nodes.items()):
+        if number and not indent and node.above:
+            yield "", ""
+        yield from ((indent + line, "") for line in node.above)
+        if isinstance(node.value, dict):
+            yield f"{indent}{key}:", node.comment
+            yield from _rows(node.value, indent + "  ")
+        else:
+            yield f"{indent}{key}: {node.value}".rstrip(), node.comment
+
+
+# The texts.
+
+
+def help_text(name: str, words: Sequence[str] = ()) -> str:
+    """What ``python NAME.py --help WORDS`` prints: the overview, or the groups (``data``) and choices (``data=coco``)
+    that the words name. Other options among them (``seed=1``, ``data.root=DIR``) are ignored.
+
+    Raises ``InputError`` for an unknown group or option.
+    """
+    asked = []
+    for before, word in zip(["", *words], words, strict=False):
+        group, equals, value = word.lstrip("+").partition("=")
+        if word.startswith(("-", "~")) or before in WITH_VALUE:
+            continue
+        if group in groups():
+            asked += (
+                [_help_choice(group, option) for option in _options_in(value)] if equals else [_help_group(name, group)]
+            )
+        elif not equals:
+            raise InputError(f"unknown group {word!r}; {did_you_mean(word, groups())}")
+    return "\n\n".join(asked) if asked else _overview(name)
+
+
+def _overview(name: str) -> str:
+    keys = read_nodes((CONFIGS / f"{name}.yaml").read_text())
+    keys.pop("hydra", None)
+    listed = [default.group for default in defaults(name) if default.comment]
+    parts = [
+        COMMANDS[name],
+        "GROUP=OPTION chooses an option (* marks the default), KEY=VALUE sets a value. Groups:",
+        *(_help_group(name, group) for group in listed),
+        "Keys (those of a group are GROUP.KEY=VALUE, such as data.batch_size=16; --help GROUP=OPTION lists them):",
+        "\n".join(f"  {line}" for line in show_nodes(keys).splitlines()),
+        MORE.format(name=name, example=EXAMPLES[name]),
+    ]
+    return "\n\n".join(parts)
+
+
+def _help_group(name: str, group: str) -> str:
+    chosen = next((default for default in defaults(name) if default.group == group), Default(group, "", ""))
+    rows = {option + " *" * (option == chosen.option): line for option, line in options(group, name).items()}
+    if group == "backbone":
+        rows["NAME"] = "or any timm name with feature maps, such as convnext_tiny"
+    width = max(map(len, rows))
+    title = f"{group}: {chosen.comment}".rstrip()
+    return "\n".join([title, *(f"  {option:<{width}}  {line}" for option, line in rows.items())])
+
+
+def _help_choice(group: str, option: str) -> str:
+    known = options(group)
+    if group == "backbone" and option != "auto":
+        return _help_backbone(option)
+    if option not in known:
+        raise InputError(f"unknown {group} {option!r}; {did_you_mean(option, known)}")
+    choice = read_choice(group, option)
+    chosen = " ".join(f"{other}={name}" for other, name in choice.chooses.items())
+    parts = ["\n".join([f"{group}={option}", *choice.header])]
+    parts += [f"chooses {chosen}"] if chosen else []
+    parts += [show_nodes(choice.nodes)] if choice.nodes else []
+    return "\n\n".join(parts)
+
+
+def _help_backbone(name: str) -> str:
+    close = "" if name in ARCHITECTURES else did_you_mean(name, ARCHITECTURES, " ")
+    spec = ARCHITECTURES.get(name) or {
+        "about": f"A network of timm, if timm has one of this name {f'({close})' if close.strip() else ''}".rstrip(),
+        "body": name,
+        **DEFAULT_ARCHITECTURE,
+    }
+    made = {key: spec[key] for key in ("body", "options", "neck", "head_channels", "head_start") if key in spec}
+    nodes = {
+        "name": Node(name),
+        "neck": Node("null", "# null: as below; {name: deconv}, {name: dla_up, channels: 64}, {bilinear: all}"),
+        "head_channels": Node("null", "# width of the heads' hidden layer; null: as below"),
+    }
+    shown = yaml.safe_dump(made, sort_keys=False, default_flow_style=None, width=100)
+    lines = "\n".join(f"  {line}" for line in shown.splitlines())
+    return f"backbone={name}\n{spec['about']}\n\n{show_nodes({'backbone': Node(nodes)})}\n\nmade of:\n{lines}"
