@@ -59,7 +59,8 @@ def run(checkpoint: str, overrides: list[str]) -> None:
     results = {name: {key: float(value) for key, value in metric.compute().items()} for name, metric in metrics.items()}
     names = ["AP_2d", "AOS", "AP_bev", "AP_3d"]
     print(
-        f"{checkpoint}: {task.name}, {len(data.datasets['val'])} images, {module.metric.overlap} overlaps; moderate, R40, in %\n"
+        f"{checkpoint}: {task.name}, {len(data.datasets['val'])} images, {module.metric.overlap} overlaps; "
+        "moderate, R40, in %\n"
     )
     print(f"{'':<24}" + "".join(f"{name:>10}" for name in names))
     for name, values in results.items():

@@ -30,7 +30,7 @@ def main() -> None:
         "--overlap",
         choices=PROTOCOLS,
         default="official",
-        help="overlap that counts as found in bird's-eye view and 3D: more than 0.7 for cars and 0.5 for others, or (relaxed) 0.5 and 0.25",
+        help="IoU that counts as found in bird's-eye view and 3D: 0.7 (cars), 0.5 (others); relaxed: 0.5, 0.25",
     )
     parser.add_argument("--classes", nargs="+", default=["Car", "Pedestrian", "Cyclist"], metavar="CLASS")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers there, 0 .. 1")
