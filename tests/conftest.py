@@ -15,9 +15,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from centernet.data.cuboids import write_cuboids
-from centernet.data.figures import write_figures
-from centernet.data.synthetic import write_shapes
+from centernet.data.builtin.cuboids import write_cuboids
+from centernet.data.builtin.figures import write_figures
+from centernet.data.builtin.shapes import write_shapes
 from tests.commands import command  # noqa: F401  a fixture for all
 from tests.places import DATA, REFERENCE
 

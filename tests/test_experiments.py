@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from centernet import app, build
 from centernet.cli import read_choice
-from centernet.data.synthetic import CLASSES
+from centernet.data.builtin.shapes import CLASSES
 from centernet.models import build_network
 from centernet.module import CtdetDenseModule
 from centernet.schedule import Schedule

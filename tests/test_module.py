@@ -13,8 +13,8 @@ import pytorch_lightning as pl
 import torch
 
 from centernet.callbacks import BestAndLast
+from centernet.data.builtin.shapes import ShapesDataModule
 from centernet.data.coco import CocoDataModule
-from centernet.data.synthetic import ShapesDataModule
 from centernet.inference import Predictor
 from centernet.module import CenterNetModule, CtdetModule, load_module, read_checkpoint, require_divisible
 from centernet.structures import InputError, NonFiniteLossError

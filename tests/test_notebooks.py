@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 
-from centernet.data.synthetic import ShapesDataModule
+from centernet.data.builtin.shapes import ShapesDataModule
 from centernet.module import CtdetModule
 from tests.places import ROOT
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from centernet.data.coco import CocoDataset
 from centernet.fields import stack_objects
 from centernet.metrics.coco import BACKENDS, CocoAP
 from centernet.structures import Objects
+from tests.places import COCO_EVAL
 
 # What the official table calls the twelve numbers.
 ROWS = {
@@ -31,17 +31,9 @@ OVERLAPS = {"0.50:0.95": "", "0.50": "50", "0.75": "75"}
 
 
 @pytest.fixture(scope="module")
-def fixture_folder(data_folder: Path) -> Path:
-    folder = data_folder / "coco-eval-fixture"
-    if not folder.is_dir():
-        pytest.skip(f"no coco-eval-fixture in {data_folder}")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def official(fixture_folder: Path) -> dict[str, float]:
+def official() -> dict[str, float]:
     """The twelve numbers of the block for boxes."""
-    text = next(fixture_folder.glob("*eval_res.txt")).read_text()
+    text = next(COCO_EVAL.glob("*eval_res.txt")).read_text()
     block = re.split(r"type=", text.split("type=bbox")[1])[0]
     found = re.findall(r"Average (\w+)\s+\(A.\) @\[ IoU=(\S+)\s*\| area=\s*(\w+) \| maxDets=\s*(\d+) \] = (\S+)", block)
     numbers = {}
@@ -53,16 +45,16 @@ def official(fixture_folder: Path) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def computed(fixture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
+def computed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
     """The numbers of each backend."""
-    annotations = next(fixture_folder.glob("instances_*.json"))
+    annotations = next(COCO_EVAL.glob("instances_*.json"))
     images = tmp_path_factory.mktemp("images")
     for image in json.loads(annotations.read_text())["images"]:
         (images / image["file_name"]).touch()  # only truth is read here, but the data set wants its files to be there
     dataset = CocoDataset(annotations, images, pipeline=None)
     assert not dataset.notes
     by_image: dict[int, list[dict]] = {int(image_id): [] for image_id in dataset.ids}
-    for row in json.loads(next(fixture_folder.glob("*results.json")).read_text()):
+    for row in json.loads(next(COCO_EVAL.glob("*results.json")).read_text()):
         by_image[row["image_id"]].append(row)
     label_of = {category: label for label, category in enumerate(dataset.category_ids)}
     metrics = {backend: CocoAP(dataset.class_names, backend=backend) for backend in BACKENDS}

@@ -121,9 +121,13 @@ def test_center_heatmaps_are_those_of_the_original(entry):
 @pytest.mark.parametrize("entry", cases(TARGETS, lambda entry: "hm_hp" in entry["fields"]))
 def test_joint_heatmaps_are_those_of_the_original(entry):
     sample = Sample(entry)
-    if sample.outside:
-        pytest.skip("the original draws joints of objects that its rotation moved out of the picture")
-    np.testing.assert_allclose(sample.targets["joint_heatmap"].value[0], sample.recorded["hm_hp"], atol=1e-6)
+    ours, theirs = sample.targets["joint_heatmap"].value[0].numpy(), sample.recorded["hm_hp"]
+    if sample.outside:  # the original also draws joints of objects that its rotation moved out of the picture
+        assert (theirs >= ours - 1e-6).all()
+        assert (theirs[ours == 1] == 1).all()
+        ours = np.where(theirs > ours, theirs, ours)
+        assert (ours != 0).sum() < 2 * (sample.targets["joint_heatmap"].value[0] != 0).sum()
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 @pytest.mark.parametrize("entry", cases(TARGETS, lambda entry: not is_upright(entry)))
@@ -206,14 +210,18 @@ def alone_cells(sample: Sample) -> np.ndarray:
 @pytest.mark.parametrize("entry", cases(TARGETS, is_upright))
 def test_perfect_outputs_decode_to_the_objects_that_were_encoded(entry):
     sample = Sample(entry)
-    placed = sample.task.place(stack_objects([sample.warped]), sample.grid_size)
-    if len(set(placed.cell[placed.rows].tolist())) < len(placed.radius):
-        pytest.skip("two objects share a cell, which can hold the joints of one")
-    if sample.task.joints_target == "dense":
-        pytest.skip("overlapping windows: a center may belong to a larger neighbor")
     found = sample.task.detect(sample.task.perfect(sample.targets, sample.grid_size))
-    cell, joints, mask = sample.at_cells("joints")
-    for row in np.flatnonzero(mask.any(1)):
+    at_centers = MultiPoseTask(num_classes=1, crowds="objects").encode(
+        stack_objects([sample.warped]), sample.grid_size
+    )["joints"]
+    cell, joints, mask = (field[0].numpy() for field in (at_centers.cell, at_centers.value, at_centers.mask))
+    # A cell that several objects share can hold the joints of one; where dense joints are told, those of the nearest.
+    taken = np.bincount(sample.at_cells("size")[0][sample.at_cells("size")[2]], minlength=np.prod(sample.grid_size))
+    is_own = taken == 1
+    if sample.task.joints_target == "dense":
+        is_own &= alone_cells(sample)[0].ravel()
+    rows = [row for row in np.flatnonzero(mask.any(1)) if is_own[cell[row]]]
+    for row in rows:
         corner = np.array([cell[row] % sample.grid_size[1], cell[row] // sample.grid_size[1]])
         centers = (found["boxes"][0, :, :2] + found["boxes"][0, :, 2:]).numpy() / 8
         nearest = np.abs(centers - corner - 0.5).max(1).argmin()

@@ -158,11 +158,12 @@ def test_perfect_outputs_decode_to_the_boxes_that_the_original_notes(entry):
     sample = Sample(entry)
     noted = sample.recorded["meta_gt_det"]
     noted = noted[noted[:, 4] > 0]
-    centers = {(*np.floor((row[:2] + row[2:4]) / 2),) for row in noted}
-    if len(centers) < len(noted):
-        pytest.skip("two objects share a cell, which can hold the size of one")
+    centers = np.floor((noted[:, :2] + noted[:, 2:4]) / 2)
+    # A cell that several objects share can hold the size of one.
+    is_alone = (centers[:, None] == centers).all(-1).sum(1) == 1
+    assert not len(noted) or is_alone.mean() > 0.5
     found = sample.task.detect(sample.task.perfect(sample.targets, sample.grid_size))
     boxes, labels = found["boxes"][0].numpy() / 4, found["labels"][0].numpy()
-    for row in noted:
+    for row in noted[is_alone]:
         distance = np.abs(boxes - row[:4]).max(1) + 1000 * (labels != row[5])
         assert distance.min() < 1e-2

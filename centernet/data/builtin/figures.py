@@ -8,23 +8,15 @@ figures without labeled joints, crowd regions and images without anybody.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import cv2
 import numpy as np
 
+from centernet.data.builtin import drawing
 from centernet.data.coco import CocoDataModule
-from centernet.data.synthetic import (
-    corners_of,
-    covered_share,
-    draw_background,
-    draw_once,
-    rounded,
-    run_lengths,
-    write_coco_split,
-)
 from centernet.joints import COCO_JOINTS, COCO_SKELETON
 
 # Raise it when the drawing changes, so that files drawn by an older version are drawn again.
@@ -33,7 +25,6 @@ CROWD_SHARE, EMPTY_SHARE, TINY_SHARE = 0.08, 0.06, 0.07
 # Pixels from head to sole: of figures with joints, of tiny ones without, of those in a crowd.
 HEIGHTS, TINY_HEIGHTS, CROWD_HEIGHT = (40.0, 112.0), (16.0, 24.0), 16.0
 _SCALE = 4  # scenes are drawn so many times larger and averaged down
-_SUBPIXEL = 4  # fractional bits of the coordinates given to OpenCV
 
 # A figure in shares of its height, with the origin between the hips, x to the image's right and y down.
 HEAD, EAR = 0.17, 0.055  # radii
@@ -77,18 +68,18 @@ class Canvas:
         self.owner = np.full(self.pixels.shape[:2], -1, np.int32)
 
     def disc(self, middle: np.ndarray, radius: float, color: list[int], joint: int = -1) -> None:
-        at, size = _fixed(middle).tolist(), round(radius * _SCALE * 2**_SUBPIXEL)
+        at, size = _fixed(middle).tolist(), round(radius * _SCALE * 2**drawing.SUBPIXEL)
         for layer, value in ((self.pixels, color), (self.owner, joint)):
-            cv2.circle(layer, at, size, value, -1, cv2.LINE_8, _SUBPIXEL)
+            cv2.circle(layer, at, size, value, -1, cv2.LINE_8, drawing.SUBPIXEL)
 
     def limb(self, start: np.ndarray, end: np.ndarray, width: float, color: list[int]) -> None:
         a, b = _fixed(start).tolist(), _fixed(end).tolist()
         for layer, value in ((self.pixels, color), (self.owner, -1)):
-            cv2.line(layer, a, b, value, max(1, round(width * _SCALE)), cv2.LINE_8, _SUBPIXEL)
+            cv2.line(layer, a, b, value, max(1, round(width * _SCALE)), cv2.LINE_8, drawing.SUBPIXEL)
 
     def polygon(self, points: np.ndarray, color: list[int]) -> None:
         for layer, value in ((self.pixels, color), (self.owner, -1)):
-            cv2.fillPoly(layer, [_fixed(points)], value, cv2.LINE_8, _SUBPIXEL)
+            cv2.fillPoly(layer, [_fixed(points)], value, cv2.LINE_8, drawing.SUBPIXEL)
 
     def shows(self, point: np.ndarray, joint: int) -> bool:
         """Whether a point lies in the image and what is seen there is this joint."""
@@ -106,12 +97,10 @@ class Canvas:
 
 def _fixed(points: np.ndarray) -> np.ndarray:
     """Image pixels to fixed-point coordinates of the larger drawing; the middle of the first pixel is at 0 in both."""
-    return np.round(((points + 0.5) * _SCALE - 0.5) * 2**_SUBPIXEL).astype(np.int32)
+    return drawing.fixed_point((points + 0.5) * _SCALE - 0.5)
 
 
-def write_figures(folder: str | Path, train: int = 400, val: int = 100, seed: int = 0) -> Path:
-    """Draw the data set into ``folder`` (COCO layout) unless it is there already; returns the folder."""
-
+def _write_split(draft: Path, split: drawing.Split) -> None:
     category = {
         "id": 1,
         "name": "person",
@@ -119,54 +108,36 @@ def write_figures(folder: str | Path, train: int = 400, val: int = 100, seed: in
         "keypoints": list(COCO_JOINTS),
         "skeleton": [[a + 1, b + 1] for a, b in COCO_SKELETON],  # COCO counts from 1
     }
-
-    def draw(draft: Path) -> None:
-        for split, (count, offset) in {"train": (train, 0), "val": (val, 1)}.items():
-            own = 2 * seed + offset
-            drawn = (draw_scene(np.random.default_rng((VERSION, own, n))) for n in range(count))
-            scenes = ((pixels, [{"category_id": category["id"], **one} for one in people]) for pixels, people in drawn)
-            write_coco_split(draft, split, scenes, own, [category], "figures", "person_keypoints", quality=95)
-
-    return draw_once(folder, {"kind": "figures", "version": VERSION, "train": train, "val": val, "seed": seed}, draw)
+    drawn = split.scenes(draw_scene)
+    scenes = ((pixels, [{"category_id": category["id"], **one} for one in people]) for pixels, people in drawn)
+    drawing.write_coco_split(draft, split, scenes, [category], "person_keypoints", quality=95)
 
 
-class FiguresDataModule(CocoDataModule):
+write_figures = partial(drawing.draw_splits, "figures", VERSION, _write_split)
+
+
+class FiguresDataModule(drawing.DrawnData, CocoDataModule):
     """The built-in persons: drawn below ``root`` on first use, read like any COCO keypoint data. Options:
     ``CenterNetDataModule``."""
 
     own_data_command = "data=coco_pose data.root=YOUR_DATA"
-
-    def __init__(
-        self,
-        root: str | Path = "data/figures",
-        train_count: int = 400,
-        val_count: int = 100,
-        draw_seed: int = 0,
-        **options: Any,
-    ) -> None:
-        super().__init__(root=root, prefix="person_keypoints", **options)
-        self.counts = {"train": train_count, "val": val_count}
-        self.draw_seed = draw_seed
-
-    def prepare_data(self) -> None:
-        write_figures(self.root, **self.counts, seed=self.draw_seed)
-
-    def build_dataset(self, split: str, pipeline: Callable[..., Any], train: bool) -> Any:
-        self.prepare_data()
-        return super().build_dataset(split, pipeline, train)
+    kind = "figures"
+    write = staticmethod(write_figures)
+    usual: ClassVar = {"prefix": "person_keypoints"}
 
 
 def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """One scene: RGB uint8 ``[H, W, 3]`` and its annotations in COCO's fields (without ids and category)."""
     height, width = int(rng.integers(128, 177)), int(rng.integers(128, 177))
-    canvas = Canvas(draw_background(rng, height, width) // 2 + 90)  # muted: what is colorful belongs to a figure
+    # A muted background: what is colorful belongs to a figure.
+    canvas = Canvas(drawing.draw_background(rng, height, width) // 2 + 90)
     kind = rng.random()
     annotations: list[dict[str, Any]] = []
     if kind < EMPTY_SHARE:
         return canvas.image(), annotations
     if kind < EMPTY_SHARE + CROWD_SHARE:
         annotations.append(_draw_crowd(rng, canvas))
-    boxes = [corners_of(a["bbox"]) for a in annotations]
+    boxes = [drawing.corners_of(a["bbox"]) for a in annotations]
     placed: list[tuple[Figure, np.ndarray]] = []
     window = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], np.float32)
     most = int(rng.integers(2, 7))
@@ -183,7 +154,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any
         if area < 0.6 * cv2.contourArea(hull):
             continue
         box = np.concatenate([outline.min((0, 1)), outline.max((0, 1))])
-        if any(covered_share(other, box) > 0.4 for other in boxes):
+        if any(drawing.covered_share(other, box) > 0.4 for other in boxes):
             continue
         boxes.append(box)
         placed.append((figure, outline[:, 0]))
@@ -199,13 +170,13 @@ def make_figure(rng: np.random.Generator, hips: np.ndarray, height: float) -> Fi
     """A figure in some pose, with the middle of its hips at a point of the image."""
     joints = {}
     tilt, turn = rng.uniform(-0.25, 0.25), rng.uniform(-1, 1)  # of the head: to the shoulder, and to the side
-    head = NECK + _turned(np.array([0.0, -0.19]), tilt)
-    joints["nose"] = head + _turned(FACE["nose"] + np.array([0.03 * turn, 0]), tilt)
+    head = NECK + drawing.turned(np.array([0.0, -0.19]), tilt)
+    joints["nose"] = head + drawing.turned(FACE["nose"] + np.array([0.03 * turn, 0]), tilt)
     for side, sign in (("left", 1.0), ("right", -1.0)):
         outward = np.array([sign, 1.0])
         for part in ("eye", "ear"):
             shift = np.array([0.02 * turn if part == "eye" else 0, 0])
-            joints[f"{side}_{part}"] = head + _turned(FACE[part] * outward + shift, tilt)
+            joints[f"{side}_{part}"] = head + drawing.turned(FACE[part] * outward + shift, tilt)
         arm, leg = rng.uniform(0.25, 2.3), rng.uniform(0.0, 0.5)  # from straight down outward
         forearm, shin = arm + rng.uniform(-0.9, 1.2), leg + rng.uniform(-0.5, 0.1)
         joints[f"{side}_shoulder"] = SHOULDER * outward
@@ -216,7 +187,7 @@ def make_figure(rng: np.random.Generator, hips: np.ndarray, height: float) -> Fi
         joints[f"{side}_ankle"] = joints[f"{side}_knee"] + LEG * outward * _direction(shin)
     lean = rng.uniform(-0.2, 0.2)
     points = np.array([joints[name] for name in COCO_JOINTS])
-    place = _turned(np.concatenate([points, head[None]]), lean) * height + hips
+    place = drawing.turned(np.concatenate([points, head[None]]), lean) * height + hips
     colors = {
         "left": _color(rng, (-0.02, 0.13), (0.75, 1.0), (0.85, 1.0)),  # red to yellow
         "right": _color(rng, (0.50, 0.72), (0.70, 1.0), (0.75, 1.0)),  # cyan to blue
@@ -230,12 +201,6 @@ def make_figure(rng: np.random.Generator, hips: np.ndarray, height: float) -> Fi
 def _direction(angle: float) -> np.ndarray:
     """Unit vector, turned from straight down to the image's right."""
     return np.array([np.sin(angle), np.cos(angle)])
-
-
-def _turned(points: np.ndarray, angle: float) -> np.ndarray:
-    """Points ``[..., 2]`` turned around the origin, radians."""
-    c, s = np.cos(angle), np.sin(angle)
-    return points @ np.array([[c, s], [-s, c]])
 
 
 def _color(rng: np.random.Generator, *ranges: tuple[float, float]) -> list[int]:
@@ -291,16 +256,9 @@ def _annotate(canvas: Canvas, figure: Figure, outline: np.ndarray, first: int) -
     for n, point in enumerate(figure.joints):
         is_labeled = figure.height > TINY_HEIGHTS[1] and canvas.contains(point)
         seen = 2 if canvas.shows(point, first + n) else 1
-        keypoints += [*rounded(point), seen] if is_labeled else [0, 0, 0]
-    low, high = outline.min(0), outline.max(0)
-    return {
-        "bbox": rounded([*low, *(high - low)]),
-        "area": round(float(cv2.contourArea(outline)), 2),
-        "segmentation": [rounded(outline.ravel())],
-        "iscrowd": 0,
-        "keypoints": keypoints,
-        "num_keypoints": sum(seen > 0 for seen in keypoints[2::3]),
-    }
+        keypoints += [*drawing.rounded(point), seen] if is_labeled else [0, 0, 0]
+    labeled = sum(seen > 0 for seen in keypoints[2::3])
+    return {**drawing.outlined(outline), "keypoints": keypoints, "num_keypoints": labeled}
 
 
 def _draw_crowd(rng: np.random.Generator, canvas: Canvas) -> dict[str, Any]:
@@ -313,13 +271,5 @@ def _draw_crowd(rng: np.random.Generator, canvas: Canvas) -> dict[str, Any]:
         for column in range(columns):
             hips = np.array([x + 9 + 10 * column, y + 14 + 15 * row]) + rng.uniform(-1, 1, 2)
             draw_figure(canvas, make_figure(rng, hips, CROWD_HEIGHT), first=0)
-    mask = np.zeros((height, width), np.uint8)
-    mask[y : y + h, x : x + w] = 1
-    return {
-        "bbox": [x, y, w, h],
-        "area": w * h,
-        "segmentation": {"size": [height, width], "counts": run_lengths(mask)},
-        "iscrowd": 1,
-        "keypoints": [0] * (3 * len(COCO_JOINTS)),
-        "num_keypoints": 0,
-    }
+    jointless = {"keypoints": [0] * (3 * len(COCO_JOINTS)), "num_keypoints": 0}
+    return {**drawing.crowd_region(x, y, w, h, canvas.size), **jointless}

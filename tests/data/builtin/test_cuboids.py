@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from centernet.data.coco import class_table
-from centernet.data.cuboids import (
+from centernet.data.builtin.cuboids import (
     CAMERA_HEIGHT,
     FARTHEST,
     HEIGHT,
@@ -21,6 +20,7 @@ from centernet.data.cuboids import (
     CuboidsDataModule,
     write_cuboids,
 )
+from centernet.data.coco import class_table
 from centernet.data.images import read_image
 from centernet.data.kitti_format import CLASSES, Labels, read_calibration, read_labels, read_split
 from centernet.ops.camera import box_corners, project

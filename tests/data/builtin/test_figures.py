@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from centernet.data.figures import Canvas, FiguresDataModule, draw_figure, make_figure, write_figures
+from centernet.data.builtin.figures import Canvas, FiguresDataModule, draw_figure, make_figure, write_figures
 from centernet.data.images import read_image
 from centernet.joints import COCO_JOINTS, COCO_SKELETON, JointSet
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
+from centernet.data.builtin.shapes import CLASSES, ShapesDataModule, write_shapes
 from centernet.data.images import read_image
-from centernet.data.synthetic import CLASSES, ShapesDataModule, write_shapes
 
 
 def digest(folder: Path) -> dict[str, str]:

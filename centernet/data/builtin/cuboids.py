@@ -10,26 +10,19 @@ Convention: as in ``centernet.ops.camera``; pixels of the image have their cente
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import cv2
 import numpy as np
 import torch
 
+from centernet.data import kitti_format as kitti
+from centernet.data.builtin import drawing
 from centernet.data.kitti import KittiDataModule
-from centernet.data.kitti_format import (
-    DONT_CARE,
-    UNKNOWN_ANGLE,
-    UNKNOWN_LOCATION,
-    Labels,
-    write_calibration,
-    write_labels,
-)
-from centernet.data.synthetic import draw_once
 from centernet.ops.camera import box_corners, project, wrap_angle
 
 # Raise it when the drawing changes, so that files drawn by an older version are drawn again.
@@ -41,7 +34,6 @@ EMPTY_SHARE, REGION_SHARE = 0.05, 0.15
 NEAREST, FARTHEST = 8.0, 36.0  # meters
 LEAST_HEIGHT, LEAST_VISIBLE, MOST_TRUNCATED = 24.0, 0.3, 0.5
 ROAD = 4.5  # meters from its middle to its edge
-_SUBPIXEL = 4  # fractional bits of the coordinates given to OpenCV
 
 # How often a type comes, and mean and deviation of height, width and length in meters: about those of KITTI's labels.
 TYPES: dict[str, tuple[float, tuple[float, float, float], tuple[float, float, float]]] = {
@@ -142,52 +134,29 @@ class Cuboid:
         return float(wrap_angle(torch.tensor(self.yaw - np.arctan2(self.location[0], self.location[2]))))
 
 
-def write_cuboids(folder: str | Path, train: int = 400, val: int = 100, seed: int = 0) -> Path:
-    """Draw the data set into ``folder`` (KITTI's layout) unless it is there already; returns the folder."""
-
-    def draw(draft: Path) -> None:
-        for name in ("training/image_2", "training/label_2", "training/calib", "ImageSets"):
-            (draft / name).mkdir(parents=True)
-        for split, (count, first, offset) in {"train": (train, 0, 0), "val": (val, train, 1)}.items():
-            for n in range(count):
-                rng = np.random.default_rng((VERSION, 2 * seed + offset, n))
-                _write_frame(draft / "training", f"{first + n:06d}", *draw_scene(rng))
-            (draft / "ImageSets" / f"{split}.txt").write_text("".join(f"{first + n:06d}\n" for n in range(count)))
-
-    return draw_once(folder, {"kind": "cuboids", "version": VERSION, "train": train, "val": val, "seed": seed}, draw)
+def _write_split(draft: Path, split: drawing.Split) -> None:
+    for folder in ("training/image_2", "training/label_2", "training/calib", "ImageSets"):
+        (draft / folder).mkdir(parents=True, exist_ok=True)
+    names = [f"{split.first + n:06d}" for n in range(split.count)]
+    for name, (pixels, labels, camera) in zip(names, split.scenes(draw_scene), strict=True):
+        cv2.imwrite(str(draft / f"training/image_2/{name}.png"), pixels[..., ::-1])
+        kitti.write_labels(draft / f"training/label_2/{name}.txt", labels)
+        kitti.write_calibration(draft / f"training/calib/{name}.txt", camera)
+    (draft / f"ImageSets/{split.name}.txt").write_text("".join(f"{name}\n" for name in names))
 
 
-class CuboidsDataModule(KittiDataModule):
+write_cuboids = partial(drawing.draw_splits, "cuboids", VERSION, _write_split)
+
+
+class CuboidsDataModule(drawing.DrawnData, KittiDataModule):
     """The built-in 3D data: drawn below ``root`` on first use, read like KITTI. Options: ``KittiDataModule``."""
 
-    def __init__(
-        self,
-        root: str | Path = "data/cuboids",
-        train_count: int = 400,
-        val_count: int = 100,
-        draw_seed: int = 0,
-        resolution: Sequence[int] = (HEIGHT // 2, WIDTH // 2),
-        **options: Any,
-    ) -> None:
-        super().__init__(root=root, resolution=resolution, **options)
-        self.counts = {"train": train_count, "val": val_count}
-        self.draw_seed = draw_seed
-
-    def prepare_data(self) -> None:
-        write_cuboids(self.root, **self.counts, seed=self.draw_seed)
-
-    def build_dataset(self, split: str, pipeline: Callable[..., Any], train: bool) -> Any:
-        self.prepare_data()
-        return super().build_dataset(split, pipeline, train)
+    kind = "cuboids"
+    write = staticmethod(write_cuboids)
+    usual: ClassVar = {"resolution": (HEIGHT // 2, WIDTH // 2)}
 
 
-def _write_frame(folder: Path, name: str, pixels: np.ndarray, labels: Labels, camera: np.ndarray) -> None:
-    cv2.imwrite(str(folder / "image_2" / f"{name}.png"), pixels[..., ::-1])
-    write_labels(folder / "label_2" / f"{name}.txt", labels)
-    write_calibration(folder / "calib" / f"{name}.txt", camera)
-
-
-def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, Labels, np.ndarray]:
+def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, kitti.Labels, np.ndarray]:
     """One scene: RGB uint8 ``[H, W, 3]``, its labels, and its camera P2 ``[3, 4]``."""
     camera = _draw_camera(rng)
     things = [] if rng.random() < EMPTY_SHARE else _place_things(rng, camera)
@@ -285,7 +254,7 @@ def _visible_shares(camera: np.ndarray, things: Sequence[Cuboid]) -> list[float]
     for n in sorted(shares, key=lambda n: _nearness(things[n])):
         mask = np.zeros(covered.shape, np.uint8)
         hull = cv2.convexHull(_pixels(camera, things[n].corners).astype(np.float32))[:, 0]
-        cv2.fillConvexPoly(mask, _fixed(hull), 1, shift=_SUBPIXEL)
+        cv2.fillConvexPoly(mask, drawing.fixed_point(hull), 1, shift=drawing.SUBPIXEL)
         own = mask.astype(bool)
         shares[n] = float((own & ~covered).sum() / max(own.sum(), 1))
         if shares[n] >= LEAST_VISIBLE:
@@ -293,7 +262,7 @@ def _visible_shares(camera: np.ndarray, things: Sequence[Cuboid]) -> list[float]
     return list(shares.values())
 
 
-def _labels(camera: np.ndarray, shown: Sequence[tuple[Cuboid, float]], region: Sequence[Cuboid]) -> Labels:
+def _labels(camera: np.ndarray, shown: Sequence[tuple[Cuboid, float]], region: Sequence[Cuboid]) -> kitti.Labels:
     """The label rows of a scene, DontCare last."""
     things = [thing for thing, _ in shown]
     boxes, truncations = ([part[n] for part in (_box(camera, thing) for thing in things)] for n in (0, 1))
@@ -311,11 +280,11 @@ def _labels(camera: np.ndarray, shown: Sequence[tuple[Cuboid, float]], region: S
     sides = parts[:, 2:] - parts[:, :2]
     if (sides > 0).all(1).any():
         parts = parts[(sides > 0).all(1)]
-        unknown = {"truncation": -1, "occlusion": -1, "alpha": UNKNOWN_ANGLE, "yaw": UNKNOWN_ANGLE}
-        unknown |= {"dimensions": [-1.0] * 3, "location": [UNKNOWN_LOCATION] * 3}
-        unknown |= {"types": DONT_CARE, "boxes": np.concatenate([parts[:, :2].min(0), parts[:, 2:].max(0)])}
+        unknown = {"truncation": -1, "occlusion": -1, "alpha": kitti.UNKNOWN_ANGLE, "yaw": kitti.UNKNOWN_ANGLE}
+        unknown |= {"dimensions": [-1.0] * 3, "location": [kitti.UNKNOWN_LOCATION] * 3}
+        unknown |= {"types": kitti.DONT_CARE, "boxes": np.concatenate([parts[:, :2].min(0), parts[:, 2:].max(0)])}
         rows = {name: [*values, unknown[name]] for name, values in rows.items()}
-    return Labels(
+    return kitti.Labels(
         types=np.array(rows["types"], str),
         occlusion=np.array(rows["occlusion"], np.int64),
         boxes=np.array(rows["boxes"]).reshape(-1, 4),
@@ -323,15 +292,6 @@ def _labels(camera: np.ndarray, shown: Sequence[tuple[Cuboid, float]], region: S
         location=np.array(rows["location"]).reshape(-1, 3),
         **{name: np.array(rows[name], float) for name in ("truncation", "alpha", "yaw")},
     )
-
-
-def _fixed(points: np.ndarray) -> np.ndarray:
-    """Image pixels as OpenCV's fixed-point coordinates."""
-    return np.round(points * 2**_SUBPIXEL).astype(np.int32)
-
-
-def _fill(image: np.ndarray, points: np.ndarray, color: Sequence[float]) -> None:
-    cv2.fillPoly(image, [_fixed(points)], [int(c) for c in np.clip(color, 0, 255)], cv2.LINE_AA, _SUBPIXEL)
 
 
 def _draw_street(rng: np.random.Generator, camera: np.ndarray) -> np.ndarray:
@@ -349,7 +309,7 @@ def _draw_street(rng: np.random.Generator, camera: np.ndarray) -> np.ndarray:
     middle, gray = rng.uniform(-2, 2), int(rng.integers(88, 112))
 
     def lay(left: float, right: float, near: float, far: float, color: Sequence[float]) -> None:
-        _fill(image, _pixels(camera, _ground([left, right, right, left], [near, near, far, far])), color)
+        drawing.fill(image, _pixels(camera, _ground([left, right, right, left], [near, near, far, far])), color)
 
     lay(middle - ROAD - 2.5, middle + ROAD + 2.5, 1, 300, (165, 160, 150))
     lay(middle - ROAD, middle + ROAD, 1, 300, (gray, gray, gray + 4))
@@ -370,7 +330,7 @@ def _ground(x: Sequence[float], z: Sequence[float]) -> np.ndarray:
 def _draw_shadow(image: np.ndarray, camera: np.ndarray, thing: Cuboid) -> None:
     """A dark patch under a thing, a little larger than its footprint."""
     foot = thing.corners[:4]
-    _fill(image, _pixels(camera, foot + 0.15 * (foot - foot.mean(0))), SHADOW)
+    drawing.fill(image, _pixels(camera, foot + 0.15 * (foot - foot.mean(0))), SHADOW)
 
 
 def _draw_thing(image: np.ndarray, camera: np.ndarray, thing: Cuboid) -> None:
@@ -383,14 +343,10 @@ def _draw_thing(image: np.ndarray, camera: np.ndarray, thing: Cuboid) -> None:
         if (eye - middle) @ (middle - corners.mean(0)) <= 0:
             continue
         marks = MARKS[thing.kind].get(face.removeprefix("other "), [])
-        for outline, color in [(_outline("box", 0, 0, 1, 1), thing.color), *_outlines(marks)]:
+        for *shape, color in [("box", 0, 0, 1, 1, thing.color), *marks]:
+            outline = _outline(*shape)
             points = start + outline[:, :1] * across + outline[:, 1:] * upward
-            _fill(image, _pixels(camera, points), SHADES[face] * np.array(color))
-
-
-def _outlines(marks: Sequence[Mark]) -> Iterator[tuple[np.ndarray, Color]]:
-    for *shape, color in marks:
-        yield _outline(*shape), color
+            drawing.fill(image, _pixels(camera, points), SHADES[face] * np.array(color))
 
 
 def _outline(shape: str, left: float, bottom: float, right: float, top: float) -> np.ndarray:
