@@ -77,6 +77,8 @@ def upgrade(task: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict
             for step in path:
                 node = node.setdefault(step, {})
             node[last] = value
+        else:
+            new[name] = value  # called the same today, or unknown: the task says so
     if "supervise" in new.get("size", {}) and new["size"]["supervise"] == "dense":
         new["size"].pop("loss", None)  # dense supervision never looked at it
     new |= dict.fromkeys(left_out)
