@@ -64,7 +64,7 @@ def upgrade(task: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict
         if isinstance(value, bool) and name in ("size", "offset", "joint_heatmap", "joint_offset"):
             left_out += [] if value else [name]
         elif name == "size_target":
-            new.setdefault("size", {}).update(TARGETS[value])
+            new.setdefault("size", {}).update(TARGETS.get(value, {"supervise": value}))
         elif name == "regression_loss":
             parts = ("size", "offset", "joint_offset") if task == "multi_pose" else ("size", "offset")
             for part in parts:
@@ -77,6 +77,8 @@ def upgrade(task: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict
             for step in path:
                 node = node.setdefault(step, {})
             node[last] = value
+        else:
+            new[name] = value  # called the same today, or unknown: the task says so
     if "supervise" in new.get("size", {}) and new["size"]["supervise"] == "dense":
         new["size"].pop("loss", None)  # dense supervision never looked at it
     new |= dict.fromkeys(left_out)

@@ -240,7 +240,8 @@ def task_class(name: str) -> type[Task]:
 def build_task(name: str, num_classes: int, facts: Mapping[str, Any] | None = None, **options: Any) -> Task:
     """The task of this name (a file of this package). Raises ``InputError`` for an unknown name or option."""
     task = task_class(name)
-    own = [p for p in _parameters(task) if p not in ("num_classes", "facts")] + list(task.TERMS)
+    names = dict.fromkeys((*_parameters(task), *task.TERMS))  # a subclass repeats what it hands on
+    own = [option for option in names if option not in ("num_classes", "facts")]
     for option in options:
         if option not in own:
             raise InputError(f"task {name} has no option {option!r}; {did_you_mean(option, own)}")

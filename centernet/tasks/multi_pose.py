@@ -56,7 +56,7 @@ class MultiPoseTask(Task):
         **options: Any,
     ) -> None:
         if unlabeled not in ("center", "box"):
-            raise InputError(f"task {self.name}: unlabeled={unlabeled!r} is unknown; choose center or box")
+            raise InputError(f"task {self.name}: unlabeled={unlabeled!r} is unknown; choose one of center, box")
         if options.get("joint_heatmap", {}) is None:
             options["joint_offset"] = None  # it refines the peaks of that heatmap
         super().__init__(num_classes, stride, facts, **options)

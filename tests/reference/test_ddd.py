@@ -16,12 +16,16 @@ from centernet.losses import mean_l1, mean_multi_bin
 from centernet.ops.affine import crop_matrix
 from centernet.ops.camera import alpha_of_yaw, box_corners, project, unproject, yaw_of_alpha
 from centernet.structures import AtCells, DenseMap, Targets
-from centernet.tasks.ddd import NO_CENTER, DddTask, alpha_of_bins
+from centernet.tasks.ddd import DddTask
+from centernet.tasks.terms.angle import TwoBins
+from centernet.tasks.terms.base import About
+from centernet.tasks.terms.points import NO_CENTER
 from tests.places import REFERENCE
 from tests.reference.cases import Case, arrays, cases, measures, read
 from tests.reference.test_postprocess import Fixed
 from tests.tiny import make_batch, make_objects
 
+ANGLE = TwoBins("rotation", About("ddd", 3))
 # The originals' names of heads, of decoded maps and of losses.
 HEADS = {"hm": "heatmap", "dep": "depth", "dim": "dimensions", "rot": "rotation", "wh": "size", "reg": "offset"}
 MAPS = {"heat": "heatmap", "depth": "depth", "dim": "dimensions", "rot": "rotation", "wh": "size", "reg": "offset"}
@@ -83,18 +87,17 @@ class Sample:
         self.grid_size = (self.size[0] // 4, self.size[1] // 4)
         self.task = DddTask(
             options["num_classes"],
-            slots=50,
-            size=options.get("reg_bbox", True),
-            offset=options.get("reg_offset", True),
-            ignored="region" if options.get("rect_mask") else "gaussian",
-            k=50,
+            pad_objects=50,
+            heatmap={"ignore": "region" if options.get("rect_mask") else "gaussian", "max_detections": 50},
+            size={} if options.get("reg_bbox", True) else None,
+            offset={} if options.get("reg_offset", True) else None,
         )
         self.warped = warp_objects(self.objects, torch.from_numpy(self.matrix))
         self.targets: Targets = self.task.encode(make_batch(self.warped), self.grid_size)
 
-    def at_cells(self, head: str) -> tuple[np.ndarray, ...]:
+    def at_cells(self, head: str, targets: Targets | None = None) -> tuple[np.ndarray, ...]:
         """Cell, value and mask of a head, in the original's slots."""
-        target, slots = self.targets[head], len(self.recorded["rot_mask"])
+        target, slots = (targets or self.targets)[head], len(self.recorded["rot_mask"])
         assert isinstance(target, AtCells)
         assert target.cell.shape[1] == slots
         placed = []
@@ -137,9 +140,12 @@ def test_cells_depth_dimensions_and_angles_are_those_of_the_original(entry):
     assert np.array_equal(cell[is_object], sample.recorded["ind"][is_object])
     assert np.array_equal(rotation[is_object, :2], sample.recorded["rotbin"][is_object])
     np.testing.assert_allclose(rotation[is_object, 2:], sample.recorded["rotres"][is_object], atol=1e-5)
+    # What the original notes of a rescaled sample it does not train; ours are 0 there, so that they are encoded anew.
+    as_they_are = {name: value for name, value in sample.warped.items() if name != "rescaled"}
+    whole = sample.task.encode(make_batch(as_they_are), sample.grid_size)
     for ours, theirs in (("depth", "dep"), ("dimensions", "dim")):
-        _, value, mask = sample.at_cells(ours)
-        assert np.array_equal(mask, is_known)
+        assert np.array_equal(sample.at_cells(ours)[2], is_known)
+        _, value, _ = sample.at_cells(ours, whole)
         np.testing.assert_allclose(value[is_object], sample.recorded[theirs][is_object], rtol=1e-6)
 
 
@@ -195,16 +201,14 @@ def test_the_whole_loss_of_ddd_every_part_and_every_gradient(entry):
     case = read("losses_xy", entry)
     options, batch = case.params, case.tensors()
     task = DddTask(
-        slots=50,
         num_classes=batch["batch_hm"].shape[1],
-        size=options["reg_bbox"],
-        offset=options["reg_offset"],
-        heatmap_weight=options["hm_weight"],
-        depth_weight=options["dep_weight"],
-        dimensions_weight=options["dim_weight"],
-        rotation_weight=options["rot_weight"],
-        size_weight=options["wh_weight"],
-        offset_weight=options["off_weight"],
+        pad_objects=50,
+        heatmap={"weight": options["hm_weight"]},
+        depth={"weight": options["dep_weight"]},
+        dimensions={"weight": options["dim_weight"]},
+        rotation={"weight": options["rot_weight"]},
+        size={"weight": options["wh_weight"]} if options["reg_bbox"] else None,
+        offset={"weight": options["off_weight"]} if options["reg_offset"] else None,
     )
     outputs = [
         {
@@ -246,14 +250,15 @@ def build_targets(batch: dict[str, Tensor]) -> Targets:
 def test_decoding_gives_the_rows_of_the_original(entry):
     case = read("decode_xy", entry)
     maps = {MAPS[name]: value for name, value in case.tensors().items()}
-    task = DddTask(maps["heatmap"].shape[1], k=case.params["K"], size="size" in maps, offset="offset" in maps)
+    left_out = {name: None for name in DddTask.OPTIONAL if name not in maps}
+    task = DddTask(maps["heatmap"].shape[1], heatmap={"max_detections": case.params["K"]}, **left_out)
     found = task.decode(maps)
     # x y score rotation[8] depth dimensions[3] [w h] class, x y w h in cells.
     wanted = torch.from_numpy(case.outputs["dets"])
     sides = found["boxes"][..., 2:] - found["boxes"][..., :2]
     ours = [found["center_3d"] / 4, found["scores"][..., None], found["alpha"][..., None], found["depth"][..., None]]
-    ours += [found["dimensions"], *([sides / 4] if task.size else []), found["labels"][..., None].float()]
-    theirs = torch.cat([wanted[..., :3], alpha_of_bins(wanted[..., 3:11])[..., None], wanted[..., 11:]], -1)
+    ours += [found["dimensions"], *([sides / 4] if "size" in task.terms else []), found["labels"][..., None].float()]
+    theirs = torch.cat([wanted[..., :3], ANGLE.angle(wanted[..., 3:11])[..., None], wanted[..., 11:]], -1)
     for mine, other in zip(torch.cat(ours, -1).numpy(), theirs.numpy(), strict=True):
         assert (np.diff(mine[:, 2]) <= 0).all()
         # Among equal scores the order is free.
@@ -264,7 +269,7 @@ def test_decoding_gives_the_rows_of_the_original(entry):
 @pytest.mark.parametrize("entry", cases("postprocess_xy", measures("get_alpha")))
 def test_angles_are_read_from_the_bins_as_in_the_original_and_wrapped(entry):
     case = read("postprocess_xy", entry)
-    ours, theirs = alpha_of_bins(torch.from_numpy(case.inputs["rot"])).numpy(), case.outputs["alpha"]
+    ours, theirs = ANGLE.angle(torch.from_numpy(case.inputs["rot"])).numpy(), case.outputs["alpha"]
     assert np.abs(ours).max() <= np.pi + 1e-6
     np.testing.assert_allclose(np.exp(1j * ours), np.exp(1j * theirs), atol=1e-5)
 
@@ -286,7 +291,7 @@ def test_detections_are_lifted_into_camera_space_as_in_the_original(entry):
         "center_3d": center * 4,
         "depth": dets[..., 11] - camera[2, 3].float(),
         "dimensions": dets[..., 12:15],
-        "alpha": alpha_of_bins(dets[..., 3:11]),
+        "alpha": ANGLE.angle(dets[..., 3:11]),
     }
     batch = {
         "input_from_image": torch.from_numpy(matrix).expand(len(dets), 3, 3),

@@ -23,9 +23,9 @@ def test_decoding_gives_the_boxes_of_the_original(entry):
     maps = {NAMES[name]: value for name, value in case.tensors().items()}
     task = CtdetTask(
         num_classes=maps["heatmap"].shape[1],
-        k=case.params["K"],
-        size_target="per_class" if case.params["cat_spec_wh"] else "center",
-        offset="offset" in maps,
+        heatmap={"max_detections": case.params["K"]},
+        size={"per_class": bool(case.params["cat_spec_wh"])},
+        offset={} if "offset" in maps else None,
     )
     assert_same(task.decode(maps), case.outputs["dets"])
 
@@ -44,7 +44,7 @@ def is_process(entry: dict[str, Any]) -> bool:
 def test_raw_outputs_are_activated_merged_with_their_mirror_and_decoded(entry):
     case = read(FILE, entry)
     outputs = {NAMES[name.removeprefix("raw_")]: value for name, value in case.tensors().items()}
-    task = CtdetTask(num_classes=outputs["heatmap"].shape[1], k=case.params["K"])
+    task = CtdetTask(outputs["heatmap"].shape[1], heatmap={"max_detections": case.params["K"]})
     maps = task.activate(outputs)
     if case.params["flip_test"]:
         maps = task.merge_flipped(maps)

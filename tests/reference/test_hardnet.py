@@ -16,11 +16,12 @@ from centernet.data.images import read_image
 from centernet.data.masks import Masks, visible_bitmap_box
 from centernet.data.mosaic import join_quadrants
 from centernet.data.transforms import EvalWarp, eval_pipeline, trim_objects, warp_image, warp_objects
-from centernet.inference import Detector
+from centernet.detector import Detector
 from centernet.ops.affine import flip_matrix, place_matrix, transform_points
 from centernet.ops.heatmap import dense_owner
 from centernet.structures import DenseMap
-from centernet.tasks.ctdet_dense import SHARPNESS, CtdetDenseTask
+from centernet.tasks.ctdet_dense import CtdetDenseTask
+from centernet.tasks.terms.box import DenseBox
 from tests.places import REFERENCE
 from tests.reference.cases import arrays, cases, measures, read
 from tests.reference.test_decode import assert_same, is_process
@@ -28,14 +29,15 @@ from tests.reference.test_postprocess import Fixed, assert_same_pixels, is_pre_p
 from tests.tiny import make_batch, make_objects
 
 IMAGE, TARGETS = "image_hardnet", "targets_hardnet_ctdet"
-NAMES = {"raw_hm": "heatmap", "raw_wh": "size"}
+NAMES = {"raw_hm": "heatmap", "raw_wh": "box"}
+SHARPNESS = DenseBox.sharpness
 
 
 @pytest.mark.parametrize("entry", cases("decode_hardnet", is_process))
 def test_raw_outputs_are_merged_with_their_mirror_and_decoded(entry):
     case = read("decode_hardnet", entry)
     outputs = {NAMES[name]: value for name, value in case.tensors().items()}
-    task = CtdetDenseTask(num_classes=outputs["heatmap"].shape[1], k=case.params["K"])
+    task = CtdetDenseTask(outputs["heatmap"].shape[1], heatmap={"max_detections": case.params["K"]})
     maps = task.activate(outputs)
     if case.params["flip_test"]:
         maps = task.merge_flipped(maps)
@@ -52,24 +54,22 @@ def test_the_whole_loss_every_part_and_every_gradient(entry):
     given = case.tensors()
     task = CtdetDenseTask(
         given["batch_hm"].shape[1],
-        heatmap_weight=case.params["hm_weight"],
-        size_weight=case.params["wh_weight"],
-        offset_weight=case.params["off_weight"],
-        heatmap_loss="mse" if case.params["mse_loss"] else "focal",
+        heatmap={"weight": case.params["hm_weight"], "loss": "mse" if case.params["mse_loss"] else "focal"},
+        box={"size_weight": case.params["wh_weight"], "offset_weight": case.params["off_weight"]},
     )
     stacks = [
-        {ours: given[f"out_stack{n}_{theirs}"].requires_grad_() for theirs, ours in (("hm", "heatmap"), ("wh", "size"))}
+        {ours: given[f"out_stack{n}_{theirs}"].requires_grad_() for theirs, ours in (("hm", "heatmap"), ("wh", "box"))}
         for n in range(case.params["num_stacks"])
     ]
     value = torch.cat([given["batch_dense_wh"], given["batch_dense_off"]], 1)
     weight = given["batch_dense_wh_mask"].repeat(1, 2, 1, 1)
-    parts = task.losses(stacks, {"heatmap": DenseMap(given["batch_hm"]), "size": DenseMap(value, weight)})
+    parts = task.losses(stacks, {"heatmap": DenseMap(given["batch_hm"]), "box": DenseMap(value, weight)})
     parts["loss"].backward()
     recorded = {"loss": "stat_loss", "heatmap": "stat_hm_loss", "size": "stat_wh_loss", "offset": "stat_off_loss"}
     for ours, theirs in recorded.items():
         assert parts[ours].item() == pytest.approx(float(case.outputs[theirs]), rel=1e-5), ours
     for n, stack in enumerate(stacks):
-        for theirs, ours in (("hm", "heatmap"), ("wh", "size")):
+        for theirs, ours in (("hm", "heatmap"), ("wh", "box")):
             np.testing.assert_allclose(stack[ours].grad, case.outputs[f"grad_stack{n}_{theirs}"], rtol=1e-4, atol=1e-7)
 
 
@@ -170,14 +170,14 @@ def test_targets_of_the_noted_boxes_are_those_of_the_original(entry):
     found = recorded(entry)
     noted = found["meta_gt_det"][found["meta_gt_det"][:, 4] > 0]
     heatmap = found["hm"]
-    task = CtdetDenseTask(len(heatmap), crowds="objects")
+    task = CtdetDenseTask(len(heatmap), heatmap={"crowds": "objects"})
     objects = make_batch(make_objects(noted[:, :4] * 4.0, noted[:, 5]))
     targets = task.encode(objects, heatmap.shape[1:])
     np.testing.assert_allclose(targets["heatmap"].value[0], heatmap, atol=1e-6)
-    value, weight = targets["size"].value[0].numpy(), targets["size"].weight[0].numpy()
+    value, weight = targets["box"].value[0].numpy(), targets["box"].weight[0].numpy()
     np.testing.assert_allclose(weight[:2], found["dense_wh_mask"], rtol=1e-5, atol=1e-6)
-    placed = task.place(objects, heatmap.shape[1:])
-    tied = ties(placed.corner[0].long(), placed.radius, heatmap.shape[1:], weight[0])
+    placed = task.heatmap.place(objects, heatmap.shape[1:])
+    tied = ties(placed.corner[0].long(), placed.radius[0], heatmap.shape[1:], weight[0])
     counts = (found["dense_wh_mask"] > 1e-9).all(0) & ~tied
     theirs = np.concatenate([found["dense_wh"], found["dense_off"]])
     np.testing.assert_allclose(value[:, counts], theirs[:, counts], atol=2e-4)

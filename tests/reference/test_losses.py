@@ -91,16 +91,15 @@ def test_the_whole_loss_of_ctdet_every_part_and_every_gradient(entry):
 def build_task(case: Case) -> CtdetTask:
     """The task with the options that the original ran with (``norm_wh`` has no effect there)."""
     options = case.params
-    size_target = "per_class" if options["cat_spec_wh"] else "dense" if options["dense_wh"] else "center"
+    loss = {"l1": "l1", "sl1": "smooth_l1"}[options["reg_loss"]]
+    size = {"weight": options["wh_weight"], "per_class": bool(options["cat_spec_wh"])}
+    # Dense supervision is L1, whatever the option says.
+    size |= {"supervise": "dense"} if options["dense_wh"] and not options["cat_spec_wh"] else {"loss": loss}
     return CtdetTask(
         num_classes=case.inputs["batch_hm"].shape[1],
-        heatmap_weight=options["hm_weight"],
-        size_weight=options["wh_weight"],
-        offset_weight=options["off_weight"],
-        heatmap_loss="mse" if options["mse_loss"] else "focal",
-        regression_loss={"l1": "l1", "sl1": "smooth_l1"}[options["reg_loss"]],
-        size_target=size_target,
-        offset=options["reg_offset"],
+        heatmap={"weight": options["hm_weight"], "loss": "mse" if options["mse_loss"] else "focal"},
+        size=size,
+        offset={"weight": options["off_weight"], "loss": loss} if options["reg_offset"] else None,
     )
 
 

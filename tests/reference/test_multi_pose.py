@@ -84,13 +84,13 @@ class Sample:
         options = entry["options"]
         self.task = MultiPoseTask(
             num_classes=1,
-            joints_target="dense" if options.get("dense_hp") else "center",
-            joint_heatmap=options.get("hm_hp", True),
-            joint_offset=options.get("reg_hp_offset", True),
-            crowds="objects",
+            heatmap={"crowds": "objects"},
+            joints={"supervise": "dense" if options.get("dense_hp") else "center"},
+            joint_heatmap={} if options.get("hm_hp", True) else None,
+            joint_offset={} if options.get("reg_hp_offset", True) else None,
         )
         self.targets: Targets = self.task.encode(stack_objects([self.warped]), self.grid_size)
-        placed = self.task.place(stack_objects([self.warped]), self.grid_size)
+        placed = self.task.heatmap.place(stack_objects([self.warped]), self.grid_size)
         # When it rotates, the original trains objects that were moved out of the picture, too, at its edge.
         self.outside = entry["rot"] != 0 and bool((~placed.is_object).any())
 
@@ -199,10 +199,11 @@ def test_dense_joints_are_those_of_the_original_where_one_object_says_them(entry
 
 def alone_cells(sample: Sample) -> np.ndarray:
     """Cells ``[1, H, W]`` that the window of exactly one object covers."""
-    placed = sample.task.place(stack_objects([sample.warped]), sample.grid_size)
+    placed = sample.task.heatmap.place(stack_objects([sample.warped]), sample.grid_size)
     y, x = np.indices(sample.grid_size)
     count = np.zeros(sample.grid_size, int)
-    for (cx, cy), radius in zip(placed.corner[placed.rows].tolist(), placed.radius.tolist(), strict=True):
+    rows = placed.is_object
+    for (cx, cy), radius in zip(placed.corner[rows].tolist(), placed.radius[rows].tolist(), strict=True):
         count += (np.abs(x - cx) <= radius) & (np.abs(y - cy) <= radius)
     return (count == 1)[None]
 
@@ -211,14 +212,14 @@ def alone_cells(sample: Sample) -> np.ndarray:
 def test_perfect_outputs_decode_to_the_objects_that_were_encoded(entry):
     sample = Sample(entry)
     found = sample.task.detect(sample.task.perfect(sample.targets, sample.grid_size))
-    at_centers = MultiPoseTask(num_classes=1, crowds="objects").encode(
+    at_centers = MultiPoseTask(num_classes=1, heatmap={"crowds": "objects"}).encode(
         stack_objects([sample.warped]), sample.grid_size
     )["joints"]
     cell, joints, mask = (field[0].numpy() for field in (at_centers.cell, at_centers.value, at_centers.mask))
     # A cell that several objects share can hold the joints of one; where dense joints are told, those of the nearest.
     taken = np.bincount(sample.at_cells("size")[0][sample.at_cells("size")[2]], minlength=np.prod(sample.grid_size))
     is_own = taken == 1
-    if sample.task.joints_target == "dense":
+    if sample.task.terms["joints"].supervise == "dense":
         is_own &= alone_cells(sample)[0].ravel()
     rows = [row for row in np.flatnonzero(mask.any(1)) if is_own[cell[row]]]
     for row in rows:
@@ -251,20 +252,18 @@ def test_the_whole_loss_every_part_and_every_gradient(entry):
 
 def build_task(case: Case) -> MultiPoseTask:
     options = case.params
+    loss = {"l1": "l1", "sl1": "smooth_l1"}[options["reg_loss"]]
+    has_joint_offset = options["hm_hp"] and options["reg_hp_offset"]
     return MultiPoseTask(
         num_classes=case.inputs["batch_hm"].shape[1],
-        heatmap_weight=options["hm_weight"],
-        size_weight=options["wh_weight"],
-        offset_weight=options["off_weight"],
-        joints_weight=options["hp_weight"],
-        joint_heatmap_weight=options["hm_hp_weight"],
-        joint_offset_weight=options["off_weight"],
-        joint_heatmap_loss="mse" if options["mse_loss"] else "focal",
-        regression_loss={"l1": "l1", "sl1": "smooth_l1"}[options["reg_loss"]],
-        joints_target="dense" if options["dense_hp"] else "center",
-        joint_heatmap=options["hm_hp"],
-        joint_offset=options["reg_hp_offset"],
-        offset=options["reg_offset"],
+        heatmap={"weight": options["hm_weight"]},
+        size={"weight": options["wh_weight"], "loss": loss},
+        offset={"weight": options["off_weight"], "loss": loss} if options["reg_offset"] else None,
+        joints={"weight": options["hp_weight"], "supervise": "dense" if options["dense_hp"] else "center"},
+        joint_heatmap={"weight": options["hm_hp_weight"], "loss": "mse" if options["mse_loss"] else "focal"}
+        if options["hm_hp"]
+        else None,
+        joint_offset={"weight": options["off_weight"], "loss": loss} if has_joint_offset else None,
     )
 
 
@@ -312,7 +311,7 @@ def test_raw_outputs_are_activated_merged_with_their_mirror_and_decoded(entry):
     case = read(DECODE, entry)
     outputs = {HEADS[name.removeprefix("raw_")]: value for name, value in case.tensors().items()}
     task = task_for(outputs, case.params["K"])
-    assert [list(pair) for pair in task.joints.flip_pairs] == case.params["flip_idx"]
+    assert [list(pair) for pair in task.terms["joints"].joints.flip_pairs] == case.params["flip_idx"]
     maps = task.activate(outputs)
     if case.params["flip_test"]:
         maps = task.merge_flipped(maps)
@@ -322,10 +321,8 @@ def test_raw_outputs_are_activated_merged_with_their_mirror_and_decoded(entry):
 def task_for(maps: dict[str, torch.Tensor], k: int) -> MultiPoseTask:
     return MultiPoseTask(
         num_classes=maps["heatmap"].shape[1],
-        k=k,
-        offset="offset" in maps,
-        joint_heatmap="joint_heatmap" in maps,
-        joint_offset="joint_offset" in maps,
+        heatmap={"max_detections": k},
+        **{name: None for name in MultiPoseTask.OPTIONAL if name not in maps},
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from centernet.data.transforms import EvalWarp, eval_pipeline, warp_image
-from centernet.inference import Detector
+from centernet.detector import Detector
 from centernet.ops.affine import crop_matrix, fit_extent
 from centernet.tasks.ctdet import CtdetTask
 from tests.reference.cases import Case, cases, measures, read

@@ -17,7 +17,7 @@ from torch import nn
 
 from centernet.data.images import read_image
 from centernet.data.transforms import warp_objects
-from centernet.inference import Detector
+from centernet.detector import Detector
 from centernet.ops.affine import crop_matrix, flip_matrix
 from centernet.ops.heatmap import gaussian_radius
 from centernet.structures import AtCells, DenseMap, Targets
@@ -59,9 +59,9 @@ class Sample:
         boxes = [[x, y, x + w, y + h] for x, y, w, h in (row["bbox"] for row in rows)]
         crowd = [bool(row.get("iscrowd", 0)) for row in rows]
         self.objects = make_objects(boxes, [label_of[row["category_id"]] for row in rows], crowd)
-        kinds = {"cat_spec_wh": "per_class", "dense_wh": "dense"}
-        size_target = next((kinds[name] for name in kinds if entry["options"].get(name)), "center")
-        self.task = CtdetTask(len(content["categories"]), size_target=size_target, crowds="objects")
+        kinds = {"cat_spec_wh": {"per_class": True}, "dense_wh": {"supervise": "dense"}}
+        size = next((kinds[name] for name in kinds if entry["options"].get(name)), {})
+        self.task = CtdetTask(len(content["categories"]), heatmap={"crowds": "objects"}, size=size)
         self.warped = warp_objects(self.objects, torch.from_numpy(self.matrix))
         self.grid_size = (self.size[0] // 4, self.size[1] // 4)
         self.targets: Targets = self.task.encode(make_batch(self.warped), self.grid_size)
@@ -130,7 +130,8 @@ def test_dense_sizes_are_those_of_the_original_where_it_writes_them(entry):
 
 def exact_gaussians(sample: Sample) -> np.ndarray:
     """The Gaussian of every object ``[N, H, W]`` in float64, by the original's definition."""
-    plain = CtdetTask(sample.task.num_classes, crowds="objects").encode(make_batch(sample.warped), sample.grid_size)
+    task = CtdetTask(sample.task.num_classes, heatmap={"crowds": "objects"})
+    plain = task.encode(make_batch(sample.warped), sample.grid_size)
     mask = plain["size"].mask[0]
     size, cell = plain["size"].value[0][mask], plain["size"].cell[0][mask].numpy()
     radius = gaussian_radius(size[:, 1].ceil(), size[:, 0].ceil()).long().numpy()[:, None, None]

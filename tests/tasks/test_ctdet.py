@@ -12,12 +12,14 @@ from centernet.fields import stack_objects
 from centernet.losses import LOSSES
 from centernet.ops.affine import crop_matrix, flip_matrix, transform_boxes
 from centernet.structures import HEATMAP_BIAS, AtCells, DenseMap, Detections, InputError, Objects
-from centernet.tasks import build_task, require_fields, task_names
+from centernet.tasks import build_task, task_names
 from centernet.tasks.ctdet import CtdetTask
 from tests.tiny import make_batch, make_objects
 
 HEIGHT, WIDTH = 16, 20  # cells
 CLASSES = 3
+# The three ways in which sizes can be supervised.
+SIZES = {"center": {}, "per_class": {"per_class": True}, "dense": {"supervise": "dense"}}
 
 
 @st.composite
@@ -49,11 +51,11 @@ def assert_found(detections: Detections, image: int, objects: Objects) -> None:
 
 
 @pytest.mark.parametrize("radius", ["centernet", "cornernet", "proportional"])
-@pytest.mark.parametrize("size_target", ["center", "per_class", "dense"])
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 @settings(max_examples=15)
 @given(data=st.lists(images(), min_size=1, max_size=3))
-def test_what_is_encoded_is_decoded_again(data, size_target, radius):
-    task = CtdetTask(CLASSES, k=20, size_target=size_target, radius=radius)
+def test_what_is_encoded_is_decoded_again(data, size, radius):
+    task = CtdetTask(CLASSES, heatmap={"max_detections": 20, "radius": radius}, size=size)
     targets = task.encode(make_batch(*data), (HEIGHT, WIDTH))
     detections = task.detect(task.perfect(targets, (HEIGHT, WIDTH)))
     assert detections["boxes"].shape == (len(data), 20, 4)
@@ -61,8 +63,8 @@ def test_what_is_encoded_is_decoded_again(data, size_target, radius):
         assert_found(detections, image, objects)
 
 
-@pytest.mark.parametrize("size_target", ["center", "per_class", "dense"])
-def test_any_number_of_objects_is_encoded_and_decoded(size_target):
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_any_number_of_objects_is_encoded_and_decoded(size):
     rng = np.random.default_rng(0)
     cells = rng.choice((WIDTH - 2) * (HEIGHT - 2), 200, replace=False)
     x, y = 1 + cells % (WIDTH - 2) + 0.5, 1 + cells // (WIDTH - 2) + 0.5
@@ -70,7 +72,7 @@ def test_any_number_of_objects_is_encoded_and_decoded(size_target):
     crowded = make_objects(
         4 * np.stack([x - half[0], y - half[1], x + half[0], y + half[1]], 1), rng.integers(0, 3, 200)
     )
-    task = CtdetTask(CLASSES, k=220, size_target=size_target)
+    task = CtdetTask(CLASSES, heatmap={"max_detections": 220}, size=size)
     targets = task.encode(make_batch(crowded, make_objects([])), (HEIGHT, WIDTH))
     detections = task.detect(task.perfect(targets, (HEIGHT, WIDTH)))
     assert_found(detections, 0, crowded)
@@ -78,9 +80,9 @@ def test_any_number_of_objects_is_encoded_and_decoded(size_target):
 
 
 @pytest.mark.parametrize("crowds", ["ignore", "objects"])
-@pytest.mark.parametrize("size_target", ["center", "per_class", "dense"])
-def test_a_region_of_no_class_is_ignored_for_every_class(size_target, crowds):
-    task = CtdetTask(CLASSES, size_target=size_target, crowds=crowds)
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_a_region_of_no_class_is_ignored_for_every_class(size, crowds):
+    task = CtdetTask(CLASSES, heatmap={"crowds": crowds}, size=size)
     rows = make_objects([[8, 8, 40, 40], [44, 20, 60, 40]], labels=[-1, 1], crowd=[True, False])
     targets = task.encode(make_batch(make_objects([]), rows), (HEIGHT, WIDTH))
     heatmap = targets["heatmap"]
@@ -94,8 +96,8 @@ def test_a_region_of_no_class_is_ignored_for_every_class(size_target, crowds):
 
 @given(st.lists(images(), min_size=2, max_size=4))
 def test_a_batch_is_encoded_like_its_images_one_by_one(data):
-    for size_target in ("center", "per_class", "dense"):
-        task = CtdetTask(CLASSES, size_target=size_target)
+    for size in SIZES.values():
+        task = CtdetTask(CLASSES, size=size)
         together = task.encode(make_batch(*data), (HEIGHT, WIDTH))
         for image, objects in enumerate(data):
             alone = task.encode(make_batch(objects), (HEIGHT, WIDTH))
@@ -111,7 +113,7 @@ def test_a_batch_is_encoded_like_its_images_one_by_one(data):
 
 @given(images())
 def test_without_an_offset_the_middle_of_the_cell_is_taken(objects):
-    task = CtdetTask(CLASSES, offset=False)
+    task = CtdetTask(CLASSES, offset=None)
     targets = task.encode(make_batch(objects), (HEIGHT, WIDTH))
     assert set(targets) == set(task.heads) == {"heatmap", "size"}
     found = task.detect(task.perfect(targets, (HEIGHT, WIDTH)))
@@ -132,7 +134,7 @@ def test_a_box_is_clipped_to_the_grid_and_one_outside_is_dropped():
 
 
 def test_equal_objects_in_one_cell_are_one_detection():
-    task = CtdetTask(1, k=5)
+    task = CtdetTask(1, heatmap={"max_detections": 5})
     twice = make_objects([[8, 8, 24, 16]] * 2)
     found = task.detect(task.perfect(task.encode(make_batch(twice), (HEIGHT, WIDTH)), (HEIGHT, WIDTH)))
     assert found["scores"][0, 0] > 0.999
@@ -161,7 +163,7 @@ def test_no_loss_and_no_gradient_come_from_inside_a_crowd_region():
 
 def test_crowds_are_objects_where_that_is_wanted():
     objects = make_objects([[40, 8, 72, 56]], crowd=[True])
-    targets = CtdetTask(1, crowds="objects").encode(make_batch(objects), (HEIGHT, WIDTH))
+    targets = CtdetTask(1, heatmap={"crowds": "objects"}).encode(make_batch(objects), (HEIGHT, WIDTH))
     assert targets["heatmap"].weight is None
     assert (targets["heatmap"].value == 1).sum() == 1
     assert targets["size"].mask.tolist() == [[True]]
@@ -174,9 +176,7 @@ def test_a_crowd_in_one_image_hides_nothing_in_another():
     assert (targets["heatmap"].weight[1] == 0).any()
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"size_target": "per_class"}, {"size_target": "dense"}, {"heatmap_loss": "mse"}]
-)
+@pytest.mark.parametrize("options", [*({"size": size} for size in SIZES.values()), {"heatmap": {"loss": "mse"}}])
 def test_images_without_objects_give_a_finite_loss_and_a_usable_gradient(options):
     task = CtdetTask(2, **options)
     targets = task.encode(make_batch(make_objects([]), make_objects([])), (HEIGHT, WIDTH))
@@ -193,7 +193,8 @@ def test_images_without_objects_give_a_finite_loss_and_a_usable_gradient(options
 @given(images(most=5))
 @settings(max_examples=10)
 def test_the_perfect_output_has_almost_no_loss(objects):
-    for options in ({}, {"size_target": "per_class"}, {"size_target": "dense"}, {"regression_loss": "smooth_l1"}):
+    smooth = {"size": {"loss": "smooth_l1"}, "offset": {"loss": "smooth_l1"}}
+    for options in (*({"size": size} for size in SIZES.values()), smooth):
         task = CtdetTask(CLASSES, **options)
         targets = task.encode(make_batch(objects), (HEIGHT, WIDTH))
         parts = task.losses([task.perfect(targets, (HEIGHT, WIDTH))], targets)
@@ -207,7 +208,7 @@ def test_the_perfect_output_has_almost_no_loss(objects):
 
 
 def test_the_total_is_the_weighted_sum_and_stacks_are_averaged():
-    task = CtdetTask(2, heatmap_weight=2, size_weight=0.25, offset_weight=3)
+    task = CtdetTask(2, heatmap={"weight": 2}, size={"weight": 0.25}, offset={"weight": 3})
     targets = task.encode(make_batch(make_objects([[8, 8, 24, 16]])), (HEIGHT, WIDTH))
     torch.manual_seed(0)
     first, second = (
@@ -231,16 +232,16 @@ def test_heads_follow_from_the_options():
     assert heads["heatmap"].bias == HEATMAP_BIAS
     assert torch.sigmoid(torch.tensor(HEATMAP_BIAS)).item() == pytest.approx(0.1, abs=1e-3)
     assert heads["size"].bias == heads["offset"].bias == 0
-    assert CtdetTask(5, size_target="per_class").heads["size"].channels == 10
-    assert CtdetTask(5, size_target="dense").heads["size"].loss == "dense_l1"
-    assert CtdetTask(5, regression_loss="smooth_l1").heads["offset"].loss == "smooth_l1"
-    assert CtdetTask(5, heatmap_loss="mse").heads["heatmap"].is_heatmap
-    for options in ({}, {"size_target": "per_class"}, {"size_target": "dense"}, {"heatmap_loss": "mse"}):
+    assert CtdetTask(5, size={"per_class": True}).heads["size"].channels == 10
+    assert CtdetTask(5, size={"supervise": "dense"}).heads["size"].loss == "dense_l1"
+    assert CtdetTask(5, offset={"loss": "smooth_l1"}).heads["offset"].loss == "smooth_l1"
+    assert CtdetTask(5, heatmap={"loss": "mse"}).heads["heatmap"].is_heatmap
+    for options in (*({"size": size} for size in SIZES.values()), {"heatmap": {"loss": "mse"}}):
         assert all(head.loss in LOSSES for head in CtdetTask(5, **options).heads.values())
 
 
 def test_an_object_moves_the_size_channels_of_its_own_class_only():
-    task = CtdetTask(3, size_target="per_class")
+    task = CtdetTask(3, size={"per_class": True})
     targets = task.encode(make_batch(make_objects([[8, 8, 24, 16]], labels=[1])), (HEIGHT, WIDTH))
     assert isinstance(targets["size"], AtCells)
     assert targets["size"].mask.tolist() == [[[0, 0, 1, 1, 0, 0]]]
@@ -262,7 +263,7 @@ def test_merging_an_image_with_its_mirror_averages_what_a_mirror_changes():
 
 @pytest.mark.parametrize("flipped", [False, True])
 def test_detections_are_lifted_to_where_the_objects_are_in_the_image(flipped):
-    task = CtdetTask(1, k=1)
+    task = CtdetTask(1, heatmap={"max_detections": 1})
     matrix = crop_matrix((60, 50), 130, (64, 80))
     if flipped:
         matrix = matrix @ flip_matrix(120)
@@ -286,7 +287,7 @@ def test_maps_are_activated_in_float32():
 
 
 def test_fewer_cells_than_k_are_no_obstacle():
-    task = CtdetTask(1, k=100)
+    task = CtdetTask(1, heatmap={"max_detections": 100})
     found = task.decode({name: torch.rand(1, head.channels, 3, 4) for name, head in task.heads.items()})
     assert found["boxes"].shape == (1, 12, 4)
 
@@ -306,18 +307,22 @@ def test_encoding_follows_the_device_and_takes_padding_as_it_comes():
     ("options", "message"),
     [
         (
-            {"radius": "round"},
-            "task ctdet: radius='round' is unknown; choose one of centernet, cornernet, proportional",
+            {"heatmap": {"radius": "round"}},
+            "task ctdet: heatmap.radius='round' is unknown; choose one of centernet, cornernet, proportional",
         ),
-        ({"heatmap_loss": "l1"}, "task ctdet: heatmap_loss='l1' is unknown; choose one of focal, mse"),
-        ({"regression_loss": "l2"}, "task ctdet: regression_loss='l2' is unknown; choose one of l1, smooth_l1"),
+        ({"heatmap": {"loss": "l1"}}, "task ctdet: heatmap.loss='l1' is unknown; choose one of focal, mse"),
+        ({"size": {"loss": "l2"}}, "task ctdet: size.loss='l2' is unknown; choose one of l1, smooth_l1"),
         (
-            {"size_target": "center"},
-            "task ctdet: size_target='center' is unknown; choose one of center, per_class, dense",
+            {"size": {"supervise": "middle"}},
+            "task ctdet: size.supervise='middle' is unknown; choose one of center, dense",
         ),
-        ({"crowds": "drop"}, "task ctdet: crowds='drop' is unknown; choose one of ignore, objects"),
-        ({"radios": 1}, "task ctdet has no option 'radios'; did you mean radius?"),
-        ({"zzz": 1}, "task ctdet has no option 'zzz'; it has num_classes"),
+        (
+            {"heatmap": {"crowds": "drop"}},
+            "task ctdet: heatmap.crowds='drop' is unknown; choose one of ignore, objects",
+        ),
+        ({"heatmap": {"radios": 1}}, "task ctdet: heatmap has no option 'radios'; did you mean radius"),
+        ({"offsets": {}}, "task ctdet has no option 'offsets'; did you mean offset?"),
+        ({"zzz": 1}, "task ctdet has no option 'zzz'; choose one of stride, pad_objects, heatmap, size, offset"),
     ],
 )
 def test_a_bad_option_is_named_with_what_there_is(options, message):
@@ -335,13 +340,13 @@ def test_an_unknown_task_is_named_with_close_ones():
 
 def test_data_without_the_needed_fields_is_refused():
     task = CtdetTask(1)
-    require_fields(task, make_objects([]), "the train data")
+    task.check_data(make_objects([]), {}, "the train data")
     with pytest.raises(InputError, match="task ctdet needs objects with labels, which the train data does not have"):
-        require_fields(task, {"boxes": torch.zeros(0, 4)}, "the train data")
+        task.check_data({"boxes": torch.zeros(0, 4)}, {}, "the train data")
 
 
 def test_the_metric_knows_the_classes_and_counts_every_detection():
-    metric = CtdetTask(2, k=300).metric(["cat", "dog"])
+    metric = CtdetTask(2).metric(["cat", "dog"])
     assert metric.class_names == ["cat", "dog"]
     truth = stack_objects([make_objects([[0, 0, 10, 10]], labels=[1])])
     detections = {
@@ -351,12 +356,16 @@ def test_the_metric_knows_the_classes_and_counts_every_detection():
     }
     metric.update(detections, truth, torch.tensor([5]))
     assert metric.compute()["AP"] == 1
-    assert CtdetTask.monitor in metric.compute()
+    assert CtdetTask(2).metric(["cat", "dog"], backend="pycocotools").backend == "pycocotools"
 
 
 @pytest.mark.parametrize(
-    ("option", "message"), [({"k": 0}, "k=0 is too small"), ({"min_overlap": 2.0}, "min_overlap=2.0 must lie between")]
+    ("option", "message"),
+    [
+        ({"max_detections": 0}, "heatmap.max_detections=0 must be a number of at least 1"),
+        ({"min_overlap": 2.0}, "heatmap.min_overlap=2.0 must be a number above 0 and below 1"),
+    ],
 )
 def test_numbers_that_make_no_sense_are_refused(option, message):
     with pytest.raises(InputError, match=message):
-        CtdetTask(num_classes=2, **option)
+        CtdetTask(num_classes=2, heatmap=option)

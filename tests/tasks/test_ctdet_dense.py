@@ -8,11 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centernet.module import CtdetDenseModule
 from centernet.structures import DenseMap, InputError
 from centernet.tasks import build_task
 from centernet.tasks.ctdet_dense import CtdetDenseTask
-from tests import tiny
 from tests.tasks.test_ctdet import CLASSES, HEIGHT, WIDTH, assert_found, images
 from tests.tiny import make_batch, make_objects
 
@@ -20,7 +18,7 @@ from tests.tiny import make_batch, make_objects
 @settings(max_examples=25)
 @given(data=st.lists(images(), min_size=1, max_size=3))
 def test_what_is_encoded_is_decoded_again(data):
-    task = CtdetDenseTask(CLASSES, k=20)
+    task = CtdetDenseTask(CLASSES, heatmap={"max_detections": 20})
     targets = task.encode(make_batch(*data), (HEIGHT, WIDTH))
     detections = task.detect(task.perfect(targets, (HEIGHT, WIDTH)))
     assert detections["boxes"].shape == (len(data), 20, 4)
@@ -30,7 +28,7 @@ def test_what_is_encoded_is_decoded_again(data):
 
 @given(images())
 def test_a_mirrored_image_has_the_mirrored_maps_and_merging_both_gives_the_objects_back(objects):
-    task = CtdetDenseTask(CLASSES, k=20)
+    task = CtdetDenseTask(CLASSES, heatmap={"max_detections": 20})
     # Here the mirror takes the grid's width to 0: cell c becomes W - 1 - c, what lies at x in it lies at 1 - x.
     x1, y1, x2, y2 = objects["boxes"].unbind(-1)
     mirrored = {**objects, "boxes": torch.stack([4 * WIDTH - x2, y1, 4 * WIDTH - x1, y2], -1)}
@@ -45,34 +43,34 @@ def test_the_weights_of_every_object_sum_to_one_and_are_narrow():
     task = CtdetDenseTask(1)
     small, large = [8, 8, 12, 12], [60, 60, 180, 140]
     for box in (small, large):
-        size = task.encode(make_batch(make_objects([box])), (40, 50))["size"]
-        assert isinstance(size, DenseMap)
-        assert size.weight.sum((2, 3)).flatten().tolist() == pytest.approx([1.0] * 4, abs=1e-5)
-        assert size.weight[0, 0].max() == size.weight[0, 0, (box[1] + box[3]) // 8, (box[0] + box[2]) // 8]
+        target = task.encode(make_batch(make_objects([box])), (40, 50))["box"]
+        assert isinstance(target, DenseMap)
+        assert target.weight.sum((2, 3)).flatten().tolist() == pytest.approx([1.0] * 4, abs=1e-5)
+        assert target.weight[0, 0].max() == target.weight[0, 0, (box[1] + box[3]) // 8, (box[0] + box[2]) // 8]
 
 
 def test_every_cell_of_an_object_points_to_its_center():
     task = CtdetDenseTask(1)
-    value = task.encode(make_batch(make_objects([[20, 22, 63, 59]])), (HEIGHT, WIDTH))["size"]
-    owned = value.value[0, 0] > 0
+    target = task.encode(make_batch(make_objects([[20, 22, 63, 59]])), (HEIGHT, WIDTH))["box"]
+    owned = target.value[0, 0] > 0
     y, x = owned.nonzero(as_tuple=True)
     assert owned.sum() > 9
-    center = value.value[0, 2:][:, owned] + torch.stack([x, y])
+    center = target.value[0, 2:][:, owned] + torch.stack([x, y])
     assert torch.allclose(center, torch.tensor([[41.5 / 4], [40.5 / 4]]).expand_as(center), atol=1e-5)
-    assert (value.value[0, :, ~owned] == 0).all()
+    assert (target.value[0, :, ~owned] == 0).all()
 
 
 def test_the_object_with_the_larger_weight_has_the_cell():
     task = CtdetDenseTask(2)
     # A small one inside a large one: its weight at its own center is larger, although it comes first.
     small, large = [36, 28, 44, 36], [0, 0, 80, 64]
-    size = task.encode(make_batch(make_objects([small, large], [0, 1])), (HEIGHT, WIDTH))["size"]
-    assert size.value[0, :2, 8, 10].tolist() == [2, 2]
-    assert size.value[0, :2, 8, 12].tolist() == [20, 16]
+    target = task.encode(make_batch(make_objects([small, large], [0, 1])), (HEIGHT, WIDTH))["box"]
+    assert target.value[0, :2, 8, 10].tolist() == [2, 2]
+    assert target.value[0, :2, 8, 12].tolist() == [20, 16]
 
 
 def test_boxes_may_reach_the_end_of_the_input():
-    task = CtdetDenseTask(1, k=1)
+    task = CtdetDenseTask(1, heatmap={"max_detections": 1})
     targets = task.encode(make_batch(make_objects([[40, 40, 100, 100]])), (HEIGHT, WIDTH))
     found = task.detect(task.perfect(targets, (HEIGHT, WIDTH)))
     assert found["boxes"][0, 0].tolist() == pytest.approx([40, 40, 4 * WIDTH, 4 * HEIGHT], abs=1e-3)
@@ -83,7 +81,7 @@ def test_the_parts_of_the_loss_are_heatmap_size_and_offset_with_their_weights():
     targets = task.encode(make_batch(make_objects([[8, 8, 24, 24]])), (HEIGHT, WIDTH))
     flawless = task.perfect(targets, (HEIGHT, WIDTH))
     assert task.losses([flawless], targets)["loss"] < 1e-2
-    wrong = {**flawless, "size": flawless["size"] + torch.tensor([1.0, 1, 3, 3]).view(1, 4, 1, 1)}
+    wrong = {**flawless, "box": flawless["box"] + torch.tensor([1.0, 1, 3, 3]).view(1, 4, 1, 1)}
     parts = task.losses([wrong, wrong], targets)
     assert set(parts) == {"loss", "heatmap", "size", "offset"}
     assert parts["size"].item() == pytest.approx(1, abs=1e-3)
@@ -101,7 +99,7 @@ def test_an_image_without_objects_has_a_loss_with_a_usable_gradient():
     loss = task.losses([outputs], targets)["loss"]
     loss.backward()
     assert torch.isfinite(loss)
-    assert (outputs["size"].grad == 0).all()
+    assert (outputs["box"].grad == 0).all()
 
 
 def test_no_size_is_learned_from_a_crowd_region():
@@ -110,14 +108,18 @@ def test_no_size_is_learned_from_a_crowd_region():
     targets = task.encode(make_batch(objects), (HEIGHT, WIDTH))
     assert (targets["heatmap"].value == 1).sum() == 1
     assert (targets["heatmap"].weight[0, 0, 2:15, 10:19] == 0).all()
-    assert targets["size"].weight[0, 0].sum().item() == pytest.approx(1, abs=1e-5)
+    assert targets["box"].weight[0, 0].sum().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_it_is_found_by_its_name_and_has_a_module_of_its_own():
-    assert build_task("ctdet_dense", 3).heads["size"].channels == 4
-    module = CtdetDenseModule(num_classes=2, backbone=tiny.NETWORK, task_options={"k": 7})
-    assert (module.task.name, module.task.k) == ("ctdet_dense", 7)
-    with pytest.raises(InputError, match=r"task ctdet_dense has no option 'size_target'"):
-        build_task("ctdet_dense", 3, size_target="dense")
-    with pytest.raises(InputError, match=r"task ctdet_dense: crowds='no' is unknown"):
-        build_task("ctdet_dense", 3, crowds="no")
+def test_it_is_found_by_its_name_and_names_its_options():
+    assert {name: head.channels for name, head in build_task("ctdet_dense", 3).heads.items()} == {
+        "heatmap": 3,
+        "box": 4,
+    }
+    task = build_task("ctdet_dense", 2, heatmap={"max_detections": 7}, box={"size_weight": 0.2})
+    assert task.heatmap.max_detections == 7
+    assert task.terms["box"].weights == {"size": 0.2, "offset": 0.5}
+    with pytest.raises(InputError, match=r"task ctdet_dense has no option 'size'"):
+        build_task("ctdet_dense", 3, size={"supervise": "dense"})
+    with pytest.raises(InputError, match=r"task ctdet_dense: heatmap.crowds='no' is unknown"):
+        build_task("ctdet_dense", 3, heatmap={"crowds": "no"})

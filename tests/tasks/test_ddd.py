@@ -16,14 +16,19 @@ from centernet.losses import LOSSES
 from centernet.ops.affine import crop_matrix, flip_matrix, transform_boxes, transform_points
 from centernet.ops.camera import alpha_of_yaw, box_corners, project, wrap_angle
 from centernet.structures import AtCells, DenseMap, InputError, Objects
-from centernet.tasks import build_task, require_fields
-from centernet.tasks.ddd import DddTask, alpha_of_bins, bins_of_alpha, logit_of_depth, put_true_depth, with_depth
+from centernet.tasks import build_task
+from centernet.tasks.ddd import DddTask
+from centernet.tasks.terms.angle import TwoBins
+from centernet.tasks.terms.base import About
+from centernet.tasks.terms.space import Depth, DepthWithSpread, put_true_depth
 from tests.tiny import make_batch, make_objects
 
 HEIGHT, WIDTH = 24, 80  # cells
 CLASSES = 3
 CAMERA = torch.tensor([[180.0, 0, 158, 11.2], [0, 180, 44, 0.05], [0, 0, 1, 0.0027]], dtype=torch.float64)
 IMAGE_SIZE = (94, 318)
+ANGLE = TwoBins("rotation", About("ddd", CLASSES))
+DEPTH = Depth("depth", About("ddd", CLASSES))
 
 
 def scene(places: list[tuple[float, float, float, float, float]], labels: list[int] | None = None) -> Objects:
@@ -86,11 +91,11 @@ MATRICES = {
 
 
 @pytest.mark.parametrize("matrix", MATRICES.values(), ids=MATRICES)
-@pytest.mark.parametrize("slots", [50, None])
+@pytest.mark.parametrize("rows", [50, None])
 @settings(max_examples=10)
 @given(truth=scenes())
-def test_what_is_encoded_is_decoded_and_lifted_back_to_its_place(truth, slots, matrix):
-    task = DddTask(CLASSES, k=20, slots=slots)
+def test_what_is_encoded_is_decoded_and_lifted_back_to_its_place(truth, rows, matrix):
+    task = DddTask(CLASSES, pad_objects=rows, heatmap={"max_detections": 20})
     moved = in_input(truth, matrix)
     targets = task.encode(make_batch(moved), (HEIGHT, WIDTH))
     found = task.detect(task.perfect(targets, (HEIGHT, WIDTH)))
@@ -123,7 +128,7 @@ def clipped(boxes: np.ndarray) -> np.ndarray:
 
 def test_the_2d_center_of_a_car_ahead_is_lifted_to_almost_its_place():
     truth = scene([(1, 1.6, 25, 1.5, 1)], [1])
-    task = DddTask(CLASSES, k=1)
+    task = DddTask(CLASSES, heatmap={"max_detections": 1})
     found = task.detect(task.perfect(task.encode(make_batch(truth), (HEIGHT, WIDTH)), (HEIGHT, WIDTH)))
     lifted = task.lift(found, batch_of(MATRICES["as it is"]))
     assert torch.equal(lifted["center_3d"], found["center_3d"])
@@ -134,7 +139,7 @@ def test_the_2d_center_of_a_car_ahead_is_lifted_to_almost_its_place():
 
 def test_every_image_is_lifted_with_its_own_camera():
     truth = scene([(3, 1.6, 25, 1.5, 1)], [1])
-    task = DddTask(CLASSES, k=1)
+    task = DddTask(CLASSES, heatmap={"max_detections": 1})
     found = task.detect(task.perfect(task.encode(make_batch(truth, truth), (HEIGHT, WIDTH)), (HEIGHT, WIDTH)))
     batch = batch_of(MATRICES["as it is"], 2)
     batch["calibration"] = torch.stack([CAMERA, CAMERA * torch.tensor([2.0, 2, 1])[:, None]])
@@ -151,35 +156,35 @@ def test_without_a_camera_one_sentence_says_what_is_missing():
 
 
 def test_with_a_focal_length_the_depths_of_another_camera_are_scaled():
-    task, plain = DddTask(1, focal=360.0), DddTask(1)
+    task, plain = DddTask(1, depth={"focal": 360.0}), DddTask(1)
     found = plain.decode({name: torch.rand(1, head.channels, 3, 4) for name, head in plain.heads.items()})
     half = torch.diag(torch.tensor([0.5, 0.5, 1], dtype=torch.float64))
     same, other = plain.lift(found, batch_of(half)), task.lift(found, batch_of(half))
     # 180 pixels in the image are 90 in the input, a quarter of what the depths belong to.
     assert torch.allclose(other["depth"], same["depth"] / 4)
     assert torch.allclose(other["location"][..., 2], other["depth"], atol=1e-4)
-    assert task.depth_scale(batch_of(half)).tolist() == [0.25]
-    assert plain.depth_scale(batch_of(half)).tolist() == [1]
+    assert task.terms["depth"].scale(batch_of(half)).tolist() == [0.25]
+    assert plain.terms["depth"].scale(batch_of(half)).tolist() == [1]
 
 
 @given(st.floats(-math.pi, math.pi))
 def test_an_angle_survives_its_bins(angle):
     alpha = torch.tensor([angle])
-    inside, residual = bins_of_alpha(alpha)
+    inside, residual = ANGLE.code(alpha).chunk(2, -1)
     assert inside.sum() in (1, 2)
     # Certain only in the middle of the overlap and outside of it: within, either bin gives the angle.
     for surer in (inside[0] > 0).nonzero().flatten().tolist():
         rotation = torch.zeros(1, 8)
         rotation[0, 4 * surer + 1] = 1
         rotation[0, [2, 6]], rotation[0, [3, 7]] = residual[0].sin() * 3, residual[0].cos() * 3
-        back = alpha_of_bins(rotation)
+        back = ANGLE.angle(rotation)
         assert back.abs() <= math.pi + 1e-6
         assert (back - alpha).cos() > 1 - 1e-6
 
 
 def test_the_bins_overlap_by_thirty_degrees_on_either_side():
     degrees = torch.tensor([-180, -151, -149, -90, -31, -29, 0, 29, 31, 90, 149, 151, 180.0])
-    inside, _ = bins_of_alpha(degrees.deg2rad())
+    inside = ANGLE.code(degrees.deg2rad())[:, :2]
     assert inside.tolist() == [
         [1, 1], [1, 1], [1, 0], [1, 0], [1, 0], [1, 1], [1, 1], [1, 1], [0, 1], [0, 1], [0, 1], [1, 1], [1, 1],
     ]  # fmt: skip
@@ -188,16 +193,16 @@ def test_the_bins_overlap_by_thirty_degrees_on_either_side():
 def test_depth_is_one_over_the_sigmoid_less_one_in_float32():
     raw = torch.linspace(-8, 8, 50).view(1, 1, 5, 10)
     wanted = 1 / (torch.sigmoid(raw) + 1e-6) - 1
-    assert torch.equal(with_depth({"depth": raw})["depth"], wanted)
-    assert torch.allclose(logit_of_depth(wanted), raw, atol=1e-3)
-    assert with_depth({"depth": raw.bfloat16()})["depth"].dtype == torch.float32
-    assert torch.isfinite(with_depth({"depth": raw * 1000})["depth"]).all()
-    two = with_depth({"depth": raw.expand(1, 2, 5, 10)})["depth"]  # only the first channel is a depth
+    assert torch.equal(DEPTH.activate(raw), wanted)
+    assert torch.allclose(DEPTH.perfect(DenseMap(wanted), (5, 10)), raw, atol=1e-3)
+    assert DEPTH.activate(raw.bfloat16()).dtype == torch.float32
+    assert torch.isfinite(DEPTH.activate(raw * 1000)).all()
+    two = DepthWithSpread("depth", DEPTH.about).activate(raw.expand(1, 2, 5, 10))  # only the first channel is a depth
     assert torch.equal(two[:, 1:], raw)
 
 
 def test_the_network_is_trained_on_what_it_will_say():
-    task = DddTask(CLASSES, slots=50)
+    task = DddTask(CLASSES, pad_objects=50)
     targets = task.encode(make_batch(scene([(0, 1.6, 20, 0.5, 1), (9, 1.6, 50, 2, 1)])), (HEIGHT, WIDTH))
     good = task.losses([task.perfect(targets, (HEIGHT, WIDTH))], targets)
     assert good["depth"] < 1e-5
@@ -206,18 +211,19 @@ def test_the_network_is_trained_on_what_it_will_say():
     outputs = task.perfect(targets, (HEIGHT, WIDTH))
     cell = targets["depth"].cell[0, 0]
     is_first = (torch.arange(HEIGHT * WIDTH) == cell).view(1, 1, HEIGHT, WIDTH)
-    outputs["depth"] = logit_of_depth(with_depth(outputs)["depth"] + 5 * is_first)
+    wrong = DenseMap(DEPTH.activate(outputs["depth"]) + 5 * is_first)
+    outputs["depth"] = DEPTH.perfect(wrong, (HEIGHT, WIDTH))
     # Five meters off at one of fifty rows, or at one of two objects.
     assert task.losses([outputs], targets)["depth"].item() == pytest.approx(5 / 50, rel=1e-3)
-    alone = DddTask(CLASSES, slots=None)
+    alone = DddTask(CLASSES)
     few = alone.encode(make_batch(scene([(0, 1.6, 20, 0.5, 1), (9, 1.6, 50, 2, 1)])), (HEIGHT, WIDTH))
     assert alone.losses([outputs], few)["depth"].item() == pytest.approx(5 / 2, rel=1e-3)
     assert alone.losses([alone.perfect(few, (HEIGHT, WIDTH))], few)["rotation"] < 1e-3
 
 
-@pytest.mark.parametrize("slots", [4, 50, None])
-def test_any_number_of_objects_is_encoded(slots):
-    task = DddTask(CLASSES, slots=slots, k=80)
+@pytest.mark.parametrize("rows", [4, 50, None])
+def test_any_number_of_objects_is_encoded(rows):
+    task = DddTask(CLASSES, pad_objects=rows, heatmap={"max_detections": 80})
     rng = np.random.default_rng(0)
     many = scene([(x, y, 40, 0, 0.3) for x, y in rng.uniform([-25, -6], [25, 6], (60, 2))])
     targets = task.encode(make_batch(many, scene([])), (HEIGHT, WIDTH))
@@ -226,9 +232,9 @@ def test_any_number_of_objects_is_encoded(slots):
     assert torch.isfinite(task.losses([outputs], targets)["loss"])
 
 
-@pytest.mark.parametrize("slots", [50, None])
-def test_images_without_objects_give_a_finite_loss_and_a_usable_gradient(slots):
-    task = DddTask(2, slots=slots)
+@pytest.mark.parametrize("rows", [50, None])
+def test_images_without_objects_give_a_finite_loss_and_a_usable_gradient(rows):
+    task = DddTask(2, pad_objects=rows)
     targets = task.encode(make_batch(scene([]), scene([])), (HEIGHT, WIDTH))
     outputs = {
         name: torch.randn(2, head.channels, HEIGHT, WIDTH, requires_grad=True) for name, head in task.heads.items()
@@ -242,7 +248,7 @@ def test_images_without_objects_give_a_finite_loss_and_a_usable_gradient(slots):
 def test_rescaled_objects_teach_no_depth_and_no_dimensions_but_everything_else():
     truth = scene([(0, 1.6, 20, 0.5, 1), (9, 1.6, 50, 2, 1)])
     truth["rescaled"][1] = True
-    targets = DddTask(CLASSES, slots=None).encode(make_batch(truth), (HEIGHT, WIDTH))
+    targets = DddTask(CLASSES).encode(make_batch(truth), (HEIGHT, WIDTH))
     for name, target in targets.items():
         if isinstance(target, AtCells):
             wanted = [[True, False]] if name in ("depth", "dimensions") else [[True, True]]
@@ -253,7 +259,7 @@ def test_rescaled_objects_teach_no_depth_and_no_dimensions_but_everything_else()
 
 def ignoring(label: int, ignored: str) -> tuple[Tensor, Tensor, DenseMap]:
     """Loss per cell of a heatmap that says 0.9 everywhere, with and without one ignored object, and its target."""
-    task = DddTask(CLASSES, ignored=ignored)
+    task = DddTask(CLASSES, heatmap={"ignore": ignored})
     truth = scene([(-4, 1.6, 20, 0.5, 1), (4, 1.6, 20, 0.5, 1)], [0, label])
     costs = []
     for crowd in (False, True):
@@ -290,7 +296,7 @@ def test_a_center_under_something_ignored_stays_a_center(ignored):
     for order in ([0, 1], [1, 0]):
         shown = {name: value[order] for name, value in truth.items()}
         shown["crowd"] = torch.tensor(order) == 1
-        heatmap = DddTask(CLASSES, ignored=ignored).encode(make_batch(shown), (HEIGHT, WIDTH))["heatmap"]
+        heatmap = DddTask(CLASSES, heatmap={"ignore": ignored}).encode(make_batch(shown), (HEIGHT, WIDTH))["heatmap"]
         assert (heatmap.value == 1).nonzero()[:, 1].tolist() == [1]
 
 
@@ -308,7 +314,7 @@ def test_padding_may_hold_anything():
 
 
 def test_without_size_and_offset_maps_boxes_are_points_in_the_middle_of_cells():
-    task = DddTask(CLASSES, size=False, offset=False, k=1)
+    task = DddTask(CLASSES, size=None, offset=None, heatmap={"max_detections": 1})
     assert set(task.heads) == {"heatmap", "depth", "dimensions", "rotation"}
     targets = task.encode(make_batch(scene([(0, 1.6, 20, 0.5, 1)])), (HEIGHT, WIDTH))
     assert set(targets) == set(task.heads)
@@ -318,7 +324,7 @@ def test_without_size_and_offset_maps_boxes_are_points_in_the_middle_of_cells():
 
 
 def test_heads_follow_from_the_options():
-    heads = DddTask(3, slots=50, depth_weight=1).heads
+    heads = DddTask(3, pad_objects=50, depth={"weight": 1}).heads
     assert {name: (head.channels, head.weight) for name, head in heads.items()} == {
         "heatmap": (3, 1),
         "depth": (1, 1),
@@ -327,14 +333,14 @@ def test_heads_follow_from_the_options():
         "size": (2, 0.1),
         "offset": (2, 1),
     }
-    for slots in (None, 50):
-        assert all(head.loss in LOSSES for head in DddTask(3, slots=slots).heads.values())
+    for rows in (None, 50):
+        assert all(head.loss in LOSSES for head in DddTask(3, pad_objects=rows).heads.values())
 
 
 @given(truth=scenes(most=3))
 @settings(max_examples=10)
 def test_a_mirror_image_says_the_same_and_merging_changes_nothing(truth):
-    task = DddTask(CLASSES, k=10)
+    task = DddTask(CLASSES, heatmap={"max_detections": 10})
     mirror = torch.from_numpy(flip_matrix(4 * WIDTH))
     plain, mirrored = (
         task.activate(task.perfect(task.encode(make_batch(in_input(truth, matrix)), (HEIGHT, WIDTH)), (HEIGHT, WIDTH)))
@@ -344,7 +350,7 @@ def test_a_mirror_image_says_the_same_and_merging_changes_nothing(truth):
     alone = task.decode(plain)
     # A mirrored center may lie one cell further: take the mirror image of the maps themselves for those.
     reflected = {name: value.flip(-1) for name, value in plain.items()}
-    reflected["rotation"] = task.mirror_alpha(reflected["rotation"])
+    reflected["rotation"] = ANGLE.mirror(reflected["rotation"])
     merged = task.decode(task.merge_flipped({name: torch.cat([plain[name], reflected[name]]) for name in plain}))
     for name in alone:
         assert torch.allclose(merged[name][:, :count], alone[name][:, :count], atol=1e-4), name
@@ -386,39 +392,40 @@ def test_true_depth_replaces_that_of_detections_that_show_an_object():
 
 def test_with_true_depth_a_wrong_depth_does_no_harm():
     truth = scene([(-4, 1.6, 20, 0.5, 1), (4, 1.6, 30, 0.5, 1)], [1, 1])
-    for task in (DddTask(CLASSES, k=2), DddTask(CLASSES, k=2, focal=100.0)):
+    for depth in ({}, {"focal": 100.0}):
+        task = DddTask(CLASSES, heatmap={"max_detections": 2}, depth=depth)
         maps = task.activate(task.perfect(task.encode(make_batch(truth), (HEIGHT, WIDTH)), (HEIGHT, WIDTH)))
         maps["depth"] = maps["depth"] * 3
         batch = batch_of(MATRICES["as it is"])
-        found = put_true_depth(task.decode(maps), make_batch(truth), task.depth_scale(batch))
+        found = put_true_depth(task.decode(maps), make_batch(truth), task.terms["depth"].scale(batch))
         assert task.lift(found, batch)["location"][0, :, 2].sort().values.tolist() == pytest.approx([20, 30], abs=1e-3)
 
 
 def test_what_is_lifted_is_what_the_metric_takes():
     truth = scene([(-4, 1.6, 20, 0.5, 1), (4, 1.6, 30, 0.5, 1)], [1, 1])
     truth |= {"truncation": torch.zeros(2), "occlusion": torch.zeros(2), "neutral": torch.zeros(2, dtype=torch.bool)}
-    task = DddTask(CLASSES, k=2, overlap="relaxed")
+    task = DddTask(CLASSES, heatmap={"max_detections": 2})
     found = task.detect(task.perfect(task.encode(make_batch(truth), (HEIGHT, WIDTH)), (HEIGHT, WIDTH)))
-    metric = task.metric(["Pedestrian", "Car", "Cyclist"])
+    metric = task.metric(["Pedestrian", "Car", "Cyclist"], overlap="relaxed")
     metric.update(task.lift(found, batch_of(MATRICES["as it is"])), make_batch(truth), torch.tensor([3]))
     assert metric.overlap == "relaxed"
-    assert task.monitor in metric.compute()
+    assert metric.compute().keys() >= {"AP", "AP_2d", "AP_bev", "AOS"}
 
 
 def test_data_without_3d_labels_is_refused():
-    with pytest.raises(InputError, match=r"task ddd needs objects with location, dimensions, alpha, which the data"):
-        require_fields(DddTask(1), make_objects([]), "the data")
+    message = r"task ddd needs objects with location, dimensions, alpha, which the data does not have; use data=cuboids"
+    with pytest.raises(InputError, match=message):
+        DddTask(1).check_data(make_objects([]), {}, "the data")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ignored": "box"}, "task ddd: ignored='box' is unknown; choose one of gaussian, region"),
-        ({"overlap": "loose"}, "task ddd: overlap='loose' is unknown; choose one of official, relaxed"),
-        ({"slots": 0}, "task ddd: slots=0 must be positive, or null"),
-        ({"focal": -1.0}, "task ddd: focal=-1.0 must be positive, or null"),
-        ({"radius": "round"}, "task ddd: radius='round' is unknown"),
-        ({"slot": 4}, "task ddd has no option 'slot'; did you mean slots?"),
+        ({"heatmap": {"ignore": "box"}}, "task ddd: heatmap.ignore='box' is unknown; choose one of gaussian, region"),
+        ({"pad_objects": 0}, "task ddd: pad_objects=0 must be a positive number, or null"),
+        ({"depth": {"focal": -1.0}}, "task ddd: depth.focal=-1.0 must be a number above 0"),
+        ({"heatmap": {"radius": "round"}}, "task ddd: heatmap.radius='round' is unknown"),
+        ({"pad_object": 4}, "task ddd has no option 'pad_object'; did you mean pad_objects?"),
     ],
 )
 def test_a_bad_option_is_named_with_what_there_is(options, message):

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 
 from centernet.losses import LOSSES
 from centernet.ops.affine import flip_matrix
-from centernet.structures import AtCells, InputError
-from centernet.tasks import build_task, require_fields
-from centernet.tasks.ddd_dle import HEADING_BINS, HEADING_STEP, DddDleTask
+from centernet.structures import AtCells, DenseMap, InputError
+from centernet.tasks import build_task
+from centernet.tasks.ddd_dle import DddDleTask
+from centernet.tasks.terms.angle import HEADING_BINS, HEADING_STEP, TwelveBins
+from centernet.tasks.terms.base import About
 from tests.tasks.test_ddd import (
     CLASSES,
     HEIGHT,
@@ -30,13 +32,14 @@ from tests.tasks.test_ddd import (
 from tests.tiny import make_batch
 
 GRID = (HEIGHT, WIDTH)
+ANGLE = TwelveBins("rotation", About("ddd_dle", CLASSES))
 
 
 @pytest.mark.parametrize("matrix", MATRICES.values(), ids=MATRICES)
 @settings(max_examples=15)
 @given(truth=scenes())
 def test_what_is_encoded_is_decoded_and_lifted_back_to_its_place(truth, matrix):
-    task = DddDleTask(CLASSES, k=20)
+    task = DddDleTask(CLASSES, heatmap={"max_detections": 20})
     moved = in_input(truth, matrix)
     targets = task.encode(make_batch(moved), GRID)
     found = task.detect(task.perfect(targets, GRID))
@@ -87,12 +90,12 @@ def test_everything_belongs_to_the_cell_of_the_3d_center():
 def test_an_object_with_its_center_outside_is_dropped_and_one_too_far_away_ignored():
     truth = scene([(0, 1.6, 20, 0.5, 1), (-7.8, 1.6, 8, 1.5, 1), (5, 1.6, 70, 0.5, 2)], [0, 1, 2])
     assert truth["center_3d"][1, 0] < 0 < truth["boxes"][1, 2]
-    targets = DddDleTask(CLASSES, ignored="region").encode(make_batch(truth), GRID)
+    targets = DddDleTask(CLASSES, heatmap={"ignore": "region"}).encode(make_batch(truth), GRID)
     assert targets["depth"].mask.tolist() == [[True, False, False]]
     assert (targets["heatmap"].value == 1).nonzero()[:, 1].tolist() == [0]
     hidden = targets["heatmap"].weight[0] == 0
     assert hidden.any(-1).any(-1).tolist() == [False, False, True]
-    everything = DddDleTask(CLASSES, max_depth=80).encode(make_batch(truth), GRID)
+    everything = DddDleTask(CLASSES, heatmap={"max_depth": 80}).encode(make_batch(truth), GRID)
     assert everything["depth"].mask.tolist() == [[True, False, True]]
 
 
@@ -105,7 +108,7 @@ def test_rescaled_objects_teach_no_depth_and_no_dimensions():
 
 
 def test_scores_fall_with_the_spread_of_depth_and_are_in_order():
-    task = DddDleTask(CLASSES, k=2)
+    task = DddDleTask(CLASSES, heatmap={"max_detections": 2})
     truth = scene([(-4, 1.6, 20, 0.5, 1), (4, 1.6, 30, 0.5, 1)], [0, 1])
     targets = task.encode(make_batch(truth), GRID)
     maps = task.activate(task.perfect(targets, GRID))
@@ -122,22 +125,21 @@ def test_scores_fall_with_the_spread_of_depth_and_are_in_order():
 
 
 def test_an_angle_is_the_nearest_of_twelve_directions_and_a_rest():
-    task = DddDleTask(1)
     angles = torch.linspace(-math.pi, math.pi, 200)
-    targets = task.encode_alpha(angles)
+    targets = ANGLE.code(angles)
     assert set(targets[:, 0].tolist()) == set(range(HEADING_BINS))
     assert (targets[:, 1].abs() <= HEADING_STEP / 2 + 1e-6).all()
-    assert task.encode_alpha(torch.tensor([0.0, math.pi / 6, -math.pi / 6]))[:, 0].tolist() == [0, 1, 11]
-    back = task.decode_alpha(task.perfect_alpha(targets.T.reshape(1, 2, 1, 200))[0, :, 0].T)
+    assert ANGLE.code(torch.tensor([0.0, math.pi / 6, -math.pi / 6]))[:, 0].tolist() == [0, 1, 11]
+    back = ANGLE.angle(ANGLE.perfect(DenseMap(targets.T.reshape(1, 2, 1, 200)), (1, 200))[0, :, 0].T)
     assert torch.allclose((back - angles).cos(), torch.ones(200))
     assert back.abs().max() <= math.pi + 1e-6
 
 
 def test_the_mirror_of_a_heading_is_the_heading_of_the_mirror():
-    task = DddDleTask(1)
     angles = torch.linspace(-3, 3, 50)  # none between two directions, where rounding decides
-    maps = [task.perfect_alpha(task.encode_alpha(a).T.reshape(1, 2, 1, 50)) for a in (angles, math.pi - angles)]
-    mirrored, wanted = (task.decode_alpha(rotation[0, :, 0].T) for rotation in (task.mirror_alpha(maps[0]), maps[1]))
+    targets = [DenseMap(ANGLE.code(each).T.reshape(1, 2, 1, 50)) for each in (angles, math.pi - angles)]
+    maps = [ANGLE.perfect(target, (1, 50)) for target in targets]
+    mirrored, wanted = (ANGLE.angle(rotation[0, :, 0].T) for rotation in (ANGLE.mirror(maps[0]), maps[1]))
     assert torch.allclose((mirrored - wanted).cos(), torch.ones(50))
 
 
@@ -146,7 +148,7 @@ def test_merging_an_image_with_its_mirror_changes_nothing_but_keeps_both_offsets
     torch.manual_seed(0)
     maps = {name: torch.rand(1, head.channels, 4, 6) for name, head in task.heads.items()}
     reflected = {name: value.flip(-1) for name, value in maps.items()}
-    reflected["rotation"] = task.mirror_alpha(reflected["rotation"])
+    reflected["rotation"] = ANGLE.mirror(reflected["rotation"])
     merged = task.merge_flipped({name: torch.cat([maps[name], reflected[name]]) for name in maps})
     for name, value in maps.items():
         assert torch.allclose(merged[name], value), name
@@ -157,7 +159,7 @@ def test_merging_an_image_with_its_mirror_changes_nothing_but_keeps_both_offsets
 def test_a_mirrored_image_is_lifted_to_the_same_place():
     truth = scene([(3, 1.6, 25, 0.7, 1)], [1])
     mirror = torch.from_numpy(flip_matrix(IMAGE_SIZE[1]))
-    task = DddDleTask(CLASSES, k=1)
+    task = DddDleTask(CLASSES, heatmap={"max_detections": 1})
     places = []
     for matrix in (MATRICES["as it is"], mirror):
         targets = task.encode(make_batch(in_input(truth, matrix)), GRID)
@@ -167,11 +169,14 @@ def test_a_mirrored_image_is_lifted_to_the_same_place():
 
 
 def test_mean_dimensions_come_from_the_data_or_are_those_of_kitti():
-    assert DddDleTask.takes == ("mean_dimensions", "focal")
-    pedestrian, car, cyclist = DddDleTask(3).mean_dimensions
+    pedestrian, car, cyclist = DddDleTask(3).terms["dimensions"].means
     assert pedestrian[2] < cyclist[2] < car[2]
-    assert DddDleTask(2).mean_dimensions == [[1.5, 1.6, 3.9]] * 2
-    task = DddDleTask(1, mean_dimensions=[[1, 2, 3]])
+    assert DddDleTask(2).terms["dimensions"].means == [[1.5, 1.6, 3.9]] * 2
+    said = {"mean_dimensions": [[4, 5, 6]], "focal": 300.0}
+    assert DddDleTask(1, facts=said).terms["dimensions"].means == [[4, 5, 6]]
+    assert DddDleTask(1, facts=said).terms["depth"].focal == 300
+    assert DddDleTask(1).terms["depth"].focal is None
+    task = DddDleTask(1, facts=said, dimensions={"means": [[1, 2, 3]]})
     truth = scene([(0, 1.6, 20, 0.5, 1)])
     value = task.encode(make_batch(truth), GRID)["dimensions"].value[0, 0].tolist()
     assert value == pytest.approx([0.5, -0.4, 0.9, 1.5, 1.6, 3.9], abs=1e-5)
@@ -202,18 +207,22 @@ def test_heads_follow_from_the_options():
 
 
 def test_data_without_projected_centers_is_refused():
-    with pytest.raises(InputError, match="task ddd_dle needs objects with center_3d, which the data does not have"):
-        require_fields(DddDleTask(1), dict.fromkeys(DddDleTask.requires[:-1], torch.zeros(1)), "the data")
+    task = DddDleTask(1)
+    fields = {name: torch.zeros(1) for name in task.needs if name != "center_3d"}
+    with pytest.raises(
+        InputError, match="task ddd_dle needs objects with center_3d, which the data does not have; use"
+    ):
+        task.check_data(fields, {}, "the data")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_depth": 0}, "task ddd_dle: max_depth=0 must be positive"),
-        ({"mean_dimensions": [[1, 2, 3]]}, "task ddd_dle: mean_dimensions=[[1.0, 2.0, 3.0]] must hold three positive"),
-        ({"mean_dimensions": [[1, 2, 0]] * 3}, "task ddd_dle: mean_dimensions="),
-        ({"ignored": "box"}, "task ddd_dle: ignored='box' is unknown"),
-        ({"slots": 50}, "task ddd_dle has no option 'slots'"),
+        ({"heatmap": {"max_depth": 0}}, "task ddd_dle: heatmap.max_depth=0 must be a number above 0"),
+        ({"dimensions": {"means": [[1, 2, 3]]}}, "task ddd_dle: dimensions.means=[[1, 2, 3]] must hold three positive"),
+        ({"dimensions": {"means": [[1, 2, 0]] * 3}}, "task ddd_dle: dimensions.means="),
+        ({"heatmap": {"ignore": "box"}}, "task ddd_dle: heatmap.ignore='box' is unknown"),
+        ({"pad_objects": 50}, "task ddd_dle: pad_objects does not go with depth.loss=laplacian"),
     ],
 )
 def test_a_bad_option_is_named_with_what_there_is(options, message):
@@ -226,7 +235,7 @@ def test_a_bad_option_is_named_with_what_there_is(options, message):
 @settings(max_examples=10)
 @given(truth=scenes())
 def test_with_a_focal_length_depth_is_learned_as_one_camera_sees_it_even_of_rescaled_images(truth, matrix):
-    task = DddDleTask(CLASSES, k=20, focal=300.0)
+    task = DddDleTask(CLASSES, heatmap={"max_detections": 20}, depth={"focal": 300.0})
     moved = in_input(truth, matrix)
     count = len(truth["labels"])
     here = 180.0 * float(matrix[:2, 0].norm())

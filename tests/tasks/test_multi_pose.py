@@ -20,7 +20,7 @@ from centernet.tasks.multi_pose import MIN_JOINT_SCORE, MultiPoseTask
 from tests.tiny import make_batch, make_objects
 
 HEIGHT, WIDTH = 24, 32  # cells
-FIVE = {"names": ["top", "left_hand", "right_hand", "left_foot", "right_foot"], "sigmas": [0.05] * 5}
+FIVE = {"joints": {"names": ["top", "left_hand", "right_hand", "left_foot", "right_foot"], "sigmas": [0.05] * 5}}
 
 
 def make_person(box: list[float], joints: list[list[float]], crowd: bool = False, label: int = 0) -> Objects:
@@ -74,25 +74,25 @@ def match(found: Any, objects: Objects) -> list[int]:
     "options",
     [
         {},
-        {"joint_offset": False},
-        {"joint_heatmap": False},
-        {"joints_target": "dense"},
-        {"joints_target": "dense", "joint_heatmap": False},
-        {"joint_heatmap_loss": "mse"},
+        {"joint_offset": None},
+        {"joint_heatmap": None},
+        {"joints": {"supervise": "dense"}},
+        {"joints": {"supervise": "dense"}, "joint_heatmap": None},
+        {"joint_heatmap": {"loss": "mse"}},
     ],
     ids=str,
 )
 @settings(max_examples=15)
 @given(objects=people())
 def test_joints_that_are_encoded_are_decoded_again(options, objects):
-    task = MultiPoseTask(1, k=20, joints=FIVE, jointless="box", **options)
+    task = MultiPoseTask(1, facts=FIVE, heatmap={"max_detections": 20}, unlabeled="box", **options)
     found = detect(task, objects)
     # Without an offset a joint is known to its cell.
-    tolerance = 2.9 if options.get("joint_offset") is False else 1e-2
+    tolerance = 2.9 if options.get("joint_offset", {}) is None else 1e-2
     for row, detection in enumerate(match(found, objects)):
         np.testing.assert_allclose(found["boxes"][0, detection], objects["boxes"][row], atol=1e-2)
         labeled = objects["joints"][row, :, 2] > 0
-        if options.get("joint_heatmap", True) and not is_clear(objects, row):
+        if "joint_heatmap" in task.terms and not is_clear(objects, row):
             continue
         ours, theirs = found["joints"][0, detection][labeled], objects["joints"][row, labeled, :2]
         assert (ours - theirs).norm(dim=-1).le(tolerance).all()
@@ -108,7 +108,7 @@ def is_clear(objects: Objects, row: int) -> bool:
 
 def test_what_is_not_labeled_or_lies_outside_is_not_supervised():
     joints = [[40, 40, 2], [44, 52, 1], [48, 36, 0], [-3, 40, 2], [40, 4 * HEIGHT, 2]]
-    task = MultiPoseTask(1, joints=FIVE)
+    task = MultiPoseTask(1, facts=FIVE)
     targets = task.encode(make_batch(make_person([32, 32, 60, 60], joints)), (HEIGHT, WIDTH))
     assert targets["joints"].mask[0, 0].tolist() == [True] * 4 + [False] * 6
     assert targets["joint_offset"].mask[0].tolist() == [True, True, False, False, False]
@@ -116,9 +116,9 @@ def test_what_is_not_labeled_or_lies_outside_is_not_supervised():
     np.testing.assert_allclose(targets["joints"].value[0, 0, :4], [10 - 11, 10 - 11, 11 - 11, 13 - 11])
 
 
-@pytest.mark.parametrize(("jointless", "known"), [("center", False), ("box", True)])
-def test_an_object_without_joints_is_a_center_whose_joints_are_not_supervised(jointless, known):
-    task = MultiPoseTask(1, joints=FIVE, jointless=jointless)
+@pytest.mark.parametrize(("unlabeled", "known"), [("center", False), ("box", True)])
+def test_an_object_without_joints_is_a_center_whose_joints_are_not_supervised(unlabeled, known):
+    task = MultiPoseTask(1, facts=FIVE, unlabeled=unlabeled)
     batch = make_batch(make_person([32, 32, 60, 60], [[0, 0, 0]] * 5))
     targets = task.encode(batch, (HEIGHT, WIDTH))
     assert (targets["heatmap"].value == 1).sum() == 1
@@ -135,7 +135,7 @@ def test_an_object_without_joints_is_a_center_whose_joints_are_not_supervised(jo
 
 
 def test_an_object_of_a_class_that_has_no_joints_is_learned_as_a_box():
-    task = MultiPoseTask(2, joints=FIVE)
+    task = MultiPoseTask(2, facts=FIVE)
     car = make_person([32, 32, 60, 60], [[0, 0, -1]] * 5, label=1)
     targets = task.encode(make_batch(car), (HEIGHT, WIDTH))
     assert targets["size"].mask.tolist() == targets["offset"].mask.tolist() == [[True]]
@@ -144,7 +144,7 @@ def test_an_object_of_a_class_that_has_no_joints_is_learned_as_a_box():
 
 
 def test_nothing_is_learned_inside_a_crowd_neither_centers_nor_joints():
-    task = MultiPoseTask(1, joints=FIVE)
+    task = MultiPoseTask(1, facts=FIVE)
     crowd = make_person([32, 32, 60, 60], [[40, 40, 2]] * 5, crowd=True)
     targets = task.encode(make_batch(crowd), (HEIGHT, WIDTH))
     for name in ("heatmap", "joint_heatmap"):
@@ -167,7 +167,7 @@ def test_an_image_without_objects_has_a_finite_loss():
 
 
 def test_a_batch_is_encoded_like_its_images_one_by_one():
-    task = MultiPoseTask(1, joints=FIVE, joints_target="dense")
+    task = MultiPoseTask(1, facts=FIVE, joints={"supervise": "dense"})
     one = make_person([32, 32, 60, 60], [[40 + n, 40, 2] for n in range(5)])
     two = joined(one, make_person([62, 22, 100, 70], [[80 + n, 40 - n, 1] for n in range(5)]))
     both = task.encode(make_batch(one, two), (HEIGHT, WIDTH))
@@ -200,7 +200,7 @@ def snap_maps(task: MultiPoseTask, peak: tuple[int, int], score: float) -> dict[
     ],
 )
 def test_a_joint_snaps_to_a_peak_that_is_strong_and_near(peak, score, snapped):
-    task = MultiPoseTask(1, k=3, joints=FIVE)
+    task = MultiPoseTask(1, facts=FIVE, heatmap={"max_detections": 3})
     found = task.decode(snap_maps(task, peak, score))
     wanted = [4 * (peak[0] + 0.25), 4 * (peak[1] + 0.25)] if snapped else [40, 40]
     assert found["joints"][0, 0, 0].tolist() == pytest.approx(wanted)
@@ -210,14 +210,14 @@ def test_a_joint_snaps_to_a_peak_that_is_strong_and_near(peak, score, snapped):
 
 
 def test_a_joint_does_not_snap_to_a_peak_outside_the_box():
-    task = MultiPoseTask(1, k=3, joints=FIVE)
+    task = MultiPoseTask(1, facts=FIVE, heatmap={"max_detections": 3})
     maps = snap_maps(task, (15, 10), 0.9)
     maps["joints"][0, 0, 10, 10] = 4.5  # half a cell left of the peak, but the box ends at 14.5
     assert task.decode(maps)["joints"][0, 0, 0].tolist() == pytest.approx([4 * 14.5, 40])
 
 
 def test_without_joint_heatmaps_a_joint_is_as_sure_as_its_object():
-    task = MultiPoseTask(1, k=3, joints=FIVE, joint_heatmap=False)
+    task = MultiPoseTask(1, facts=FIVE, heatmap={"max_detections": 3}, joint_heatmap=None)
     maps = {name: torch.rand(1, head.channels, HEIGHT, WIDTH) for name, head in task.heads.items()}
     found = task.decode(maps)
     assert torch.equal(found["joint_scores"], found["scores"][..., None].expand(1, 3, 5))
@@ -229,7 +229,7 @@ def test_in_a_mirror_left_and_right_joints_change_places():
     joints = [[10, 20, 2], [30, 21, 2], [50, 22, 1], [31, 40, 2], [51, 41, 0]]
     person = make_person([8, 16, 60, 50], joints)
     matrix = torch.from_numpy(flip_matrix(100))
-    order = JointSet.of(FIVE).mirrored
+    order = JointSet.of(FIVE["joints"]).mirrored
     moved = warp_objects(person, matrix, order)["joints"][0]
     # The hand at the left of the picture is the left one before and the right one after.
     assert moved.tolist() == [[89, 20, 2], [49, 22, 1], [69, 21, 2], [48, 41, 0], [68, 40, 2]]
@@ -244,19 +244,19 @@ def test_joints_follow_the_image_under_rotation_and_only_a_mirror_swaps_sides(ro
     matrix = crop_matrix((40, 30), 100, (96, 128), rotation)
     if mirrored:
         matrix = matrix @ flip_matrix(100)
-    order = JointSet.of(FIVE).mirrored
+    order = JointSet.of(FIVE["joints"]).mirrored
     moved = warp_objects(person, torch.from_numpy(matrix), order)["joints"][0, :, :2].numpy()
     points = np.column_stack([person["joints"][0, :, :2].numpy(), np.ones(5)]) @ matrix[:2].T
     np.testing.assert_allclose(moved, points[order] if mirrored else points, atol=1e-4)
 
 
 def test_maps_of_a_mirrored_image_merge_to_the_plain_ones():
-    task = MultiPoseTask(1, joints=FIVE)
+    task = MultiPoseTask(1, facts=FIVE)
     person = make_person([40, 30, 80, 70], [[45, 40, 2], [50, 50, 2], [70, 52, 2], [52, 66, 2], [66, 65, 2]])
     # The grid's own mirror: cell x becomes WIDTH - 1 - x, so that the center must sit in the middle of its cell.
     size = (HEIGHT, WIDTH)
     plain = task.activate(task.perfect(task.encode(make_batch(person), size), size))
-    order = task.joints.mirrored
+    order = JointSet.of(FIVE["joints"]).mirrored
     sign = torch.tensor([-1.0, 1.0]).view(1, 1, 2, 1, 1)
     mirrored = {name: value.flip(-1) for name, value in plain.items()}
     mirrored["joints"] = (mirrored["joints"].unflatten(1, (-1, 2))[:, order] * sign).flatten(1, 2)
@@ -267,7 +267,7 @@ def test_maps_of_a_mirrored_image_merge_to_the_plain_ones():
 
 
 def test_lifting_takes_boxes_and_joints_back_to_the_image():
-    task = MultiPoseTask(1, joints=FIVE)
+    task = MultiPoseTask(1, facts=FIVE)
     person = make_person([40, 30, 80, 70], [[45, 40, 2], [50, 50, 2], [70, 52, 2], [52, 66, 2], [66, 65, 2]])
     matrix = torch.from_numpy(crop_matrix((50, 40), 90, (96, 128)))
     warped = warp_objects(person, matrix)
@@ -283,7 +283,7 @@ def test_lifting_takes_boxes_and_joints_back_to_the_image():
 
 
 def test_several_classes_share_the_joints():
-    task = MultiPoseTask(2, k=4, joints=FIVE)
+    task = MultiPoseTask(2, facts=FIVE, heatmap={"max_detections": 4})
     one = make_person([20, 20, 50, 50], [[25 + 5 * n, 30, 2] for n in range(5)], label=1)
     two = make_person([70, 40, 110, 80], [[100 - 5 * n, 60, 2] for n in range(5)], label=0)
     found = detect(task, joined(one, two))
@@ -303,24 +303,36 @@ def test_the_heads_are_those_of_the_original():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"joints_target": "both"}, r"joints_target='both' is unknown; choose one of center, dense"),
-        ({"jointless": "x"}, r"jointless='x' is unknown; choose one of center, box"),
+        ({"joints": {"supervise": "both"}}, r"joints.supervise='both' is unknown; choose one of center, dense"),
+        ({"unlabeled": "x"}, r"unlabeled='x' is unknown; choose one of center, box"),
         (
-            {"joints": {"names": ["a", "b"], "flip_pairs": [["a", "c"]]}},
-            r"flip pair \['a', 'c'\] names no joint 'c'; the joints are a, b",
+            {"size": None},
+            r"task multi_pose needs size; terms that can be left out: offset, joint_heatmap, joint_offset",
         ),
-        ({"joints": {"names": ["a", "b"], "flip_pairs": [[0, 2]]}}, r"flip pair \[0, 2\] names no joint 2"),
-        ({"joints": {"names": ["a", "b"], "flip_pairs": [[1, 1]]}}, r"joins a joint with itself"),
-        ({"joints": {"names": ["a", "b", "c"], "flip_pairs": [[0, 1], [1, 2]]}}, r"joint 'b' is in two flip pairs"),
-        ({"joints": {"names": ["a", "a"]}}, r"two joints are called 'a'"),
-        ({"joints": {"names": ["a", "b"], "sigmas": [0.1]}}, r"2 joints need 2 positive sigmas"),
-        ({"joints": {"names": ["a"], "pairs": []}}, r"pairs is unknown; there are names, flip_pairs, sigmas and"),
-        ({"joints": {"names": ["a", "b"], "skeleton": [["a"]]}}, r"skeleton line \['a'\] must hold two joints"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_option_is_refused_in_one_sentence(options, message):
     with pytest.raises(InputError, match=message) as raised:
         build_task("multi_pose", 1, **options)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("joints", "message"),
+    [
+        ({"flip_pairs": [["a", "c"]]}, r"flip pair \['a', 'c'\] names no joint 'c'; the joints are a, b"),
+        ({"flip_pairs": [[0, 2]]}, r"flip pair \[0, 2\] names no joint 2"),
+        ({"flip_pairs": [[1, 1]]}, r"joins a joint with itself"),
+        ({"names": ["a", "b", "c"], "flip_pairs": [[0, 1], [1, 2]]}, r"joint 'b' is in two flip pairs"),
+        ({"names": ["a", "a"]}, r"two joints are called 'a'"),
+        ({"sigmas": [0.1]}, r"2 joints need 2 positive sigmas"),
+        ({"pairs": []}, r"pairs is unknown; there are names, flip_pairs, sigmas and skeleton"),
+        ({"skeleton": [["a"]]}, r"skeleton line \['a'\] must hold two joints"),
+    ],
+)
+def test_joints_of_the_data_that_make_no_sense_are_refused_in_one_sentence(joints, message):
+    with pytest.raises(InputError, match=message) as raised:
+        build_task("multi_pose", 1, facts={"joints": {"names": ["a", "b"], **joints}})
     assert "\n" not in str(raised.value)
 
 
@@ -329,7 +341,7 @@ def test_data_with_other_joints_is_refused_by_number_and_by_name():
     fields = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0), "joints": torch.zeros(0, 17, 3)}
     task.check_data(fields, {"joints": JointSet.of().plain()}, "the val data")
     with pytest.raises(InputError, match=r"the val data has 5 joints \(top, .*the model has 17 \(nose"):
-        task.check_data(fields, {"joints": FIVE}, "the val data")
+        task.check_data(fields, FIVE, "the val data")
     swapped = ["nose", "right_eye", "left_eye", *COCO_JOINTS[3:]]
     with pytest.raises(InputError, match=r"joint 1 is 'right_eye' in the val data and 'left_eye' in the model"):
         task.check_data(fields, {"joints": {"names": swapped}}, "the val data")
@@ -337,10 +349,10 @@ def test_data_with_other_joints_is_refused_by_number_and_by_name():
 
 def test_data_that_pairs_joints_otherwise_is_refused():
     fields = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0), "joints": torch.zeros(0, 5, 3)}
-    task = MultiPoseTask(1, joints=FIVE)
-    task.check_data(fields, {"joints": FIVE}, "the data")
-    with pytest.raises(InputError, match=r"the data pairs left and right joints otherwise than the model"):
-        task.check_data(fields, {"joints": {**FIVE, "flip_pairs": []}}, "the data")
+    task = MultiPoseTask(1, facts=FIVE)
+    task.check_data(fields, FIVE, "the data")
+    with pytest.raises(InputError, match=r"the data and the model pair left and right joints differently"):
+        task.check_data(fields, {"joints": {**FIVE["joints"], "flip_pairs": []}}, "the data")
 
 
 def test_data_without_joints_is_refused_with_the_data_that_has_them():
@@ -363,7 +375,7 @@ def test_left_and_right_are_paired_by_name_and_coco_gets_its_own_tolerances():
 
 
 def test_padding_changes_nothing():
-    task = MultiPoseTask(1, joints=FIVE)
+    task = MultiPoseTask(1, facts=FIVE)
     person = make_person([32, 32, 60, 60], [[40 + n, 40, 2] for n in range(5)])
     padded = stack_objects([person, joined(person, person, person)])
     alone = task.encode(make_batch(person), (HEIGHT, WIDTH))
