@@ -19,7 +19,7 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str | None = None) 
 
     ``otherwise`` replaces the list of all words, for when it would be too long to read.
     """
-    known = sorted(known)
+    known = list(known)
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     if close:
         return f"did you mean {', '.join(close)}?"

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from centernet.data.transforms import EvalWarp, warp_objects
+from centernet.data.transforms import EvalWarp
+from centernet.fields import move
 from centernet.losses import mean_l1, mean_multi_bin
 from centernet.ops.affine import crop_matrix
 from centernet.ops.camera import alpha_of_yaw, box_corners, project, unproject, yaw_of_alpha
@@ -92,7 +93,7 @@ class Sample:
             size={} if options.get("reg_bbox", True) else None,
             offset={} if options.get("reg_offset", True) else None,
         )
-        self.warped = warp_objects(self.objects, torch.from_numpy(self.matrix))
+        self.warped = move(self.objects, torch.from_numpy(self.matrix))
         self.targets: Targets = self.task.encode(make_batch(self.warped), self.grid_size)
 
     def at_cells(self, head: str, targets: Targets | None = None) -> tuple[np.ndarray, ...]:

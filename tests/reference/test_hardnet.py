@@ -15,8 +15,9 @@ from torch import nn
 from centernet.data.images import read_image
 from centernet.data.masks import Masks, visible_bitmap_box
 from centernet.data.mosaic import join_quadrants
-from centernet.data.transforms import EvalWarp, eval_pipeline, trim_objects, warp_image, warp_objects
+from centernet.data.transforms import EvalWarp, eval_pipeline, trim_objects, warp_image
 from centernet.detector import Detector
+from centernet.fields import move
 from centernet.ops.affine import flip_matrix, place_matrix, transform_points
 from centernet.ops.heatmap import dense_owner
 from centernet.structures import DenseMap
@@ -243,7 +244,7 @@ def test_objects_that_a_crop_cuts_are_kept_dropped_and_boxed_as_in_the_original(
     objects = make_objects(boxes, [labels.index(row["category_id"]) for row in rows])
     masks = Masks([row["segmentation"] for row in rows], [(height, width)] * len(rows))
     size = tuple(entry["input_shape"][1:])
-    ours = trim_objects(warp_objects(objects, torch.from_numpy(matrix)), matrix, size, masks)
+    ours = trim_objects(move(objects, torch.from_numpy(matrix)), matrix, size, masks)
     noted = found["meta_gt_det"][found["meta_gt_det"][:, 4] > 0]
     assert len(noted) - len(ours["boxes"]) in range(len(of_image) - len(rows) + 1)
     # One pixel of the image and one of the input: theirs are made of the indices of pixels.

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from centernet.data.coco import CocoDataset
-from centernet.data.transforms import eval_pipeline, warp_objects
-from centernet.fields import index, stack_objects
+from centernet.data.transforms import eval_pipeline
+from centernet.fields import index, move, stack_objects
 from centernet.joints import JointSet
 from centernet.ops.affine import crop_matrix, flip_matrix
 from centernet.structures import AtCells, DenseMap, Detections, Objects, Targets
@@ -78,9 +78,9 @@ class Sample:
         self.matrix = self._matrix(entry, entry["rot"])
         upright = self._matrix(entry, 0.0)
         order = JointSet.of().mirrored
-        self.warped = warp_objects(self.truth, torch.from_numpy(self.matrix), order)
+        self.warped = move(self.truth, torch.from_numpy(self.matrix), {"joints": order})
         # When the original rotates, its boxes stay upright; ours become the hull of the rotated box.
-        self.warped["boxes"] = warp_objects(self.truth, torch.from_numpy(upright), order)["boxes"]
+        self.warped["boxes"] = move(self.truth, torch.from_numpy(upright), {"joints": order})["boxes"]
         options = entry["options"]
         self.task = MultiPoseTask(
             num_classes=1,

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from centernet.data.images import read_image
-from centernet.data.transforms import warp_objects
 from centernet.detector import Detector
+from centernet.fields import move
 from centernet.ops.affine import crop_matrix, flip_matrix
 from centernet.ops.heatmap import gaussian_radius
 from centernet.structures import AtCells, DenseMap, Targets
@@ -62,7 +62,7 @@ class Sample:
         kinds = {"cat_spec_wh": {"per_class": True}, "dense_wh": {"supervise": "dense"}}
         size = next((kinds[name] for name in kinds if entry["options"].get(name)), {})
         self.task = CtdetTask(len(content["categories"]), heatmap={"crowds": "objects"}, size=size)
-        self.warped = warp_objects(self.objects, torch.from_numpy(self.matrix))
+        self.warped = move(self.objects, torch.from_numpy(self.matrix))
         self.grid_size = (self.size[0] // 4, self.size[1] // 4)
         self.targets: Targets = self.task.encode(make_batch(self.warped), self.grid_size)
 

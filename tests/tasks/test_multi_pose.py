@@ -10,8 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centernet.data.transforms import warp_objects
-from centernet.fields import stack_objects
+from centernet.fields import move, stack_objects
 from centernet.joints import COCO_JOINTS, JointSet
 from centernet.ops.affine import crop_matrix, flip_matrix
 from centernet.structures import AtCells, InputError, Objects
@@ -230,10 +229,10 @@ def test_in_a_mirror_left_and_right_joints_change_places():
     person = make_person([8, 16, 60, 50], joints)
     matrix = torch.from_numpy(flip_matrix(100))
     order = JointSet.of(FIVE["joints"]).mirrored
-    moved = warp_objects(person, matrix, order)["joints"][0]
+    moved = move(person, matrix, {"joints": order})["joints"][0]
     # The hand at the left of the picture is the left one before and the right one after.
     assert moved.tolist() == [[89, 20, 2], [49, 22, 1], [69, 21, 2], [48, 41, 0], [68, 40, 2]]
-    back = warp_objects(warp_objects(person, matrix, order), matrix, order)["joints"]
+    back = move(move(person, matrix, {"joints": order}), matrix, {"joints": order})["joints"]
     assert torch.equal(back, person["joints"])
 
 
@@ -245,7 +244,7 @@ def test_joints_follow_the_image_under_rotation_and_only_a_mirror_swaps_sides(ro
     if mirrored:
         matrix = matrix @ flip_matrix(100)
     order = JointSet.of(FIVE["joints"]).mirrored
-    moved = warp_objects(person, torch.from_numpy(matrix), order)["joints"][0, :, :2].numpy()
+    moved = move(person, torch.from_numpy(matrix), {"joints": order})["joints"][0, :, :2].numpy()
     points = np.column_stack([person["joints"][0, :, :2].numpy(), np.ones(5)]) @ matrix[:2].T
     np.testing.assert_allclose(moved, points[order] if mirrored else points, atol=1e-4)
 
@@ -270,7 +269,7 @@ def test_lifting_takes_boxes_and_joints_back_to_the_image():
     task = MultiPoseTask(1, facts=FIVE)
     person = make_person([40, 30, 80, 70], [[45, 40, 2], [50, 50, 2], [70, 52, 2], [52, 66, 2], [66, 65, 2]])
     matrix = torch.from_numpy(crop_matrix((50, 40), 90, (96, 128)))
-    warped = warp_objects(person, matrix)
+    warped = move(person, matrix)
     detections = {
         "boxes": warped["boxes"][None],
         "scores": torch.ones(1, 1),
