@@ -83,7 +83,8 @@ def start_from(module: CenterNetModule, path: str | Path) -> str:
     theirs = content["centernet"]["module"]["class_names"]
     prefix = "detector.network."
     weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
-    return str(copy_weights(module.detector.network, weights, theirs, module.class_names))
+    class_heads = [name for name, head in module.task.heads.items() if head.per_class]
+    return str(copy_weights(module.detector.network, weights, theirs, module.class_names, class_heads))
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None) -> pl.Trainer:

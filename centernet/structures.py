@@ -106,13 +106,15 @@ class Head:
     """One output map: what the network emits and how it is supervised.
 
     ``loss`` names an entry of ``centernet.losses.LOSSES``; ``weight`` is its share of the total; ``bias`` is what the
-    last convolution starts from: ``HEATMAP_BIAS`` for heatmaps.
+    last convolution starts from: ``HEATMAP_BIAS`` for heatmaps. ``per_class``: the channels are the classes, in their
+    order, so many per class.
     """
 
     channels: int
     loss: str
     weight: float = 1.0
     bias: float = 0.0
+    per_class: bool = False
 
     @property
     def is_heatmap(self) -> bool:

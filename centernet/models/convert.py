@@ -20,7 +20,7 @@ from torch import Tensor
 
 from centernet.models.centernet import build_network, network_spec
 from centernet.models.head import hidden_width
-from centernet.models.originals import CLASS_NAMES, CLASSES, FAMILIES, HEADS, NETWORKS, TASKS, VOC_CLASSES, Family
+from centernet.models.originals import CLASS_NAMES, CLASSES, FAMILIES, HEADS, NETWORKS, NORMALIZATIONS, TASKS, Family
 from centernet.models.transfer import copy_weights
 from centernet.structures import COCO_JOINTS, Head, InputError
 
@@ -183,27 +183,22 @@ def convert(
         "task_options": _task_options(task, channels),
         "num_classes": num_classes,
         "class_names": list(class_names or known or []) or None,
-        # Pascal and KITTI were trained with ImageNet's values in RGB order on BGR images.
-        "normalization": "imagenet_swapped" if task == "ddd" or num_classes == len(VOC_CLASSES) else "coco",
+        "normalization": NORMALIZATIONS.get(num_classes, TASKS[task].normalization),
     }
     return Conversion(state, spec, report)
 
 
 def _task_options(task: str, channels: Mapping[str, int]) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    if task == "ctdet":
-        if "offset" not in channels:
-            options["offset"] = False
-        if channels["size"] > 2:
-            options["size_target"] = "per_class"
-    elif task == "multi_pose":
-        options = {name: False for name in ("offset", "joint_heatmap", "joint_offset") if name not in channels}
-        count = channels["joints"] // 2
-        if count != len(COCO_JOINTS):
-            # The file does not say what they are called.
-            options["joints"] = {"names": [f"joint_{n}" for n in range(count)]}
-    elif task == "ddd":
-        options = {name: False for name in ("size", "offset") if name not in channels}
+    """What a task must be told, so that it has these heads."""
+    layout = TASKS[task]
+    options: dict[str, Any] = {name: False for name in sorted(layout.switches) if name not in channels}
+    for name, told in layout.wide.items():
+        if channels[name] > layout.channels[name][0]:
+            options |= told
+    count = channels.get("joints", 0) // 2
+    if count not in (0, len(COCO_JOINTS)):
+        # The file does not say what they are called.
+        options["joints"] = {"names": [f"joint_{n}" for n in range(count)]}
     return options
 
 

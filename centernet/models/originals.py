@@ -13,13 +13,15 @@ class Family:
     """How the tensors of one kind of network are called.
 
     ``renames``: (pattern, replacement) pairs for ``re.sub``, all applied in this order; ``unused``: patterns of tensors
-    that the original carries without using them; ``first``: our name of the convolution that sees the image.
+    that the original carries without using them; ``first``: our name of the convolution that sees the image; ``task``:
+    what boxes were published with.
     """
 
     renames: tuple[tuple[str, str], ...]
     first: str
     unused: tuple[str, ...] = ()
     stacked_heads: bool = False
+    task: str = "ctdet"
 
 
 def _numbered(word: str, ours: str, last: int = 3) -> tuple[tuple[str, str], ...]:
@@ -87,6 +89,7 @@ FAMILIES: dict[str, Family] = {
             (r"\.norm\.", ".1."),
         ),
         first=f"{_OURS}stem.0.0.weight",
+        task="ctdet_dense",
     ),
 }
 
@@ -103,6 +106,12 @@ NETWORKS: dict[str, tuple[str, str]] = {
     "hardnet68": ("hardnet_68", "hardnet"),
     "hardnet85": ("hardnet_85", "hardnet"),
 }
+
+
+def published_task(network: str) -> str:
+    """The task for boxes that a network (ours by name, or any of timm's) was published with."""
+    return FAMILIES[NETWORKS[network][1]].task if network in NETWORKS else "ctdet"
+
 
 HEADS: dict[str, str] = {
     "hm": "heatmap",
@@ -134,12 +143,17 @@ class Layout:
     """The heads of a task, by our names: channels of each (several where the original has options), and which may lack.
 
     ``classes``: the head whose channels are the classes. A negative number of channels is that multiple of them; no
-    number at all: any.
+    number at all: any. ``switches``: the optional heads that an option of their own name leaves out; ``wide``: the
+    options of a head that has more channels than the first choice. ``normalization``: of the colors (see
+    ``NORMALIZATIONS``).
     """
 
     classes: str
     channels: dict[str, tuple[int, ...]]
     optional: frozenset[str] = field(default_factory=frozenset)
+    switches: frozenset[str] = field(default_factory=frozenset)
+    wide: dict[str, dict[str, str]] = field(default_factory=dict)
+    normalization: str = "coco"
 
 
 _EXTREMES = ("top", "left", "bottom", "right")
@@ -151,6 +165,8 @@ TASKS: dict[str, Layout] = {
         "heatmap",
         {"heatmap": (CLASSES,), "size": (2, 2 * CLASSES), "offset": (2,)},
         optional=frozenset({"offset"}),
+        switches=frozenset({"offset"}),
+        wide={"size": {"size_target": "per_class"}},
     ),
     "multi_pose": Layout(
         "heatmap",
@@ -163,6 +179,7 @@ TASKS: dict[str, Layout] = {
             "joint_offset": (2,),
         },
         optional=frozenset({"offset", "joint_heatmap", "joint_offset"}),
+        switches=frozenset({"offset", "joint_heatmap", "joint_offset"}),
     ),
     "ddd": Layout(
         "heatmap",
@@ -175,6 +192,8 @@ TASKS: dict[str, Layout] = {
             "offset": (2,),
         },
         optional=frozenset({"size", "offset"}),
+        switches=frozenset({"size", "offset"}),
+        normalization="imagenet_swapped",
     ),
     "exdet": Layout(
         "center",
@@ -214,3 +233,6 @@ CLASS_NAMES: dict[tuple[str, int], tuple[str, ...]] = {
     ("multi_pose", 1): ("person",),
     ("ddd", 3): KITTI_CLASSES,
 }
+
+# Pascal (known by its number of classes) and KITTI were trained with ImageNet's values in RGB order on BGR images.
+NORMALIZATIONS: dict[int, str] = {len(VOC_CLASSES): "imagenet_swapped"}

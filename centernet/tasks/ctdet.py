@@ -109,8 +109,8 @@ class CtdetTask(Task):
         size_channels = 2 * self.num_classes if self.size_target == "per_class" else 2
         size_loss = "dense_l1" if self.size_target == "dense" else self.regression_loss
         heads = {
-            "heatmap": Head(self.num_classes, self.heatmap_loss, self.heatmap_weight, HEATMAP_BIAS),
-            "size": Head(size_channels, size_loss, self.size_weight),
+            "heatmap": Head(self.num_classes, self.heatmap_loss, self.heatmap_weight, HEATMAP_BIAS, per_class=True),
+            "size": Head(size_channels, size_loss, self.size_weight, per_class=self.size_target == "per_class"),
         }
         if self.offset:
             heads["offset"] = Head(2, self.regression_loss, self.offset_weight)

@@ -61,7 +61,7 @@ class CtdetDenseTask(CtdetTask):
     @property
     def heads(self) -> dict[str, Head]:
         return {
-            "heatmap": Head(self.num_classes, self.heatmap_loss, self.heatmap_weight, HEATMAP_BIAS),
+            "heatmap": Head(self.num_classes, self.heatmap_loss, self.heatmap_weight, HEATMAP_BIAS, per_class=True),
             "size": Head(4, "dense_l1"),
         }
 

@@ -112,7 +112,7 @@ class DddTask(CtdetTask):
     def heads(self) -> dict[str, Head]:
         value, angle = ("l1", "multi_bin") if self.slots is None else ("mean_l1", "mean_multi_bin")
         heads = {
-            "heatmap": Head(self.num_classes, "focal", self.heatmap_weight, HEATMAP_BIAS),
+            "heatmap": Head(self.num_classes, "focal", self.heatmap_weight, HEATMAP_BIAS, per_class=True),
             "depth": Head(1, value, self.depth_weight),
             "dimensions": Head(3, value, self.dimensions_weight),
             "rotation": Head(8, angle, self.rotation_weight),

@@ -98,7 +98,7 @@ class DddDleTask(DddTask):
     @property
     def heads(self) -> dict[str, Head]:
         return {
-            "heatmap": Head(self.num_classes, "focal", self.heatmap_weight, HEATMAP_BIAS),
+            "heatmap": Head(self.num_classes, "focal", self.heatmap_weight, HEATMAP_BIAS, per_class=True),
             "depth": Head(2, "laplacian", self.depth_weight),
             "dimensions": Head(3, "dimension_aware_l1", self.dimensions_weight),
             "rotation": Head(2 * HEADING_BINS, "heading_bins", self.rotation_weight),

@@ -311,8 +311,8 @@ def test_encoding_follows_the_device_and_takes_padding_as_it_comes():
         ({"heatmap_loss": "l1"}, "task ctdet: heatmap_loss='l1' is unknown; choose one of focal, mse"),
         ({"regression_loss": "l2"}, "task ctdet: regression_loss='l2' is unknown; choose one of l1, smooth_l1"),
         (
-            {"size_target": "center"},
-            "task ctdet: size_target='center' is unknown; choose one of center, per_class, dense",
+            {"size_target": "middle"},
+            "task ctdet: size_target='middle' is unknown; choose one of center, per_class, dense",
         ),
         ({"crowds": "drop"}, "task ctdet: crowds='drop' is unknown; choose one of ignore, objects"),
         ({"radios": 1}, "task ctdet has no option 'radios'; did you mean radius?"),
@@ -323,6 +323,16 @@ def test_a_bad_option_is_named_with_what_there_is(options, message):
     with pytest.raises(InputError) as raised:
         build_task("ctdet", 3, **options)
     assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_every_task_says_which_heads_are_per_class(name):
+    heads = build_task(name, 3).heads
+    assert [head for head in heads if heads[head].per_class] == ["heatmap"]
+
+
+def test_sizes_per_class_are_per_class():
+    assert build_task("ctdet", 3, size_target="per_class").heads["size"].per_class
 
 
 def test_an_unknown_task_is_named_with_close_ones():
