@@ -16,13 +16,9 @@ import torch
 
 from centernet.data.transforms import EVAL_MODES
 from centernet.models.convert import Conversion, convert_checkpoint
-from centernet.models.originals import NETWORKS, TASKS, VOC_CLASSES
+from centernet.models.originals import NETWORKS, TASKS, tested_as
 from centernet.module import CenterNetModule, require_divisible
 from centernet.structures import InputError
-
-# How the published numbers were measured: resolution (height, width) and mode; `keep` is the image's own resolution.
-TESTED = {"ddd": ([384, 1280], "width"), "pascal": ([512, 512], "fit"), "hardnet85": ([512, 512], "stretch")}
-USUAL = ([512, 512], "keep")
 
 
 def main() -> None:
@@ -54,11 +50,12 @@ def write_checkpoint(
     """Write a conversion as a checkpoint with everything that using it takes, and return its module."""
     spec = conversion.spec
     module = CenterNetModule(
-        task=spec["task"],
+        spec["task"],
         class_names=spec["class_names"] or [str(label) for label in range(spec["num_classes"])],
         backbone=spec["backbone"],
         normalization=spec["normalization"],
         task_options=spec["task_options"],
+        facts=spec["facts"],
     )
     network = module.detector.network
     try:
@@ -66,8 +63,7 @@ def write_checkpoint(
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"task {spec['task']} has other heads than the file: {reason}") from None
-    data = "pascal" if spec["num_classes"] == len(VOC_CLASSES) else conversion.report.backbone
-    size, usual_mode = TESTED.get(spec["task"]) or TESTED.get(data) or USUAL
+    size, usual_mode = tested_as(spec["task"], conversion.report.backbone, spec["num_classes"])
     size = list(resolution or size)
     require_divisible(size, network.divisor)
     module.eval_spec = {"resolution": size, "mode": mode or usual_mode, "divisor": network.divisor}

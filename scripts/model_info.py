@@ -10,8 +10,10 @@ import argparse
 import sys
 
 from centernet.models import ARCHITECTURES
+from centernet.models.originals import published_task
 from centernet.models.summary import build_counted, count_macs, count_parameters
 from centernet.structures import InputError
+from centernet.tasks import build_task
 
 
 def main() -> None:
@@ -46,7 +48,8 @@ def main() -> None:
 
 def describe(name: str, neck: str | None, classes: int, sizes: list[tuple[int, int]]) -> list[str]:
     """The row of one network."""
-    network = build_counted({"name": name, "neck": neck}, classes)
+    heads = build_task(published_task(name), classes).heads
+    network = build_counted({"name": name, "neck": neck}, heads)
     fits = [all(side % network.divisor == 0 for side in size) for size in sizes]
     return [
         name,

@@ -101,12 +101,12 @@ def test_history_has_a_row_per_epoch_and_per_class_and_survives_a_resume(shapes,
 
 
 def test_an_epoch_is_told_in_one_line():
-    line = epoch_line({**ROW, "val/loss": 1.25, "val/AP": 0.5, "val/AP50": 0.75, "val/AP75": 0.6}, 140, "AP")
+    line = epoch_line({**ROW, "val/loss": 1.25, "val/AP": 0.5, "val/AP50": 0.75, "val/AP75": 0.6}, 140, ["AP", "AP50"])
     assert line == (
         "epoch   3/140  loss 1.500 (size 2.000)  val loss 1.250  AP 0.500  AP50 0.750  lr 0.00013  52 images/s"
     )
-    assert epoch_line(ROW, None, "AP") == "epoch   3  loss 1.500 (size 2.000)  lr 0.00013  52 images/s"
-    assert "loss nan" in epoch_line({"epoch": 1, "lr": 1.0, "images_per_second": 0.0}, -1, "AP")
+    assert epoch_line(ROW, None, ["AP"]) == "epoch   3  loss 1.500 (size 2.000)  lr 0.00013  52 images/s"
+    assert "loss nan" in epoch_line({"epoch": 1, "lr": 1.0, "images_per_second": 0.0}, -1, ["AP"])
 
 
 def test_pictures_are_drawn_every_so_many_epochs_and_at_the_end(shapes, tmp_path, monkeypatch):

@@ -50,7 +50,7 @@ def checkpoint(shapes, tmp_path_factory) -> Path:
     """A checkpoint of an untrained network that has seen the data module."""
     folder = tmp_path_factory.mktemp("run")
     pl.seed_everything(0, verbose=False)
-    module = CtdetModule(class_names=SHAPES, backbone=tiny.NETWORK, task_options={"k": 5})
+    module = CtdetModule(class_names=SHAPES, backbone=tiny.NETWORK, task_options={"heatmap": {"max_detections": 5}})
     tiny.enliven(module.detector.network)
     trainer = build_trainer(folder)
     trainer.validate(module, build_data(shapes), verbose=False)
@@ -137,7 +137,7 @@ def test_the_kitti_benchmark_times_the_evaluation_of_made_up_frames(script):
     assert "20 frames" in result.output
     assert "compute" in result.output
     assert script("benchmark.py", "kitti", "frames=no").code == (
-        "error: 'frames=no' is no option here; give frames=N or detections=N"
+        "error: 'frames=no' is not an option here; give frames=N or detections=N"
     )
 
 

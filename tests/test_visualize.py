@@ -12,6 +12,7 @@ from centernet.visualize import (
     BIRDS_EYE_SIDE,
     MARGIN,
     SIDES,
+    Look,
     class_color,
     draw_birds_eye,
     draw_boxes,
@@ -24,6 +25,7 @@ from centernet.visualize import (
     plot_history,
     save_image,
     truth_and_prediction,
+    views_from_above,
 )
 
 GRAY = np.full((120, 160, 3), 128, np.uint8)
@@ -102,7 +104,7 @@ def test_truth_and_prediction_show_each_its_own():
     }
     truth = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, int)}
     picture = truth_and_prediction(
-        GRAY, truth, detections, ["a"], {"heatmap": np.zeros((30, 40))}, np.eye(3), threshold=0.3
+        GRAY, truth, detections, Look(["a"]), {"heatmap": np.zeros((30, 40))}, np.eye(3), threshold=0.3
     )
     width = picture.shape[1] // 3
     left, middle = picture[MARGIN:, :width], picture[MARGIN:, width : 2 * width]
@@ -110,7 +112,7 @@ def test_truth_and_prediction_show_each_its_own():
     changed = np.argwhere((middle != middle[-1, -1]).any(-1))
     assert changed.max(0)[1] <= 2 * 60 + 60  # the box below the threshold is not there
     assert changed.min(0)[0] <= 2 * 20
-    without = truth_and_prediction(GRAY, truth, detections, ["a"])
+    without = truth_and_prediction(GRAY, truth, detections, Look(["a"]))
     assert without.shape[1] == 2 * width
 
 
@@ -188,24 +190,38 @@ def test_from_above_things_lie_where_they_are_and_point_where_they_go():
 
 def test_what_rows_have_decides_what_is_drawn():
     rows = cars((0, 1.5, 12))
-    assert np.array_equal(draw_objects(GRAY, rows, ["car"]), draw_boxes(GRAY, rows["boxes"], [0], ["car"]))
-    solid = draw_objects(GRAY, rows, ["car"], calibration=CAMERA)
+    assert np.array_equal(draw_objects(GRAY, rows, Look(["car"])), draw_boxes(GRAY, rows["boxes"], [0], ["car"]))
+    solid = draw_objects(GRAY, rows, Look(["car"], {}, {"calibration": CAMERA}))
     assert np.array_equal(solid, draw_boxes_3d(GRAY, rows, ["car"], CAMERA))
     person = {"boxes": rows["boxes"], "labels": rows["labels"], "joints": np.array([[[15, 15], [20, 30], [40, 30]]])}
     boxes = draw_boxes(GRAY, 2 * person["boxes"], [0], ["man"])
-    drawn = draw_objects(GRAY, person, ["man"], HANDS, factor=2.0)
+    drawn = draw_objects(GRAY, person, Look(["man"], {"joints": HANDS.plain()}), factor=2.0)
     assert np.array_equal(drawn, draw_joints(boxes, 2 * person["joints"], HANDS))
+    # Joints that nobody named are not drawn.
+    assert np.array_equal(draw_objects(GRAY, person, Look(["man"]), factor=2.0), boxes)
 
 
 def test_wide_images_are_stacked_and_3d_truth_gets_birds_eye_views():
     wide = np.full((100, 340, 3), 128, np.uint8)
     rows = cars((0, 1.5, 12))
     found = {**rows, "scores": np.array([0.9])}
-    flat = truth_and_prediction(wide, rows, found, ["car"])
+    flat = truth_and_prediction(wide, rows, found, Look(["car"]))
     assert flat.shape[:2] == (2 * (100 + MARGIN), 340)
-    whole = truth_and_prediction(wide, rows, found, ["car"], calibration=CAMERA)
+    whole = truth_and_prediction(wide, rows, found, Look(["car"], {}, {"calibration": CAMERA}))
     assert whole.shape[0] == 2 * (100 + MARGIN) + BIRDS_EYE_SIDE + 3 * MARGIN
     assert whole.shape[1] == 2 * BIRDS_EYE_SIDE
+
+
+def test_only_what_is_solid_is_seen_from_above():
+    rows = cars((0, 1.5, 12))
+    look = Look(["car"], {}, {"calibration": CAMERA})
+    assert views_from_above(rows, Look(["car"])) == {}
+    assert views_from_above({"boxes": rows["boxes"], "labels": rows["labels"]}, look) == {}
+    (alone,) = views_from_above(rows, look).values()
+    assert alone.shape == (BIRDS_EYE_SIDE, BIRDS_EYE_SIDE, 3)
+    truth, both = views_from_above(rows, look, cars((5, 1.5, 20))).values()
+    assert not is_color(truth, (150, 150, 150), 8).any()
+    assert is_color(both, (150, 150, 150), 8).any()  # the truth under the prediction
 
 
 def test_an_image_is_written_as_it_is_into_new_folders(tmp_path):

@@ -18,10 +18,21 @@ import torch
 from torch import Tensor
 
 from centernet.errors import did_you_mean
-from centernet.joints import COCO_JOINTS
 from centernet.models.centernet import build_network, network_spec
 from centernet.models.head import hidden_width
-from centernet.models.originals import CLASS_NAMES, CLASSES, FAMILIES, HEADS, NETWORKS, TASKS, VOC_CLASSES, Family
+from centernet.models.originals import (
+    CLASS_NAMES,
+    CLASSES,
+    FAMILIES,
+    HEADS,
+    NETWORKS,
+    NORMALIZATIONS,
+    TASKS,
+    Family,
+    Layout,
+    facts_of,
+    mismatch_of,
+)
 from centernet.models.transfer import copy_weights
 from centernet.structures import Head, InputError
 
@@ -63,7 +74,7 @@ class Conversion(NamedTuple):
     """A converted checkpoint.
 
     ``state_dict`` of a ``CenterNet``; ``spec``: ``backbone`` (what ``build_network`` takes), ``task``, ``heads``
-    (channels by name), ``task_options`` that these heads ask for, ``num_classes``, ``class_names`` (None where the
+    (channels by name), ``task_options`` that these heads ask for, ``facts`` of the data, ``num_classes``, ``class_names`` (None where the
     number of classes does not tell), ``normalization``.
     """
 
@@ -167,45 +178,35 @@ def convert(
     if best.heads:
         raise InputError(f"wrong head sizes: {'; '.join(best.heads[:LISTED])}")
     num_classes = channels[TASKS[task].classes]
-    known = CLASS_NAMES.get((task, num_classes))
+    known, layout = CLASS_NAMES.get((task, num_classes)), TASKS[task]
     if class_names is not None and len(class_names) != num_classes:
         raise InputError(f"the heads have {num_classes} classes, but {len(class_names)} class names were given")
 
     family = FAMILIES[NETWORKS[best.name][1]]
     state = dict(best.state)
     state[family.first] = state[family.first].flip(1)
+    for old, new in layout.renamed.items():
+        state = {re.sub(rf"^(head\.stacks\.\d+)\.{old}\.", rf"\1.{new}.", name): value for name, value in state.items()}
     report = ConversionReport(
         best.name, task, num_classes, len(best.state) - len(best.added), best.unused, best.added, family.first
     )
     spec = {
         "backbone": best.backbone,
         "task": task,
-        "heads": channels,
-        "task_options": _task_options(task, channels),
+        "heads": {layout.renamed.get(name, name): count for name, count in channels.items()},
+        "task_options": _task_options(layout, channels),
+        "facts": facts_of(channels),
         "num_classes": num_classes,
         "class_names": list(class_names or known or []) or None,
-        # Pascal and KITTI were trained with ImageNet's values in RGB order on BGR images.
-        "normalization": "imagenet_swapped" if task == "ddd" or num_classes == len(VOC_CLASSES) else "coco",
+        "normalization": NORMALIZATIONS.get(num_classes, layout.normalization),
     }
     return Conversion(state, spec, report)
 
 
-def _task_options(task: str, channels: Mapping[str, int]) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    if task == "ctdet":
-        if "offset" not in channels:
-            options["offset"] = False
-        if channels["size"] > 2:
-            options["size_target"] = "per_class"
-    elif task == "multi_pose":
-        options = {name: False for name in ("offset", "joint_heatmap", "joint_offset") if name not in channels}
-        count = channels["joints"] // 2
-        if count != len(COCO_JOINTS):
-            # The file does not say what they are called.
-            options["joints"] = {"names": [f"joint_{n}" for n in range(count)]}
-    elif task == "ddd":
-        options = {name: False for name in ("size", "offset") if name not in channels}
-    return options
+def _task_options(layout: Layout, channels: Mapping[str, int]) -> dict[str, Any]:
+    """What a task must be told, so that it has these heads."""
+    options: dict[str, Any] = {name: None for name in sorted(layout.optional) if name not in channels}
+    return options | {name: told for name, told in layout.wide.items() if channels[name] > layout.channels[name][0]}
 
 
 def unwrap(checkpoint: Any) -> dict[str, Tensor]:
@@ -357,9 +358,6 @@ def _head_problems(channels: Mapping[str, int], task: str) -> list[str]:
         elif sizes and channels[head] not in sizes:
             choices = " or ".join(map(str, sizes))
             problems.append(f"head {theirs[head]} has {channels[head]} channels and should have {choices}")
-    if "joints" in channels and channels.get("joint_heatmap", channels["joints"] / 2) * 2 != channels["joints"]:
-        problems.append(
-            f"head {theirs['joints']} has {channels['joints']} channels, which is not twice the "
-            f"{channels['joint_heatmap']} joints of head {theirs['joint_heatmap']}"
-        )
+    if (mismatch := mismatch_of(channels)) is not None:
+        problems.append(mismatch)
     return problems

@@ -5,7 +5,11 @@ xingyizhou/CenterNet (Objects as Points) and PingoLH/CenterNet-HarDNet. Facts on
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from centernet.joints import COCO_JOINTS
 
 
 @dataclass(frozen=True)
@@ -13,13 +17,15 @@ class Family:
     """How the tensors of one kind of network are called.
 
     ``renames``: (pattern, replacement) pairs for ``re.sub``, all applied in this order; ``unused``: patterns of tensors
-    that the original carries without using them; ``first``: our name of the convolution that sees the image.
+    that the original carries without using them; ``first``: our name of the convolution that sees the image; ``task``:
+    what boxes were published with.
     """
 
     renames: tuple[tuple[str, str], ...]
     first: str
     unused: tuple[str, ...] = ()
     stacked_heads: bool = False
+    task: str = "ctdet"
 
 
 def _numbered(word: str, ours: str, last: int = 3) -> tuple[tuple[str, str], ...]:
@@ -87,6 +93,7 @@ FAMILIES: dict[str, Family] = {
             (r"\.norm\.", ".1."),
         ),
         first=f"{_OURS}stem.0.0.weight",
+        task="ctdet_dense",
     ),
 }
 
@@ -103,6 +110,12 @@ NETWORKS: dict[str, tuple[str, str]] = {
     "hardnet68": ("hardnet_68", "hardnet"),
     "hardnet85": ("hardnet_85", "hardnet"),
 }
+
+
+def published_task(network: str) -> str:
+    """The task for boxes that a network (ours by name, or any of timm's) was published with."""
+    return FAMILIES[NETWORKS[network][1]].task if network in NETWORKS else "ctdet"
+
 
 HEADS: dict[str, str] = {
     "hm": "heatmap",
@@ -134,23 +147,30 @@ class Layout:
     """The heads of a task, by our names: channels of each (several where the original has options), and which may lack.
 
     ``classes``: the head whose channels are the classes. A negative number of channels is that multiple of them; no
-    number at all: any.
+    number at all: any. ``wide``: the options of a head that has more channels than the first choice; ``renamed``: heads
+    that this project's task calls otherwise. ``normalization``: of the colors (see ``NORMALIZATIONS``); ``tested``: at
+    which resolution and in which mode the published numbers were measured, where not as usual.
     """
 
     classes: str
     channels: dict[str, tuple[int, ...]]
     optional: frozenset[str] = field(default_factory=frozenset)
+    wide: dict[str, dict[str, Any]] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
+    normalization: str = "coco"
+    tested: tuple[list[int], str] | None = None
 
 
 _EXTREMES = ("top", "left", "bottom", "right")
 
 # The first that fits is taken.
 TASKS: dict[str, Layout] = {
-    "ctdet_dense": Layout("heatmap", {"heatmap": (CLASSES,), "size": (4,)}),
+    "ctdet_dense": Layout("heatmap", {"heatmap": (CLASSES,), "size": (4,)}, renamed={"size": "box"}),
     "ctdet": Layout(
         "heatmap",
         {"heatmap": (CLASSES,), "size": (2, 2 * CLASSES), "offset": (2,)},
         optional=frozenset({"offset"}),
+        wide={"size": {"per_class": True}},
     ),
     "multi_pose": Layout(
         "heatmap",
@@ -175,6 +195,8 @@ TASKS: dict[str, Layout] = {
             "offset": (2,),
         },
         optional=frozenset({"size", "offset"}),
+        normalization="imagenet_swapped",
+        tested=([384, 1280], "width"),
     ),
     "exdet": Layout(
         "center",
@@ -214,3 +236,30 @@ CLASS_NAMES: dict[tuple[str, int], tuple[str, ...]] = {
     ("multi_pose", 1): ("person",),
     ("ddd", 3): KITTI_CLASSES,
 }
+
+# Pascal (known by its number of classes) and KITTI were trained with ImageNet's values in RGB order on BGR images.
+NORMALIZATIONS: dict[int, str] = {len(VOC_CLASSES): "imagenet_swapped"}
+
+
+def tested_as(task: str, network: str, num_classes: int) -> tuple[list[int], str]:
+    """How published numbers were measured: resolution (height, width) and mode; ``keep`` is the image's own
+    resolution."""
+    if (own := TASKS[task].tested) is not None:
+        return own
+    if num_classes == len(VOC_CLASSES):
+        return [512, 512], "fit"
+    return [512, 512], "stretch" if network == "hardnet85" else "keep"
+
+
+def facts_of(channels: Mapping[str, int]) -> dict[str, Any]:
+    """What heads with these channels say of the data: joints other than COCO's are numbered, as no file names them."""
+    count = channels.get("joints", 0) // 2
+    return {} if count in (0, len(COCO_JOINTS)) else {"joints": {"names": [f"joint_{n}" for n in range(count)]}}
+
+
+def mismatch_of(channels: Mapping[str, int]) -> str | None:
+    """What is wrong between heads that must go together, by the originals' names, or None."""
+    joints, heatmap = channels.get("joints", 0), channels.get("joint_heatmap")
+    if heatmap is None or 2 * heatmap == joints:
+        return None
+    return f"head hps has {joints} channels, which is not twice the {heatmap} joints of head hm_hp"

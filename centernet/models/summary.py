@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from centernet.models.centernet import CenterNet, build_network, network_spec
+from centernet.models.centernet import CenterNet, build_network
 from centernet.models.layers import DeformConv2d
-from centernet.structures import HEATMAP_BIAS, Head
+from centernet.structures import Head
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -50,15 +50,7 @@ def count_macs(network: nn.Module, input_size: tuple[int, int]) -> int:
     return total
 
 
-def build_counted(backbone: str | Mapping[str, Any], num_classes: int = 80) -> CenterNet:
-    """A network for 2D boxes without weights (on ``meta``), to be counted.
-
-    Its heads are those it was published with: heatmap, size and offset, or for HarDNet heatmap and size with offset.
-    """
-    heads = {"heatmap": Head(num_classes, "focal", bias=HEATMAP_BIAS)}
-    if network_spec(backbone)["neck"]["name"] == "hardnet_up":
-        heads |= {"size": Head(4, "l1")}
-    else:
-        heads |= {"size": Head(2, "l1"), "offset": Head(2, "l1")}
+def build_counted(backbone: str | Mapping[str, Any], heads: Mapping[str, Head]) -> CenterNet:
+    """A network without weights (on ``meta``), to be counted."""
     with torch.device("meta"):
         return build_network(backbone, heads)

@@ -12,9 +12,6 @@ from torch import Tensor
 from centernet.models.centernet import CenterNet
 from centernet.structures import InputError
 
-# Heads whose output channels are the classes, in their order.
-CLASS_HEADS = ("heatmap", "top", "left", "bottom", "right", "center")
-
 
 @dataclass
 class TransferReport:
@@ -55,12 +52,13 @@ def copy_weights(
     state_dict: Mapping[str, Tensor],
     class_names_from: Sequence[str],
     class_names_to: Sequence[str],
-    class_heads: Collection[str] = CLASS_HEADS,
+    class_heads: Collection[str],
 ) -> TransferReport:
     """Copy ``state_dict`` (of a ``CenterNet``) into ``network`` where it fits, in place.
 
-    ``class_names_from`` of the weights, ``class_names_to`` of the network: rows of ``class_heads`` go by name, and a
-    class without a namesake keeps its initialization. Raises ``InputError`` when nothing of the backbone fits.
+    ``class_names_from`` of the weights, ``class_names_to`` of the network: rows of ``class_heads`` (those whose
+    channels are the classes) go by name, and a class without a namesake keeps its initialization. Raises
+    ``InputError`` when nothing of the backbone fits.
     """
     report = TransferReport(unused=[name for name in state_dict if name not in network.state_dict()])
     places = {name: row for row, name in enumerate(class_names_from)}

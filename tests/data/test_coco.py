@@ -12,7 +12,7 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
-from centernet.data.coco import CocoDataModule, CocoDataset, class_table
+from centernet.data.coco import CocoDataModule, CocoDataset
 from centernet.data.datamodule import collate
 from centernet.data.images import read_image
 from centernet.data.transforms import eval_pipeline, train_pipeline
@@ -46,7 +46,7 @@ def test_boxes_labels_crowds_and_areas_are_read(tmp_path):
     assert second["boxes"].tolist() == [[1, 2, 4, 6]]
     assert dataset.class_names == ["cat", "dog"]
     assert not dataset.notes
-    assert class_table(dataset) == [("cat", 1), ("dog", 1)]
+    assert dataset.describe() == ["2 classes (objects: cat 1, dog 1)"]
 
 
 def test_annotations_need_not_be_sorted_by_image(tmp_path):

@@ -14,6 +14,7 @@ from centernet.data.coco import CocoDataModule, CocoDataset
 from centernet.data.datamodule import collate
 from centernet.data.masks import Masks, visible_polygon_box
 from centernet.data.transforms import train_pipeline, trim_objects
+from centernet.fields import move
 from centernet.ops.affine import flip_matrix, place_matrix
 from tests.tiny import make_coco, make_objects
 

@@ -23,6 +23,7 @@ from centernet.data.transforms import (
     train_pipeline,
     warp_image,
 )
+from centernet.fields import move
 from centernet.ops.affine import fit_extent, flip_matrix, is_mirrored, transform_points
 from centernet.structures import InputError
 from tests.tiny import make_image, make_objects

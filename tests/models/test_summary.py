@@ -12,8 +12,10 @@ from torch import nn
 
 from centernet.models import build_network
 from centernet.models.layers import DeformConv2d
+from centernet.models.originals import published_task
 from centernet.models.summary import build_counted, count_macs, count_parameters
 from centernet.structures import Head, InputError
+from centernet.tasks import build_task
 from tests.places import ROOT
 
 
@@ -40,7 +42,7 @@ def test_only_convolutions_count_each_by_its_kind(layer: nn.Module, macs: int) -
 
 
 def test_hardnet85_is_as_large_as_published() -> None:
-    net = build_counted("hardnet85")
+    net = build_counted("hardnet85", build_task(published_task("hardnet85"), 80).heads)
     assert count_parameters(net) == 37_274_988
     published = {416: 57.9, 512: 87.7, 608: 123.7}
     assert {side: round(count_macs(net, (side, side)) / 1e9, 1) for side in published} == published
