@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from centernet.fields import FIELDS
+from centernet.losses import LOSSES
+from centernet.tasks import task_names
 from tests.places import ROOT
 
 FLOORS: dict[str, set[str]] = {
@@ -16,17 +19,19 @@ FLOORS: dict[str, set[str]] = {
     "errors": set(),
     "architectures": set(),
     "structures": {"errors"},
+    "joints": {"errors"},
+    "fields": {"joints", "ops", "structures"},
     "losses": {"ops", "structures"},
-    "models": {"architectures", "errors", "ops", "structures"},
-    "data": {"errors", "ops", "structures"},
+    "models": {"architectures", "errors", "joints", "ops", "structures"},
+    "data": {"errors", "fields", "joints", "ops", "structures"},
     "metrics": {"errors", "ops", "structures"},
-    "tasks": {"errors", "losses", "metrics", "ops", "structures"},
+    "tasks": {"errors", "fields", "joints", "losses", "metrics", "ops", "structures"},
 }
 # Above them; of the data they see how an image file becomes the network's input, and nothing of data sets.
-THIRD_FLOOR = ("module", "inference", "callbacks", "export", "visualize", "schedule")
+THIRD_FLOOR = ("module", "inference", "detector", "checkpoint", "callbacks", "export", "visualize", "schedule")
 for room in THIRD_FLOOR:
     FLOORS[room] = {
-        *("tasks", "models", "losses", "ops", "structures", "errors"),
+        *("tasks", "metrics.rows", "models", "losses", "fields", "joints", "ops", "structures", "errors"),
         *("data.transforms", "data.images"),
         *THIRD_FLOOR,
     }
@@ -44,7 +49,16 @@ HOMES: dict[str, set[str]] = {
     "omegaconf": {"app", "build", "sweep"},
     "matplotlib": {"visualize"},
 }
-GROUND_FLOOR = ("architectures", "errors", "ops", "structures")
+GROUND_FLOOR = ("architectures", "errors", "fields", "joints", "ops", "structures")
+# Who may name a task, or a field that only some tasks have; everybody else handles them without knowing which.
+KNOW_TASKS = {"tasks", "models.originals"}
+KNOW_FIELDS = {"tasks", "models.originals", "metrics", "fields", "joints"} | {
+    f"data.{reader}" for reader in ("builtin", "coco", "kitti", "kitti_format", "readers")
+}
+# The named modules are what a Python user calls a task; KITTI's evaluation is about nothing else.
+NAMED_BY_CALLERS = {"module": {"ctdet", "ctdet_dense", "multi_pose", "ddd"}}
+KITTI_SCRIPTS = {"evaluate_kitti", "benchmark"}
+EVERYWHERE = {"boxes", "labels", "crowd", "area", "valid", "scores"}  # fields that all data and all tasks have
 DRAWERS = {"util", "utils", "common", "helper", "helpers", "misc"}
 
 
@@ -148,6 +162,56 @@ def test_the_check_finds_what_is_forbidden(module, source):
 )
 def test_the_check_lets_through_what_is_allowed(module, source):
     assert not faults(module, source)
+
+
+def names_in(source: str) -> set[str]:
+    """Every string in a source, docstrings left out."""
+    tree = ast.parse(source)
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    return {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
+    }
+
+
+def named_tasks(module: str, source: str) -> set[str]:
+    """Names of tasks in a module that may not know any."""
+    found = set(task_names()) & names_in(source)
+    return set() if lies_in(module, KNOW_TASKS) else found - NAMED_BY_CALLERS.get(module, set())
+
+
+def named_fields(module: str, source: str) -> set[str]:
+    """Names of fields that only some tasks have, in a module that handles fields without knowing which."""
+    if lies_in(module, KNOW_FIELDS) or module in KITTI_SCRIPTS:
+        return set()
+    # One loss is called as a field is; the heatmaps of all tasks have it.
+    return (set(FIELDS) - EVERYWHERE - set(LOSSES)) & names_in(source)
+
+
+EVERYTHING = [(module_name(path, ROOT), path) for path in SOURCES]
+EVERYTHING += [(path.stem, path) for path in sorted((ROOT / "scripts").glob("*.py"))]
+
+
+@pytest.mark.parametrize(("module", "path"), EVERYTHING, ids=[module or "centernet" for module, _ in EVERYTHING])
+def test_only_their_own_rooms_name_tasks_and_what_only_they_know(module, path):
+    assert not named_tasks(module, path.read_text())
+    assert not named_fields(module, path.read_text())
+
+
+def test_the_check_of_names_finds_what_is_forbidden():
+    assert named_tasks("app", 'if task.name == "ddd_dle":\n    pass') == {"ddd_dle"}
+    assert named_tasks("module", 'TASK = "ddd_dle"') == {"ddd_dle"}
+    assert not named_tasks("module", 'TASK = "ctdet"')
+    assert named_fields("visualize", 'rows["location"]') == {"location"}
+    assert named_fields("data.mosaic", 'def f():\n    """About joints."""\n    return rows["joints"]') == {"joints"}
+    assert not named_fields("data.kitti", 'rows["location"]')
+    assert not named_fields("app", 'rows["boxes"]')
 
 
 def test_no_module_is_a_drawer_for_everything():

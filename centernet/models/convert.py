@@ -74,8 +74,8 @@ class Conversion(NamedTuple):
     """A converted checkpoint.
 
     ``state_dict`` of a ``CenterNet``; ``spec``: ``backbone`` (what ``build_network`` takes), ``task``, ``heads``
-    (channels by name), ``task_options`` that these heads ask for, ``facts`` of the data, ``num_classes``, ``class_names`` (None where the
-    number of classes does not tell), ``normalization``.
+    (channels by name), ``task_options`` that these heads ask for, ``facts`` of the data, ``num_classes``,
+    ``class_names`` (None where the number of classes does not tell), ``normalization``.
     """
 
     state_dict: dict[str, Tensor]
