@@ -128,13 +128,23 @@ def test_the_evaluation_composes_and_asks_for_a_checkpoint():
 
 @pytest.mark.parametrize("task", OPTIONS["task"])
 def test_every_task_config_lists_all_options_of_its_task_with_its_defaults(task):
-    options = yaml.safe_load((CONFIGS / "task" / f"{task}.yaml").read_text())
+    content = yaml.safe_load((CONFIGS / "task" / f"{task}.yaml").read_text())
+    assert set(content) == {"task", "metric"}
+    options = content["task"]
     assert options.pop("name") == task
-    made = build_task(task, num_classes=3, **options)
-    parameters = inspect.signature(type(made).__init__).parameters
-    assert set(options) == set(parameters) - {"self", "num_classes", "stride"}
-    for name, value in options.items():
-        assert value == parameters[name].default, name
+    assert equal_defaults(build_task(task, num_classes=3, **options), build_task(task, num_classes=3))
+    own = accepted(task_class(task)) - {"self", "num_classes", "stride", "facts"}
+    # Means over objects are what everybody has but ddd, whose original has others.
+    own -= set() if task == "ddd" else {"pad_objects"}
+    terms = task_class(task).TERMS
+    assert set(options) == own | set(terms)
+    for name, make in terms.items():
+        assert set(options[name]) == set(defaults_of(make)) - {"name", "about"}, name
+        for option, value in options[name].items():
+            assert value == defaults_of(make)[option], f"{name}.{option}"
+    metric = inspect.signature(type(build_task(task, 3, facts=FACTS).metric(["a", "b", "c"])).__init__).parameters
+    for name, value in content["metric"].items():
+        assert value == metric[name].default, name
 
 
 def test_every_schedule_has_all_options_and_the_base_has_their_defaults():
@@ -205,7 +215,7 @@ def test_every_data_config_instantiates_with_every_augmentation(data, augment, r
 @pytest.mark.parametrize("task", OPTIONS["task"])
 def test_every_schedule_builds_a_module_and_its_optimizer(task, schedule):
     cfg = compose_run([f"task={task}", f"schedule={schedule}", *tiny.NETWORK_OVERRIDES, "pretrained=false"])
-    module = build.build_module(cfg, ["a", "b"])
+    module = build.build_module(cfg, ["a", "b"], FACTS)
     optimizer = module.schedule.build_optimizer(module.detector.network, 8)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(module.parameters()))
     assert module.backbone == {**tiny.NETWORK, **{k: v for k, v in module.backbone.items() if k not in tiny.NETWORK}}
@@ -281,7 +291,7 @@ def test_an_unknown_option_of_a_group_proposes_close_ones(given, message):
 
 
 def test_what_is_no_group_choice_is_left_to_hydra():
-    app.understand_groups(["seed=1", "task.k=50", "~callbacks.pictures", "--help", "-m", "hydra=none", "paths=null"])
+    app.understand_groups(["seed=1", "task.heatmap.max_detections=50", "~callbacks.pictures", "--help", "-m", "hydra=none", "paths=null"])
 
 
 def test_configuration_lies_beside_the_package():

@@ -35,7 +35,7 @@ class ColorNetwork(nn.Module):
 
 def build_detector() -> Detector:
     torch.manual_seed(0)
-    task = CtdetTask(3, k=20)
+    task = CtdetTask(3, heatmap={"max_detections": 20})
     network = tiny.enliven(build_network(tiny.NETWORK, task.heads))
     return Detector(network, task).eval()
 
@@ -116,7 +116,7 @@ def test_no_images_give_no_detections(predictor):
 def test_boxes_are_in_the_pixels_of_the_image(mode):
     image = np.zeros((120, 200, 3), np.uint8)
     image[40:72, 100:132, 1] = 255  # a green square of 32 pixels
-    predictor = Predictor(Detector(ColorNetwork(), CtdetTask(3, k=5)), NAMES, (160, 160), mode=mode)
+    predictor = Predictor(Detector(ColorNetwork(), CtdetTask(3, heatmap={"max_detections": 5})), NAMES, (160, 160), mode=mode)
     best = {name: value[0] for name, value in predictor(image).items()}
     assert best["names"] == "green"
     x1, y1, x2, y2 = best["boxes"].tolist()
@@ -132,7 +132,7 @@ def test_the_heatmap_is_the_largest_over_classes_in_grid_space(predictor, images
     assert heatmap.dtype == np.float32
     pixels, wanted = warp_image(predictor.pipeline, images[0])
     with torch.no_grad():
-        maps = predictor.detector.maps(pixels[None])
+        maps = predictor.detector.find(pixels[None]).maps
     np.testing.assert_allclose(heatmap, maps["heatmap"][0].amax(0))
     assert np.array_equal(matrix, wanted.numpy())
     assert heatmap.max() == pytest.approx(predictor(images[0])["scores"][0].item())

@@ -13,10 +13,11 @@ import pytorch_lightning as pl
 import torch
 
 from centernet.callbacks import BestAndLast
+from centernet.checkpoint import read_checkpoint
 from centernet.data.builtin.shapes import ShapesDataModule
 from centernet.data.coco import CocoDataModule
 from centernet.inference import Predictor
-from centernet.module import CenterNetModule, CtdetModule, load_module, read_checkpoint, require_divisible
+from centernet.module import CenterNetModule, CtdetModule, load_module, require_divisible
 from centernet.structures import InputError, NonFiniteLossError
 from tests import tiny
 
@@ -44,7 +45,7 @@ def trained(shapes, tmp_path_factory) -> tuple[CtdetModule, Path]:
     """A module after one epoch, and its checkpoint."""
     folder = tmp_path_factory.mktemp("run")
     pl.seed_everything(0, verbose=False)
-    module = CtdetModule(class_names=SHAPES, backbone=tiny.NETWORK, task_options={"k": 30})
+    module = CtdetModule(class_names=SHAPES, backbone=tiny.NETWORK, task_options={"heatmap": {"max_detections": 30}})
     tiny.enliven(module.detector.network)
     build_trainer(folder, callbacks=[BestAndLast(folder)]).fit(module, build_data(shapes))
     assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
@@ -85,10 +86,10 @@ def test_a_checkpoint_is_plain_data_and_rebuilds_the_same_outputs(trained):
     module, path = trained
     content = torch.load(path, weights_only=True)
     assert content["centernet"]["module"]["class_names"] == SHAPES
-    assert content["centernet"]["module"]["task_options"] == {"k": 30}
+    assert content["centernet"]["module"]["task_options"] == {"heatmap": {"max_detections": 30}}
     loaded, spec = load_module(path)
     assert spec == {"resolution": [64, 64], "mode": "fit", "divisor": module.detector.network.divisor}
-    assert loaded.task.k == 30
+    assert loaded.task.heatmap.max_detections == 30
     assert_same_outputs(module, loaded)
 
 
@@ -175,7 +176,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, plainly):
 def test_other_files_are_refused(trained, tmp_path):
     for content in ({"state_dict": {}}, [1, 2], torch.zeros(3)):
         torch.save(content, tmp_path / "other.ckpt")
-        with pytest.raises(InputError, match=r"other\.ckpt is no checkpoint of this project"):
+        with pytest.raises(InputError, match=r"other\.ckpt is not a checkpoint of this project"):
             read_checkpoint(tmp_path / "other.ckpt")
     (tmp_path / "text.ckpt").write_text("hello, I am no checkpoint")
     with pytest.raises(InputError, match=r"text\.ckpt: this is no PyTorch checkpoint"):
@@ -205,7 +206,7 @@ def test_weights_that_do_not_fit_their_description_are_refused(trained, tmp_path
         ({"class_names": ["a", "b"]}, "it has 4 classes, this run has 2"),
         (
             {"class_names": ["disc", "box", "star", "triangle"]},
-            r"its classes are others or in another order \(first: tri",
+            "class 2 is 'triangle' there and 'star' in this run; classes must be the same, in the same order",
         ),
         ({"backbone": {**tiny.NETWORK, "head_channels": 8}}, "its network is test_efficientnet"),
     ],
@@ -224,7 +225,7 @@ def test_a_checkpoint_of_another_run_is_not_continued(trained, shapes, tmp_path,
 
 def test_classes_in_another_order_than_the_data_are_refused(shapes, tmp_path):
     module = CtdetModule(class_names=["disc", "box", "star", "triangle"], backbone=tiny.NETWORK)
-    with pytest.raises(InputError, match="in another order \\(first: 'triangle' in the data, 'star' in the model"):
+    with pytest.raises(InputError, match="class 2 is 'triangle' in the data and 'star' in the model; classes must"):
         build_trainer(tmp_path).fit(module, build_data(shapes))
 
 
@@ -320,21 +321,26 @@ def test_the_learning_rate_follows_the_batch_in_use(shapes, tmp_path):
 
 
 def test_more_objects_than_detections_are_warned_of(shapes, tmp_path, caplog):
-    module = CtdetModule(class_names=SHAPES, backbone=tiny.NETWORK, task_options={"k": 2})
+    module = CtdetModule(class_names=SHAPES, backbone=tiny.NETWORK, task_options={"heatmap": {"max_detections": 2}})
     with caplog.at_level(logging.WARNING):
         build_trainer(tmp_path).validate(module, build_data(shapes), verbose=False)
-    assert "at most 2 are detected per image; raise task.k" in caplog.text
+    assert "at most 2 are detected per image; raise task.heatmap.max_detections" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, r"say num_classes=N or class_names=\[...\]"),
+        ({}, "give num_classes or class_names"),
         ({"num_classes": 3, "class_names": ["a"]}, "num_classes=3, but 1 class names were given"),
-        ({"num_classes": 3, "normalization": "voc"}, "normalization='voc' is unknown; choose one of coco, imagenet"),
+        ({"num_classes": 3, "normalization": "voc"}, "normalization='voc' is unknown; did you mean coco"),
         ({"num_classes": 3, "backbone": "resnet81"}, r"unknown backbone 'resnet81'; did you mean .*resnet18"),
         ({"num_classes": 3, "schedule": {"speed": 1}}, "schedule: .*'speed'"),
-        ({"num_classes": 3, "task_options": {"radios": 1}}, "task ctdet has no option 'radios'; did you mean radius"),
+        ({"num_classes": 3, "task_options": {"of_set": None}}, "task ctdet has no option 'of_set'; did you mean offset"),
+        (
+            {"num_classes": 3, "task_options": {"heatmap": {"radios": 1}}},
+            "task ctdet: heatmap has no option 'radios'; did you mean radius",
+        ),
+        ({"num_classes": 3, "metric_options": {"speed": 1}}, "the metric of task ctdet does not take these options"),
         (
             {"num_classes": 3, "backbone": {**tiny.NETWORK, "neck": {"name": "deconf"}}},
             "unknown neck 'deconf'; choose one of ",
@@ -372,4 +378,4 @@ def test_without_names_classes_are_numbered(tmp_path, shapes):
     data = build_data(shapes)
     data.setup("validate")
     build_trainer(tmp_path).validate(module, data.val_dataloader(), verbose=False)
-    assert module.class_names == ["0", "1", "2", "3"]
+    assert list(module.per_class) == module.description()["module"]["class_names"] == ["0", "1", "2", "3"]

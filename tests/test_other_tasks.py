@@ -70,17 +70,18 @@ def test_it_trains_evaluates_draws_and_evaluates_the_same_again(command, task, r
 
 
 def test_keypoint_results_have_joints_of_every_detection(command, figures):
-    result = train(command, "multi_pose", figures, "task.k=7")
+    result = train(command, "multi_pose", figures, "task.heatmap.max_detections=7")
     rows = read_json(result.run / "detections.json")
     assert len(rows) == 8 * 7
     assert all(len(row["keypoints"]) == 51 and row["category_id"] == 1 for row in rows)
     module, _ = load_module(result.run / "best.ckpt")
-    assert module.task.joints.names[0] == "nose"
-    assert module.task.joints.skeleton
+    joints = module.task.facts["joints"]
+    assert joints["names"][0] == "nose"
+    assert joints["skeleton"]
 
 
 def test_3d_results_are_kitti_files_that_the_script_evaluates_alike(command, cuboids, monkeypatch):
-    result = train(command, "ddd", cuboids, "task.k=9")
+    result = train(command, "ddd", cuboids, "task.heatmap.max_detections=9")
     files = sorted((result.run / "results" / "data").iterdir())
     assert [path.stem for path in files] == (cuboids / "ImageSets" / "val.txt").read_text().split()
     assert all(len(line.split()) == 16 for path in files for line in path.read_text().splitlines())
@@ -150,7 +151,7 @@ def test_a_3d_model_takes_the_camera_from_a_file_a_folder_or_a_focal_length(comm
         demo()
     assert "3D boxes need the camera, and calib does not exist; say --calib FILE, or --focal" in capfd.readouterr().err
     for focal in ("-3", "nan"):
-        with pytest.raises(SystemExit, match=rf"--focal {focal} is no focal length"):
+        with pytest.raises(SystemExit, match=rf"--focal {focal} is not a focal length"):
             demo("--focal", focal)
     with pytest.raises(SystemExit, match=r"--calib and --focal both say what the camera is"):
         demo("--focal", "500", "--calib", str(calib))
@@ -168,10 +169,10 @@ def test_a_3d_model_takes_the_camera_from_a_file_a_folder_or_a_focal_length(comm
     for camera in (np.eye(4), np.eye(3), np.full((3, 4), np.nan), "calib.txt"):
         with pytest.raises(InputError, match=r"give P2 \[3, 4\]"):
             predictor("alone.png", calibration=camera)
-    with pytest.raises(InputError, match=r"focal=0 is no focal length"):
+    with pytest.raises(InputError, match=r"focal=0 is not a focal length"):
         predictor("alone.png", focal=0)
-    with pytest.raises(InputError, match=r"2 images have 1 calibrations; give one for each"):
-        predictor.predict(["alone.png"] * 2, calibrations=[None])
+    with pytest.raises(InputError, match=r"the images and what is known of them differ in number"):
+        predictor.predict(["alone.png"] * 2, about=[{"calibration": read_calibration(calib)}])
     bottom = result["corners"][:, :4].mean(1)
     torch.testing.assert_close(bottom, result["location"], atol=1e-3, rtol=1e-4)
 

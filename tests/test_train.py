@@ -223,7 +223,7 @@ def test_one_epoch_and_another_after_a_resume_equal_two(command):
     assert [row["train/loss"] for row in histories[0]] == [row["train/loss"] for row in histories[1]]
     assert len(histories[1]) == 2
     refused = command(
-        "train", *SHORT, "data=coco", f"data.root={straight.folder}/data/shapes", "task.k=50", f"ckpt={last}"
+        "train", *SHORT, "data=coco", f"data.root={straight.folder}/data/shapes", "task.heatmap.max_detections=50", f"ckpt={last}"
     )
     assert "Traceback" not in refused.output
 
@@ -287,14 +287,14 @@ def test_two_processes_share_the_images_one_folder_and_one_log(command, tmp_path
 
 
 def test_a_sweep_has_a_folder_per_run_and_a_table(command):
-    swept = command("train", "-m", *SHORT, "schedule.epochs=1", "task.k=10,20", "logger=none")
+    swept = command("train", "-m", *SHORT, "schedule.epochs=1", "task.heatmap.max_detections=10,20", "logger=none")
     assert swept.code == 0, swept.output
     folder = swept.folder / "runs" / "sweep" / "run-1"
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["0", "1"]
     rows = rows_of(folder / "sweep.csv")
     assert [row["run"] for row in rows] == ["0", "1"]
     for n, row in enumerate(rows):
-        assert f"task.k={10 * (n + 1)}" in row["overrides"]
+        assert f"task.heatmap.max_detections={10 * (n + 1)}" in row["overrides"]
         assert float(row["AP"]) == pytest.approx(read_json(folder / str(n) / "metrics.json")["metrics"]["AP"])
         assert (folder / str(n) / "run.log").is_file()
         assert (folder / str(n) / "best.ckpt").is_file()
@@ -408,7 +408,7 @@ def damage(pets: Path, how: str) -> None:
         (["data=cocoo"], "", "unknown data 'cocoo'; did you mean coco"),
         (["backbone=vit_tiny_patch16_224"], "", "vit_tiny_patch16_224"),
         (["backbone.neck={name: deconf}"], "", "unknown neck 'deconf'; choose one of "),
-        (["task.radius=round"], "", "task ctdet: radius='round' is unknown; choose one of centernet, cornernet, prop"),
+        (["task.heatmap.radius=round"], "", "radius='round' is unknown; choose one of centernet, cornernet, proportional"),
         (["schedule.optimizer=lion"], "", "schedule.optimizer='lion' is unknown; choose one of adam, adamw, sgd"),
         (["augment.warp=zoom"], "", "augment.warp='zoom' is unknown; choose one of crop, jitter"),
         (["+augment.flipp=1"], "", "augment.flipp is unknown; RandomCropWarp has scales, border, flip"),

@@ -18,6 +18,7 @@ import numpy as np
 
 from centernet.data.datamodule import CenterNetDataModule, ImageDataset
 from centernet.data.masks import Masks
+from centernet.fields import FIELDS
 from centernet.joints import COCO_JOINTS, JointSet
 from centernet.structures import InputError, Objects
 
@@ -162,7 +163,7 @@ class CocoDataset(ImageDataset):
             corners = [x, y, x + width, y + height]
             crowd = bool(annotation.get("iscrowd", 0))
             joints = self._read_joints(annotation, where)
-            rows.append((image, label, crowd, area, corners, annotation.get("segmentation"), joints))
+            rows.append((image, label, crowd, area, corners, annotation.get("segmentation"), joints, annotation))
         if empty or outside:
             self.notes.append(
                 f"{self.source}: {empty} boxes without area and {outside} outside their image were dropped"
@@ -180,6 +181,10 @@ class CocoDataset(ImageDataset):
             "crowd": np.array([row[2] for row in rows], bool),
             "area": np.array([row[3] for row in rows], np.float64),
         }
+        kept = [row[7] for row in rows]
+        for name, field in FIELDS.items():
+            if field.annotation is not None and rows and all(field.annotation in row for row in kept):
+                fields[name] = np.array([float(row[field.annotation]) for row in kept])
         if self.joints is not None:
             joints = np.array([row[6] for row in rows], np.float32)
             fields["joints"] = joints.reshape(-1, len(self.joints.names), 3)

@@ -58,7 +58,7 @@ class CocoAP(ImageMetric):
         **kwargs: Any,
     ) -> None:
         if backend not in BACKENDS:
-            raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+            raise InputError(f"CocoAP: backend={backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
         if iou_type not in PROTOCOLS:
             raise InputError(f"CocoAP: iou_type={iou_type!r} is unknown; choose one of {', '.join(PROTOCOLS)}")
         self.sigmas = np.array(() if sigmas is None or iou_type == "bbox" else sigmas, np.float64)

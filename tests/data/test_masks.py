@@ -35,7 +35,7 @@ def star(x: float, y: float, radius: float, corners: int = 5, turn: float = 0.3)
     return np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], 1)
 
 
-def counted(points: np.ndarray, size: tuple[int, int] = SIZE, fine: int = 8) -> np.ndarray | None:
+def counted(points: np.ndarray, size: tuple[int, int] = SIZE, fine: int = 16) -> np.ndarray | None:
     """The visible box of a polygon by drawing it, ``fine`` pixels to each input pixel, and looking where it is."""
     canvas = np.zeros((size[0] * fine, size[1] * fine), np.uint8)
     cv2.fillPoly(canvas, [np.round(points * fine * 16).astype(np.int32)], 1, cv2.LINE_8, 4)

@@ -127,11 +127,11 @@ def write_original_of(task: str, path: Path, **options: Any) -> CenterNet:
     ("task", "options", "size", "mode"),
     [
         ("multi_pose", {}, [512, 512], "keep"),
-        ("multi_pose", {"joint_offset": False}, [512, 512], "keep"),
-        ("multi_pose", {"joint_heatmap": False, "offset": False}, [512, 512], "keep"),
-        ("multi_pose", {"joints": {"names": ["joint_0", "joint_1"]}}, [512, 512], "keep"),
+        ("multi_pose", {"joint_offset": None}, [512, 512], "keep"),
+        ("multi_pose", {"joint_heatmap": None, "offset": None}, [512, 512], "keep"),
+        ("multi_pose", {"facts": {"joints": {"names": ["joint_0", "joint_1"]}}}, [512, 512], "keep"),
         ("ddd", {}, [384, 1280], "width"),
-        ("ddd", {"size": False}, [384, 1280], "width"),
+        ("ddd", {"size": None}, [384, 1280], "width"),
     ],
     ids=str,
 )
@@ -145,7 +145,7 @@ def test_pose_and_3d_checkpoints_become_ordinary_ones(task, options, size, mode,
     image = np.random.default_rng(0).integers(0, 256, (60, 150, 3), dtype=np.uint8)
     camera = np.array([[100.0, 0, 75, 1], [0, 100, 30, 0], [0, 0, 1, 0.01]])
     predictor = Predictor.from_checkpoint(out, resolution=[64, 160], device="cpu")
-    found = predictor(image, calibration=camera)
+    found = predictor(image, **({"calibration": camera} if task == "ddd" else {}))
 
     pixels, matrix = warp_image(eval_pipeline((64, 160), mode, 32), image)
     normalization = "coco" if task == "multi_pose" else "imagenet_swapped"
