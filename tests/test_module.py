@@ -335,7 +335,10 @@ def test_more_objects_than_detections_are_warned_of(shapes, tmp_path, caplog):
         ({"num_classes": 3, "normalization": "voc"}, "normalization='voc' is unknown; did you mean coco"),
         ({"num_classes": 3, "backbone": "resnet81"}, r"unknown backbone 'resnet81'; did you mean .*resnet18"),
         ({"num_classes": 3, "schedule": {"speed": 1}}, "schedule: .*'speed'"),
-        ({"num_classes": 3, "task_options": {"of_set": None}}, "task ctdet has no option 'of_set'; did you mean offset"),
+        (
+            {"num_classes": 3, "task_options": {"of_set": None}},
+            "task ctdet has no option 'of_set'; did you mean offset",
+        ),
         (
             {"num_classes": 3, "task_options": {"heatmap": {"radios": 1}}},
             "task ctdet: heatmap has no option 'radios'; did you mean radius",

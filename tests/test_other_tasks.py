@@ -269,7 +269,7 @@ def test_in_plain_lightning_a_3d_module_learns_dimensions_and_focal_length_from_
     from centernet.data.kitti import KittiDataModule
 
     data = KittiDataModule(cuboids, resolution=(64, 192), batch_size=4, num_workers=0)
-    module = DddModule(num_classes=3, backbone=tiny.NETWORK, task="ddd_dle")
+    module = DddModule.for_data(data, backbone=tiny.NETWORK, task="ddd_dle")
     quiet = {
         "logger": False,
         "enable_progress_bar": False,
@@ -279,10 +279,10 @@ def test_in_plain_lightning_a_3d_module_learns_dimensions_and_focal_length_from_
     pl.Trainer(accelerator="cpu", max_steps=1, limit_val_batches=1, default_root_dir=tmp_path, **quiet).fit(
         module, data
     )
-    assert module.task.focal == pytest.approx(data.facts["focal"])
-    np.testing.assert_allclose(module.task.mean_dimensions, data.facts["mean_dimensions"])
-    assert module.detector.task is module.task
-    assert module.description()["module"]["task_options"]["focal"] == module.task.focal
+    assert module.class_names == data.class_names
+    assert module.task.terms["depth"].focal == pytest.approx(data.facts["focal"])
+    np.testing.assert_allclose(module.task.terms["dimensions"].means, data.facts["mean_dimensions"])
+    assert module.description()["module"]["facts"] == data.facts
 
 
 def test_a_pose_training_starts_from_a_box_checkpoint(command, figures):

@@ -223,7 +223,12 @@ def test_one_epoch_and_another_after_a_resume_equal_two(command):
     assert [row["train/loss"] for row in histories[0]] == [row["train/loss"] for row in histories[1]]
     assert len(histories[1]) == 2
     refused = command(
-        "train", *SHORT, "data=coco", f"data.root={straight.folder}/data/shapes", "task.heatmap.max_detections=50", f"ckpt={last}"
+        "train",
+        *SHORT,
+        "data=coco",
+        f"data.root={straight.folder}/data/shapes",
+        "task.heatmap.max_detections=50",
+        f"ckpt={last}",
     )
     assert "Traceback" not in refused.output
 
@@ -408,7 +413,11 @@ def damage(pets: Path, how: str) -> None:
         (["data=cocoo"], "", "unknown data 'cocoo'; did you mean coco"),
         (["backbone=vit_tiny_patch16_224"], "", "vit_tiny_patch16_224"),
         (["backbone.neck={name: deconf}"], "", "unknown neck 'deconf'; choose one of "),
-        (["task.heatmap.radius=round"], "", "radius='round' is unknown; choose one of centernet, cornernet, proportional"),
+        (
+            ["task.heatmap.radius=round"],
+            "",
+            "radius='round' is unknown; choose one of centernet, cornernet, proportional",
+        ),
         (["schedule.optimizer=lion"], "", "schedule.optimizer='lion' is unknown; choose one of adam, adamw, sgd"),
         (["augment.warp=zoom"], "", "augment.warp='zoom' is unknown; choose one of crop, jitter"),
         (["+augment.flipp=1"], "", "augment.flipp is unknown; RandomCropWarp has scales, border, flip"),

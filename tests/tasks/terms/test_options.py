@@ -84,7 +84,7 @@ def test_a_number_is_finite_and_not_negative(task, term, option, value):
         (
             "ctdet_dense",
             {"box": {"weight": 1}},
-            "task ctdet_dense: box has no option 'weight'; did you mean size_weight or offset_weight?",
+            "task ctdet_dense: box has no option 'weight'; did you mean size_weight, offset_weight?",
         ),
         (
             "multi_pose",
