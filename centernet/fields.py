@@ -181,16 +181,6 @@ def sources(names: Sequence[str]) -> str:
     return next((field.source for name in names if (field := FIELDS.get(name, _UNKNOWN)).source), "")
 
 
-def empty_objects() -> Objects:
-    """Ground truth of an image without objects."""
-    return {
-        "boxes": torch.zeros(0, 4),
-        "labels": torch.zeros(0, dtype=torch.long),
-        "crowd": torch.zeros(0, dtype=torch.bool),
-        "area": torch.zeros(0),
-    }
-
-
 def index(rows: Rows, keep: Tensor) -> Rows:
     """Select rows of every field of one image."""
     return {name: value[keep] for name, value in rows.items()}

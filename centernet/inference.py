@@ -101,13 +101,9 @@ class Predictor:
         Images are read as they are needed, ``batch_size`` at a time. ``about``: what is known of all of them, or of
         each; see ``__call__``.
         """
-        known = itertools.repeat(about or {}) if about is None or isinstance(about, Mapping) else about
-        pairs = zip(images, known, strict=not isinstance(known, itertools.repeat))
+        pairs = _pairs(images, about)
         while True:
-            try:
-                chunk = list(itertools.islice(pairs, self.batch_size))
-            except ValueError as error:
-                raise InputError(f"the images and what is known of them differ in number ({error})") from None
+            chunk = list(itertools.islice(pairs, self.batch_size))
             if not chunk:
                 return
             yield from self._detect(chunk, threshold)
@@ -140,3 +136,19 @@ class Predictor:
         pixels, matrix = warp_image(self.pipeline, read_image(image) if isinstance(image, (str, Path)) else image)
         maps: dict[str, Tensor] = self.detector.find(pixels[None].to(self.device)).maps
         return maps[name][0].amax(0).cpu().numpy(), matrix.numpy()
+
+
+def _pairs(
+    images: Iterable[Image], about: Mapping[str, Any] | Iterable[Mapping[str, Any]] | None
+) -> Iterator[tuple[Image, Mapping[str, Any]]]:
+    """Each image with what is known of it."""
+    if about is None or isinstance(about, Mapping):
+        yield from zip(images, itertools.repeat(about or {}), strict=False)
+        return
+    absent = object()
+    for image, known in itertools.zip_longest(images, about, fillvalue=absent):
+        if image is absent or known is absent:
+            raise InputError(
+                "the images and what is known of them differ in number; give one mapping for all images, or one each"
+            )
+        yield image, known

@@ -96,7 +96,9 @@ class CenterNetModule(pl.LightningModule):
         names = self.class_names or [str(label) for label in range(self.task.num_classes)]
         try:
             return self.task.metric(names, **self.metric_options).to(self.device)
-        except TypeError as error:
+        except InputError:
+            raise
+        except (TypeError, ValueError) as error:  # torchmetrics says unknown options by a ValueError
             raise InputError(f"the metric of task {self.task.name} does not take these options ({error})") from None
 
     # Lightning's order: setup, training, validation, optimizers, checkpoints.

@@ -17,7 +17,6 @@ from centernet.fields import (
     PICTURES,
     Field,
     Geometry,
-    empty_objects,
     hide_outside,
     index,
     move,
@@ -30,6 +29,7 @@ from centernet.fields import (
 from centernet.ops.affine import flip_matrix, place_matrix, transform_boxes
 from centernet.ops.camera import wrap_angle
 from centernet.structures import Objects
+from tests import tiny
 from tests.tiny import make_objects
 
 HANDS = {"joints": {"names": ["head", "left_hand", "right_hand"]}}
@@ -263,7 +263,7 @@ def test_rows_are_padded_with_what_the_table_says():
 
 
 def test_a_batch_without_any_object_keeps_its_fields():
-    batch = stack_objects([empty_objects(), empty_objects()])
+    batch = stack_objects([tiny.make_objects([]), tiny.make_objects([])])
     assert batch["boxes"].shape == (2, 0, 4)
     assert batch["valid"].shape == (2, 0)
     assert [len(objects["labels"]) for objects in unstack_objects(batch)] == [0, 0]

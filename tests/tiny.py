@@ -10,9 +10,10 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from centernet.fields import stack_objects
+from centernet.ops.camera import ray_angle, wrap_angle
 from centernet.structures import Objects
 
 # Strides 4 to 32 and both kinds of parts, in milliseconds per batch.
@@ -95,3 +96,8 @@ def make_coco(
     path = folder / "annotations" / f"instances_{split}.json"
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
     return path, pictures
+
+
+def alpha_of_yaw(camera: Tensor, yaw: Tensor, x: Tensor) -> Tensor:
+    """Observation angles ``[..., N]`` in -pi .. pi of objects with this yaw, seen at the columns ``x [..., N]``."""
+    return wrap_angle(yaw - ray_angle(camera, x)).to(yaw.dtype)

@@ -9,11 +9,6 @@ import torch
 from torch import Tensor
 
 
-def xyxy_from_xywh(boxes: Tensor) -> Tensor:
-    """(x, y, width, height) ``[..., 4]`` to (x1, y1, x2, y2)."""
-    return torch.cat([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], -1)
-
-
 def xywh_from_xyxy(boxes: Tensor) -> Tensor:
     """(x1, y1, x2, y2) ``[..., 4]`` to (x, y, width, height)."""
     return torch.cat([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], -1)

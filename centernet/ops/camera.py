@@ -61,11 +61,6 @@ def ray_angle(camera: Tensor, x: Tensor) -> Tensor:
     return torch.atan2(x - camera[..., 0, 2, None], camera[..., 0, 0, None])
 
 
-def alpha_of_yaw(camera: Tensor, yaw: Tensor, x: Tensor) -> Tensor:
-    """Observation angles ``[..., N]`` in -pi .. pi of objects with this yaw, seen at the columns ``x [..., N]``."""
-    return wrap_angle(yaw - ray_angle(camera, x)).to(yaw.dtype)
-
-
 def yaw_of_alpha(camera: Tensor, alpha: Tensor, x: Tensor) -> Tensor:
     """Yaw ``[..., N]`` in -pi .. pi of objects with this observation angle, seen at the columns ``x [..., N]``."""
     return wrap_angle(alpha + ray_angle(camera, x)).to(alpha.dtype)

@@ -47,21 +47,6 @@ def rectangle_intersection(a: Tensor, b: Tensor) -> Tensor:
     return area.reshape(shape)
 
 
-def rectangle_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union ``[...]`` of each pair of rectangles ``[..., 5]``; 0 where both are empty."""
-    return _over_union(rectangle_intersection(a, b), _area(a), _area(b))
-
-
-def box_intersection_3d(a: Tensor, b: Tensor) -> Tensor:
-    """Common volume ``[...]`` of each pair of boxes ``[..., 7]`` (broadcast against each other), in float64."""
-    return shared_height(a, b) * rectangle_intersection(rectangles_of_boxes(a), rectangles_of_boxes(b))
-
-
-def box_iou_3d(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union ``[...]`` of each pair of boxes ``[..., 7]``; 0 where both are empty."""
-    return _over_union(box_intersection_3d(a, b), _volume(a), _volume(b))
-
-
 def shared_height(a: Tensor, b: Tensor) -> Tensor:
     """Common vertical extent ``[...]`` of each pair of boxes ``[..., 7]``, in float64."""
     a, b = a.double(), b.double()
@@ -92,18 +77,6 @@ def _intersection(a: Tensor, b: Tensor) -> Tensor:
 def _share(value: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """Where between start (0) and end (1) a value lies, clamped to them; 0 where they are the same and it is there."""
     return ((value - start) / (end - start)).nan_to_num(0, torch.inf, -torch.inf).clamp(0, 1)
-
-
-def _over_union(inter: Tensor, size_a: Tensor, size_b: Tensor) -> Tensor:
-    return inter / (size_a + size_b - inter).clamp(min=torch.finfo(inter.dtype).tiny)
-
-
-def _area(rectangles: Tensor) -> Tensor:
-    return rectangles[..., 2:4].double().prod(-1).abs()
-
-
-def _volume(boxes: Tensor) -> Tensor:
-    return boxes[..., 3:6].double().prod(-1).abs()
 
 
 def _diagonal(rectangles: Tensor) -> Tensor:

@@ -8,18 +8,19 @@ import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centernet.ops.boxes import box_area, box_sides, clip_boxes, pairwise_iou, xywh_from_xyxy, xyxy_from_xywh
+from centernet.ops.boxes import box_area, box_sides, clip_boxes, pairwise_iou, xywh_from_xyxy
 
 coordinates = st.floats(-100, 100, width=32)
 sides = st.floats(0, 80, width=32)
 boxes = st.lists(st.tuples(coordinates, coordinates, sides, sides), min_size=1, max_size=6).map(
-    lambda rows: xyxy_from_xywh(torch.tensor(rows, dtype=torch.float64))
+    lambda rows: torch.tensor([[x, y, x + w, y + h] for x, y, w, h in rows], dtype=torch.float64)
 )
 
 
 @given(boxes)
 def test_corners_and_sides_convert_into_each_other(given):
-    assert torch.allclose(xyxy_from_xywh(xywh_from_xyxy(given)), given)
+    x, y, width, height = xywh_from_xyxy(given).unbind(-1)
+    assert torch.allclose(torch.stack([x, y, x + width, y + height], -1), given)
     assert torch.allclose(torch.stack(box_sides(given), -1), xywh_from_xyxy(given)[:, 2:])
 
 

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from centernet.ops.camera import (
-    alpha_of_yaw,
     box_corners,
     camera_matrix,
     project,
@@ -18,6 +17,7 @@ from centernet.ops.camera import (
     wrap_angle,
     yaw_of_alpha,
 )
+from tests.tiny import alpha_of_yaw
 
 # Shaped like KITTI's P2: two focal lengths, and a last column that is not zero.
 CAMERA = torch.tensor([[721.5, 0, 609.6, 44.86], [0, 721.5, 172.9, 0.2164], [0, 0, 1, 0.0027459]], dtype=torch.float64)

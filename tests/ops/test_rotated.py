@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 
 from centernet.ops.rotated import (
     PAIRS_AT_ONCE,
-    box_intersection_3d,
-    box_iou_3d,
     rectangle_corners,
     rectangle_intersection,
-    rectangle_iou,
     rectangles_of_boxes,
+    shared_height,
 )
 
 QUARTERS = [n * math.pi / 2 for n in range(-4, 5)]
@@ -28,6 +26,27 @@ rectangle = st.tuples(places, places, sides, sides, turns)
 rectangles = st.lists(rectangle, min_size=1, max_size=8).map(lambda rows: torch.tensor(rows, dtype=torch.float64))
 box = st.tuples(places, places, places, sides, sides, sides, turns)
 boxes = st.lists(box, min_size=1, max_size=8).map(lambda rows: torch.tensor(rows, dtype=torch.float64))
+
+
+def over_union(inter, size_a, size_b):
+    """Intersection over union; 0 where both are empty."""
+    return inter / (size_a + size_b - inter).clamp(min=torch.finfo(inter.dtype).tiny)
+
+
+def rectangle_iou(a, b):
+    """Intersection over union of each pair of rectangles ``[..., 5]``."""
+    sizes = (rows.double()[..., 2:4].abs().prod(-1) for rows in (a, b))
+    return over_union(rectangle_intersection(a, b), *sizes)
+
+
+def box_intersection_3d(a, b):
+    """Common volume of each pair of boxes ``[..., 7]``, as KITTI's metric takes it."""
+    return shared_height(a, b) * rectangle_intersection(rectangles_of_boxes(a), rectangles_of_boxes(b))
+
+
+def box_iou_3d(a, b):
+    """Intersection over union of each pair of boxes ``[..., 7]``."""
+    return over_union(box_intersection_3d(a, b), *(rows.double()[..., 3:6].abs().prod(-1) for rows in (a, b)))
 
 
 def area(rows: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from centernet.data.transforms import EvalWarp
 from centernet.fields import move
 from centernet.losses import mean_l1, mean_multi_bin
 from centernet.ops.affine import crop_matrix
-from centernet.ops.camera import alpha_of_yaw, box_corners, project, unproject, yaw_of_alpha
+from centernet.ops.camera import box_corners, project, unproject, yaw_of_alpha
 from centernet.structures import AtCells, DenseMap, Targets
 from centernet.tasks.ddd import DddTask
 from centernet.tasks.terms.angle import TwoBins
@@ -24,7 +24,7 @@ from centernet.tasks.terms.points import NO_CENTER
 from tests.places import REFERENCE
 from tests.reference.cases import Case, arrays, cases, measures, read
 from tests.reference.test_postprocess import Fixed
-from tests.tiny import make_batch, make_objects
+from tests.tiny import alpha_of_yaw, make_batch, make_objects
 
 ANGLE = TwoBins("rotation", About("ddd", 3))
 # The originals' names of heads, of decoded maps and of losses.

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from centernet.losses import LOSSES
 from centernet.ops.affine import crop_matrix, flip_matrix, transform_boxes, transform_points
-from centernet.ops.camera import alpha_of_yaw, box_corners, project, wrap_angle
+from centernet.ops.camera import box_corners, project, wrap_angle
 from centernet.structures import AtCells, DenseMap, InputError, Objects
 from centernet.tasks import build_task
 from centernet.tasks.ddd import DddTask
 from centernet.tasks.terms.angle import TwoBins
 from centernet.tasks.terms.base import About
 from centernet.tasks.terms.space import Depth, DepthWithSpread, put_true_depth
-from tests.tiny import make_batch, make_objects
+from tests.tiny import alpha_of_yaw, make_batch, make_objects
 
 HEIGHT, WIDTH = 24, 80  # cells
 CLASSES = 3
