@@ -126,8 +126,7 @@ def test_the_evaluation_composes_and_asks_for_a_checkpoint():
             assert not set(node) - {"_target_"} - accepted(locate(node["_target_"]))
 
 
-# Options of terms that a task's file leaves to those who look into the code: what boxes of 3D tasks are learned from, and
-# what only one of the tasks is about.
+# Options of terms that a task's file leaves to those who look into the code.
 REGRESSION = {"supervise", "loss"}
 UNLISTED = {
     "ctdet": {"heatmap": {"margin"}},
@@ -229,6 +228,12 @@ def test_every_data_config_instantiates_with_every_augmentation(data, augment, r
     made.setup("fit")
     sample = made.datasets["train"][0]
     assert tuple(sample["image"].shape[1:]) == tuple(cfg.resolution)
+
+
+def test_the_network_says_to_what_images_are_padded(shapes):
+    cfg = compose_run([f"data.root={shapes}", "data=coco", "data.test_mode=keep", "backbone=hourglass104"])
+    assert build.build_datamodule(cfg.data, cfg.backbone).divisor == 128
+    assert build.build_datamodule(cfg.data).divisor == 32
 
 
 @pytest.mark.parametrize("schedule", OPTIONS["schedule"])

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import subprocess
+import sys
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 import pytest
@@ -13,9 +18,10 @@ from centernet.detector import NORMALIZATIONS, Detector
 from centernet.inference import Predictor
 from centernet.models import build_network
 from centernet.ops.affine import transform_boxes
-from centernet.structures import Detections
+from centernet.structures import Detections, InputError
 from centernet.tasks.ctdet import CtdetTask
 from tests import tiny
+from tests.places import ROOT
 
 NAMES = ["red", "green", "blue"]
 
@@ -82,8 +88,9 @@ def test_images_in_a_batch_are_predicted_as_one_by_one(predictor, images):
         assert_close(together, predictor(image))
 
 
-def test_images_of_several_sizes_keep_their_order_in_keep_mode(images):
-    predictor = Predictor(build_detector(), NAMES, (64, 96), mode="keep")
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+def test_images_of_several_sizes_keep_their_order_in_keep_mode(images, batch_size):
+    predictor = Predictor(build_detector(), NAMES, (64, 96), mode="keep", batch_size=batch_size)
     mixed = [images[1], images[0], images[1], images[3]]
     found = predictor.predict(mixed)
     assert_close(found[0], found[2])
@@ -110,6 +117,53 @@ def test_the_threshold_drops_what_is_less_sure(predictor, images):
 
 def test_no_images_give_no_detections(predictor):
     assert predictor.predict([]) == []
+    assert list(predictor.stream(iter([]), about=[])) == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_images_are_taken_only_when_their_batch_is_due(images, batch_size):
+    taken = 0
+
+    def endless() -> Iterator[np.ndarray]:
+        nonlocal taken
+        for image in itertools.cycle(images):
+            taken += 1
+            yield image
+
+    predictor = Predictor(build_detector(), NAMES, (64, 96), batch_size=batch_size)
+    stream = predictor.stream(endless())
+    assert taken == 0
+    for n, image in enumerate([*images, *images]):
+        assert_close(next(stream), predictor(image))
+        assert taken == batch_size * (n // batch_size + 1)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_holds_at_least_one_image(batch_size):
+    with pytest.raises(InputError, match=f"^batch_size={batch_size} is too small; give at least 1$"):
+        Predictor(build_detector(), NAMES, (64, 96), batch_size=batch_size)
+
+
+@pytest.mark.parametrize("count", [0, 3, 5])
+def test_what_is_known_of_images_must_be_of_as_many(predictor, images, count):
+    with pytest.raises(InputError, match=r"^the images and what is known of them differ in number; give one mapping"):
+        predictor.predict(images, about=[{}] * count)
+    assert len(predictor.predict(images, about=[{}] * 4)) == 4
+
+
+def test_an_image_that_cannot_be_had_is_named_and_not_called_a_missing_one(predictor, images):
+    def broken() -> Iterator[np.ndarray]:
+        yield images[0]
+        raise InputError("the camera is off")
+
+    for about in (None, [{}, {}]):
+        with pytest.raises(InputError, match=r"^the camera is off$"):
+            predictor.predict(broken(), about=about)
+
+
+def test_a_task_refuses_what_it_has_no_use_for(predictor, images):
+    with pytest.raises(InputError, match=r"^task ctdet takes nothing but the image; leave out focal$"):
+        predictor(images[0], focal=700.0)
 
 
 @pytest.mark.parametrize("mode", ["fit", "keep", "stretch"])
@@ -157,3 +211,12 @@ def test_the_normalization_is_no_weight():
 def test_the_predictor_switches_to_evaluation():
     detector = build_detector().train()
     assert not Predictor(detector, NAMES, (64, 64)).detector.training
+
+
+def test_prediction_is_imported_without_what_only_training_needs():
+    spy = (
+        "import sys, centernet.inference\n"
+        "print(sorted({'pytorch_lightning', 'lightning', 'hydra', 'omegaconf'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", spy], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert shown.stdout == "[]\n"

@@ -16,8 +16,16 @@ from centernet.callbacks import BestAndLast
 from centernet.checkpoint import read_checkpoint
 from centernet.data.builtin.shapes import ShapesDataModule
 from centernet.data.coco import CocoDataModule
+from centernet.data.kitti import KittiDataModule
 from centernet.inference import Predictor
-from centernet.module import CenterNetModule, CtdetModule, load_module, require_divisible
+from centernet.module import (
+    CenterNetModule,
+    CtdetModule,
+    DddModule,
+    MultiPoseModule,
+    load_module,
+    require_divisible,
+)
 from centernet.structures import InputError, NonFiniteLossError
 from tests import tiny
 
@@ -71,6 +79,58 @@ def test_it_trains_in_plain_lightning_without_hydra(tmp_path, shapes):
     loaded = CtdetModule.load_from_checkpoint(path)
     assert loaded.class_names == SHAPES
     assert_same_outputs(module, loaded)
+
+
+def test_a_module_for_data_has_its_classes_and_facts(shapes, figures):
+    data = build_data(figures, prefix="person_keypoints")
+    module = MultiPoseModule.for_data(data, backbone=tiny.NETWORK, schedule={"lr": 0.1})
+    assert (module.task.name, module.schedule.lr) == ("multi_pose", 0.1)
+    assert module.class_names == data.class_names == ["person"]
+    assert module.task.facts == data.facts
+    assert list(data.facts["joints"]["names"])[:2] == ["nose", "left_eye"]
+    assert module.task.heads["joints"].channels == 2 * len(data.facts["joints"]["names"])
+    plain = CtdetModule.for_data(build_data(shapes), backbone=tiny.NETWORK)
+    assert (plain.class_names, plain.task.facts) == (SHAPES, {})
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_setting_up_changes_neither_the_data_nor_the_task(cuboids, tmp_path, stage):
+    data = KittiDataModule(cuboids, resolution=(64, 192), batch_size=4, num_workers=0)
+    data.setup("fit")
+    # Built without facts on purpose: nothing may make up for that behind the back of the user.
+    module = DddModule(class_names=data.class_names, task="ddd_dle", backbone=tiny.NETWORK)
+    task, metric, means = module.task, module.metric, module.task.terms["dimensions"].means
+    before = {name: value for name, value in vars(data).items() if not name.startswith("_") and name != "trainer"}
+    trainer = build_trainer(tmp_path, max_steps=1, limit_val_batches=1, enable_checkpointing=False)
+    getattr(trainer, stage)(module, data)
+    assert module.task is task is module.detector.task
+    assert module.metric is metric
+    assert task.terms["dimensions"].means is means
+    assert task.facts == {}
+    for name, value in before.items():
+        assert getattr(data, name) is value, name
+
+
+def test_facts_that_the_model_was_built_without_are_told(cuboids, tmp_path, caplog):
+    data = KittiDataModule(cuboids, resolution=(64, 192), batch_size=4, num_workers=0)
+    options = {"task": "ddd_dle", "backbone": tiny.NETWORK}
+    quick = {"max_steps": 1, "limit_val_batches": 0, "enable_checkpointing": False}
+    advice = "the model was built without; DddModule.for_data(data) takes what the data says"
+    with caplog.at_level(logging.WARNING):
+        build_trainer(tmp_path, **quick).fit(DddModule.for_data(data, **options), data)
+        assert advice not in caplog.text
+        build_trainer(tmp_path, **quick).fit(DddModule(num_classes=3, **options), data)
+    assert f"the data says focal, mean_dimensions, but {advice}" in caplog.text
+
+
+def test_a_divisor_that_is_not_the_networks_is_refused(shapes, tmp_path):
+    module = CtdetModule(class_names=SHAPES, backbone=tiny.NETWORK)
+    data = build_data(shapes, test_mode="keep", divisor=16)
+    message = r"keep pads images to multiples of 16, but this network needs multiples of 32; .* divisor=32$"
+    with pytest.raises(InputError, match=message):
+        build_trainer(tmp_path).validate(module, data, verbose=False)
+    assert data.divisor == 16
+    build_trainer(tmp_path).validate(module, build_data(shapes, test_mode="keep", divisor=64), verbose=False)
 
 
 def assert_same_outputs(first: CenterNetModule, second: CenterNetModule) -> None:

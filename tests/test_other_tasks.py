@@ -196,7 +196,7 @@ def test_what_depth_costs_is_measured_on_a_checkpoint(command, cuboids, figures,
     assert set(rows) == {"true depth", "Pedestrian, true depth", "Car, true depth", "Cyclist, true depth"}
     assert all(len(cells) == 4 for cells in rows.values())
     boxes = train(command, "multi_pose", figures).run / "best.ckpt"
-    with pytest.raises(SystemExit, match=r"is of task multi_pose, which has no depth; give one of ddd or ddd_dle"):
+    with pytest.raises(SystemExit, match=r"is of task multi_pose, which has no depth; give a checkpoint of a 3D task"):
         script(str(boxes))
 
 

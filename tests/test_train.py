@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ from typing import Any
 
 import pytest
 import torch
+import wandb
+import yaml
 
 from centernet import app
 from centernet.data.images import read_image
@@ -309,12 +312,52 @@ def test_a_sweep_has_a_folder_per_run_and_a_table(command):
 # Loggers and help.
 
 
-@pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
-def test_other_loggers_write_into_the_run_folder_without_a_network(command, logger):
-    logged = command("train", *SHORT, "schedule.epochs=1", "evaluate=false", f"logger={logger}")
+def wandb_config(path: Path) -> dict[str, Any]:
+    """The configuration in the file of an offline run of Weights & Biases.
+
+    Records lie in it as in LevelDB's log: behind seven bytes, in blocks of 32 KiB, in pieces (whole, first, middle,
+    last) that have a checksum, a length and a kind before them.
+    """
+    from wandb.proto import wandb_internal_pb2
+
+    data, at, record, config = path.read_bytes(), 7, b"", {}
+    while at + 7 <= len(data):
+        if (left := 2**15 - at % 2**15) < 7:
+            at += left
+            continue
+        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        record += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            read = wandb_internal_pb2.Record.FromString(record)
+            items = [*read.run.config.update, *read.config.update]
+            config |= {item.key: json.loads(item.value_json) for item in items if item.key}
+            record = b""
+    return config
+
+
+@pytest.mark.parametrize("logger", ["csv", "tensorboard", "wandb"])
+def test_every_logger_writes_into_the_run_folder_and_knows_the_whole_configuration(command, logger):
+    # Offline: W&B sends nothing, and leaves a file that `wandb sync` would send.
+    logged = command("train", *SHORT, "schedule.epochs=1", "schedule.lr=0.0123", "evaluate=false", f"logger={logger}")
     assert logged.code == 0, logged.output
-    pattern = {"tensorboard": "tensorboard/events*", "wandb": "wandb/offline-run-*"}[logger]
-    assert list(logged.run.glob(pattern))
+    curves, hparams = {
+        "csv": ("metrics.csv", "hparams.yaml"),
+        "tensorboard": ("tensorboard/events*", "tensorboard/hparams.yaml"),
+        "wandb": ("wandb/offline-run-*/*.wandb", "wandb/offline-run-*/*.wandb"),
+    }[logger]
+    assert len(list(logged.run.glob(curves))) == 1
+    wandb.teardown()  # as the end of a process does: now its file is complete
+    (path,) = logged.run.glob(hparams)
+    config = wandb_config(path) if logger == "wandb" else yaml.safe_load(path.read_text())
+    assert config["schedule"]["lr"] == 0.0123
+    assert config["task"]["name"] == "ctdet"
+    assert config["data"]["_target_"].endswith("ShapesDataModule")
+    assert config["data"]["train_count"] == 20
+    # Resolved, and the same that the checkpoint carries.
+    wanted = torch.load(logged.run / "last.ckpt", weights_only=True)["centernet"]["config"]
+    assert {name: config.get(name) for name in wanted} == wanted
+    assert wanted["data"]["resolution"] == [64, 64]
 
 
 def test_help_names_every_group_and_loads_nothing_heavy(tmp_path):
@@ -416,7 +459,7 @@ def damage(pets: Path, how: str) -> None:
         (
             ["task.heatmap.radius=round"],
             "",
-            "radius='round' is unknown; choose one of centernet, cornernet, proportional",
+            "task ctdet: heatmap.radius='round' is unknown; choose one of centernet, cornernet, prop",
         ),
         (["schedule.optimizer=lion"], "", "schedule.optimizer='lion' is unknown; choose one of adam, adamw, sgd"),
         (["augment.warp=zoom"], "", "augment.warp='zoom' is unknown; choose one of crop, jitter"),

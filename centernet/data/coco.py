@@ -181,14 +181,25 @@ class CocoDataset(ImageDataset):
             "crowd": np.array([row[2] for row in rows], bool),
             "area": np.array([row[3] for row in rows], np.float64),
         }
-        kept = [row[7] for row in rows]
-        for name, field in FIELDS.items():
-            if field.annotation is not None and rows and all(field.annotation in row for row in kept):
-                fields[name] = np.array([float(row[field.annotation]) for row in kept])
+        fields |= self._read_numbers([row[7] for row in rows])
         if self.joints is not None:
             joints = np.array([row[6] for row in rows], np.float32)
             fields["joints"] = joints.reshape(-1, len(self.joints.names), 3)
         return fields, np.concatenate([[0], np.cumsum(counts)]), [row[5] for row in rows]
+
+    def _read_numbers(self, annotations: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+        """Fields that annotations hold as plain numbers; all must have them, apart from crowds."""
+        found = {}
+        for name, field in FIELDS.items():
+            there = [field.annotation in row for row in annotations if not row.get("iscrowd")]
+            if any(there) and not all(there):
+                self.notes.append(
+                    f"{self.source}: {there.count(False)} of {len(there)} annotations have no {field.annotation!r}, "
+                    f"so that {name} is not read"
+                )
+            elif any(there):
+                found[name] = np.array([float(row.get(field.annotation, 0)) for row in annotations])
+        return found
 
     def _read_joints(self, annotation: Mapping[str, Any], where: str) -> np.ndarray | None:
         """Joints ``[J, 3]`` of an annotation (x, y, visibility); zeros where it has none."""
