@@ -233,7 +233,7 @@ def test_a_pose_model_evaluates_other_files_with_the_same_joints_only(command, f
         (["task=ddd", "data=shapes"], "task ddd needs objects with location, dimensions, alpha, which the train data"),
         (["task=ddd", "data=figures"], "use data=cuboids (built in), or data=kitti"),
         (["task=multi_pose", "data=coco_pose", "data.joints={flip_pairs: [[nose, hat]]}"], "names no joint 'hat'"),
-        (["task=ddd", "data=kitti"], "no data given; say data.root=DIR"),
+        (["task=ddd", "data=kitti"], "no data given; set data.root=DIR"),
         (["task=ddd", "data=cuboids", "augment=ddd", "augment.mosaic=1"], "joins images of several cameras"),
     ],
 )

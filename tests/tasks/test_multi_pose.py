@@ -306,7 +306,7 @@ def test_the_heads_are_those_of_the_original():
         ({"unlabeled": "x"}, r"unlabeled='x' is unknown; choose one of center, box"),
         (
             {"size": None},
-            r"task multi_pose needs size; terms that can be left out: offset, joint_heatmap, joint_offset",
+            r"task multi_pose: size=null is not possible; terms that can be null: offset, joint_heatmap, joint_offset",
         ),
     ],
 )
@@ -350,7 +350,7 @@ def test_data_that_pairs_joints_otherwise_is_refused():
     fields = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0), "joints": torch.zeros(0, 5, 3)}
     task = MultiPoseTask(1, facts=FIVE)
     task.check_data(fields, FIVE, "the data")
-    with pytest.raises(InputError, match=r"the data and the model pair left and right joints differently"):
+    with pytest.raises(InputError, match=r"the data and the model have different left-right pairs"):
         task.check_data(fields, {"joints": {**FIVE["joints"], "flip_pairs": []}}, "the data")
 
 
