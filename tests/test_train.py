@@ -246,8 +246,8 @@ def test_ctrl_c_leaves_a_usable_checkpoint_and_says_how_to_go_on(command, tmp_pa
     last = folder / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] >= 4
     assert f"interrupted; checkpoint {last}" in output
-    (line,) = [line for line in output.splitlines() if line.startswith("go on with: ")]
-    words = shlex.split(line.removeprefix("go on with: python train.py "))
+    (line,) = [line for line in output.splitlines() if line.startswith("resume with: ")]
+    words = shlex.split(line.removeprefix("resume with: python train.py "))
     assert words[-1] == f"ckpt={last}"
     assert words[:-1] == [*SHORT, "schedule.epochs=200"]
     # The printed command works.
@@ -417,7 +417,7 @@ def damage(pets: Path, how: str) -> None:
         (["data.batch_size=0"], "", "data.batch_size=0 is too small; give at least 1"),
         (["data.limit=0"], "", "data.limit=0 is too small; give at least 1"),
         (["data.num_workers=-1"], "", "data.num_workers=-1 is too small; give at least 0"),
-        (["schedule.epochs=0"], "", "schedule.epochs=0 is too small; give at least 1"),
+        (["schedule.epochs=0"], "", "schedule.epochs=0 is too small; use at least 1"),
         (["resolution=512"], "", "resolution=512 must be [height, width], such as [512,512]"),
         (["resolution=[64,wide]"], "", "resolution=[64, 'wide'] must be [height, width], such as [512,512]"),
         (["data.test_mode=fill"], "", "test_mode='fill' is unknown; choose one of fit, keep, stretch"),
@@ -446,7 +446,7 @@ def test_unreadable_images_are_skipped_and_counted_where_that_is_wanted(command,
         "train", *OWN, "data.on_bad_image=skip", "schedule.epochs=1", "evaluate=false", "data.batch_size=2"
     )
     assert result.code == 0, result.output
-    assert "1 unreadable images were skipped so far" in result.output
+    assert "skipped 1 unreadable images so far" in result.output
 
 
 def test_weights_from_the_hub_are_refused_in_one_sentence_when_there_is_no_hub(command, pets):
@@ -472,7 +472,7 @@ def test_a_checkpoint_of_other_classes_is_not_continued(command, pets):
         content["categories"].pop()
     refused = command("train", *OWN, f"ckpt={trained.run / 'last.ckpt'}")
     assert refused.code != 0
-    assert "error: the checkpoint does not fit this run: it has 2 classes, this run has 3" in refused.output
+    assert "error: the checkpoint does not match this run: it has 2 classes, this run has 3" in refused.output
     assert "Traceback" not in refused.output
 
 

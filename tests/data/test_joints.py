@@ -130,13 +130,13 @@ def test_in_a_mosaic_joints_beyond_their_quarter_are_not_labeled(tmp_path):
             {"joints": ["head"]},
             r"data.joints=\['head'\] is not a mapping; give names, flip_pairs, sigmas or skeleton",
         ),
-        (JOINTS, {"joints": {"sigmas": 0.1}}, r"3 joints need 3 positive sigmas, given were 0.1"),
+        (JOINTS, {"joints": {"sigmas": 0.1}}, r"sigmas=0.1 does not fit 3 joints"),
         (
             JOINTS,
             {"categories": [{"id": 1, "name": "a", "keypoints": ["x", "x", "y"]}]},
             r"category 1 has two joints named 'x'; give each a unique name",
         ),
-        (JOINTS, {"joints": {"flip_pairs": [["head", "hat"]]}}, r"flip pair \['head', 'hat'\] names no joint 'hat'"),
+        (JOINTS, {"joints": {"flip_pairs": [["head", "hat"]]}}, r"flip pair \['head', 'hat'\] has unknown joint 'hat'"),
         (
             {"keypoints": [1, 2, 2]},
             {"categories": [{"id": 1, "name": "dot"}]},

@@ -319,14 +319,14 @@ def test_a_wrong_option_is_refused_in_one_sentence(options, message):
 @pytest.mark.parametrize(
     ("joints", "message"),
     [
-        ({"flip_pairs": [["a", "c"]]}, r"flip pair \['a', 'c'\] names no joint 'c'; the joints are a, b"),
-        ({"flip_pairs": [[0, 2]]}, r"flip pair \[0, 2\] names no joint 2"),
+        ({"flip_pairs": [["a", "c"]]}, r"flip pair \['a', 'c'\] has unknown joint 'c'; choose from a, b"),
+        ({"flip_pairs": [[0, 2]]}, r"flip pair \[0, 2\] has unknown joint 2"),
         ({"flip_pairs": [[1, 1]]}, r"joins a joint with itself"),
         ({"names": ["a", "b", "c"], "flip_pairs": [[0, 1], [1, 2]]}, r"joint 'b' is in two flip pairs"),
-        ({"names": ["a", "a"]}, r"two joints are called 'a'"),
-        ({"sigmas": [0.1]}, r"2 joints need 2 positive sigmas"),
-        ({"pairs": []}, r"pairs is unknown; there are names, flip_pairs, sigmas and skeleton"),
-        ({"skeleton": [["a"]]}, r"skeleton line \['a'\] must hold two joints"),
+        ({"names": ["a", "a"]}, r"two joints are named 'a'"),
+        ({"sigmas": [0.1]}, r"sigmas=\[0.1\] does not fit 2 joints"),
+        ({"pairs": []}, r"pairs is unknown; choose from names, flip_pairs, sigmas and skeleton"),
+        ({"skeleton": [["a"]]}, r"skeleton line \['a'\] does not hold two joints"),
     ],
 )
 def test_joints_of_the_data_that_make_no_sense_are_refused_in_one_sentence(joints, message):
