@@ -142,7 +142,7 @@ def test_a_truncated_checkpoint_is_refused_wherever_it_is_cut(trained, tmp_path)
     for size in [0, 1, 3, 10, 100, 1000, *(len(data) * n // 10 for n in range(1, 10)), len(data) - 1]:
         path.write_bytes(data[:size])
         with pytest.raises(
-            InputError, match=r"cut\.ckpt: (the file is truncated|this is no PyTorch checkpoint)"
+            InputError, match=r"cut\.ckpt: (the file is truncated|the file is not a PyTorch checkpoint)"
         ) as raised:
             read_checkpoint(path)
         assert "\n" not in str(raised.value)
@@ -167,7 +167,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, plainly):
     else:
         torch.save(content, path)
     with pytest.raises(
-        InputError, match=r"evil\.ckpt: refused, because reading it would run code of its author's choice"
+        InputError, match=r"evil\.ckpt: refused, because reading it would run its code"
     ):
         read_checkpoint(path)
     assert not mark.exists()
@@ -179,9 +179,9 @@ def test_other_files_are_refused(trained, tmp_path):
         with pytest.raises(InputError, match=r"other\.ckpt is not a checkpoint of this project"):
             read_checkpoint(tmp_path / "other.ckpt")
     (tmp_path / "text.ckpt").write_text("hello, I am no checkpoint")
-    with pytest.raises(InputError, match=r"text\.ckpt: this is no PyTorch checkpoint"):
+    with pytest.raises(InputError, match=r"text\.ckpt: the file is not a PyTorch checkpoint"):
         read_checkpoint(tmp_path / "text.ckpt")
-    with pytest.raises(InputError, match=r"absent\.ckpt: no such checkpoint file"):
+    with pytest.raises(InputError, match=r"absent\.ckpt: the file does not exist; give a checkpoint"):
         read_checkpoint(tmp_path / "absent.ckpt")
     newer = torch.load(trained[1], weights_only=True)
     newer["centernet"]["format"] = 999
@@ -365,9 +365,9 @@ def test_a_resolution_that_does_not_fit_proposes_the_nearest(shapes, tmp_path):
         build_trainer(tmp_path).fit(module, build_data(shapes, resolution=(100, 64)))
     require_divisible((96, 64), 32)
     for given, message in {
-        (500, 500): "nearest: 480x480, 512x512",
-        (20, 32): "nearest: 32x32",
-        (0, 64): "nearest: 32x64",
+        (500, 500): "use 480x480, 512x512",
+        (20, 32): "use 32x32",
+        (0, 64): "use 32x64",
     }.items():
         with pytest.raises(InputError, match=message):
             require_divisible(given, 32)

@@ -147,13 +147,13 @@ def test_a_3d_model_takes_the_camera_from_a_file_a_folder_or_a_focal_length(comm
         runpy.run_path(str(ROOT / "scripts" / "demo.py"), run_name="__main__")
         return json.loads(Path("out/detections.json").read_text())["alone.png"][0]
 
-    with pytest.raises(SystemExit, match=r"1 of 1 images were left out"):
+    with pytest.raises(SystemExit, match=r"1 of 1 images failed"):
         demo()
-    assert "3D boxes need the camera, and calib does not exist; say --calib FILE, or --focal" in capfd.readouterr().err
+    assert "3D boxes need the camera, and calib does not exist; pass --calib FILE or --focal" in capfd.readouterr().err
     for focal in ("-3", "nan"):
         with pytest.raises(SystemExit, match=rf"--focal {focal} is not a focal length"):
             demo("--focal", focal)
-    with pytest.raises(SystemExit, match=r"--calib and --focal both say what the camera is"):
+    with pytest.raises(SystemExit, match=r"--calib and --focal both define the camera"):
         demo("--focal", "500", "--calib", str(calib))
     by_file = demo("--calib", str(calib))
     shutil.copy(calib, "alone.txt")

@@ -386,7 +386,7 @@ def damage(pets: Path, how: str) -> None:
         (
             ["data.root=nowhere"],
             "",
-            "data.root=nowhere is not an existing folder or is no folder; give the folder that holds the data",
+            "data.root=nowhere is not an existing folder; give the folder that holds the data",
         ),
         (["data.root=null"], "", "no data given; set data.root=DIR"),
         ([], "no json", "no train annotations in pets (tried annotations/instances_train2017.json, "),
@@ -401,7 +401,7 @@ def damage(pets: Path, how: str) -> None:
         ),
         ([], "truncated image", "image pets/train/1.png is truncated"),
         (["data.num_workers=1"], "truncated image", "is truncated (a PNG without its end); replace or remove it"),
-        (["resolution=[100,100]"], "", "input 100x100 is not divisible by 32; nearest: 96x96, 128x128"),
+        (["resolution=[100,100]"], "", "input 100x100 is not divisible by 32; use 96x96, 128x128"),
         (["resolution=[101,64]"], "", "input 101x64 is not divisible by"),
         (["backbone=resnet81"], "", "unknown backbone 'resnet81'; did you mean resnet18"),
         (["task=ctdt"], "", "unknown task 'ctdt'; did you mean ctdet"),
@@ -413,18 +413,18 @@ def damage(pets: Path, how: str) -> None:
         (["augment.warp=zoom"], "", "augment.warp='zoom' is unknown; choose one of crop, jitter"),
         (["+augment.flipp=1"], "", "augment.flipp is unknown; RandomCropWarp has the options scales, border, flip"),
         (["+augment.color.hue=1"], "", "augment.color.hue is unknown; ColorJitter has the options brightness, contrast, "),
-        (["+data.speed=1"], "", "data: got an unexpected keyword argument 'speed'; see configs/data for what there is"),
-        (["data.batch_size=0"], "", "data.batch_size=0 is too small; give at least 1"),
-        (["data.limit=0"], "", "data.limit=0 is too small; give at least 1"),
-        (["data.num_workers=-1"], "", "data.num_workers=-1 is too small; give at least 0"),
+        (["+data.speed=1"], "", "data: got an unexpected keyword argument 'speed'; run python train.py --help data"),
+        (["data.batch_size=0"], "", "data.batch_size=0 is too small; use at least 1"),
+        (["data.limit=0"], "", "data.limit=0 is too small; use at least 1"),
+        (["data.num_workers=-1"], "", "data.num_workers=-1 is too small; use at least 0"),
         (["schedule.epochs=0"], "", "schedule.epochs=0 is too small; use at least 1"),
         (["resolution=512"], "", "resolution=512 must be [height, width], such as [512,512]"),
         (["resolution=[64,wide]"], "", "resolution=[64, 'wide'] must be [height, width], such as [512,512]"),
         (["data.test_mode=fill"], "", "test_mode='fill' is unknown; choose one of fit, keep, stretch"),
         (["data.on_bad_image=skipp"], "", "data.on_bad_image='skipp' is unknown; choose error or skip"),
-        (["pretrained=absent.pth"], "", "pretrained=absent.pth: no such weight file; give a file, true or false"),
-        (["ckpt=absent.ckpt"], "", "absent.ckpt: no such checkpoint file"),
-        (["ckpt=pets/train/1.png"], "", "pets/train/1.png: this is no PyTorch checkpoint"),
+        (["pretrained=absent.pth"], "", "pretrained=absent.pth is not an existing file; give a weight file, true or false"),
+        (["ckpt=absent.ckpt"], "", "absent.ckpt: the file does not exist; give a checkpoint"),
+        (["ckpt=pets/train/1.png"], "", "pets/train/1.png: the file is not a PyTorch checkpoint"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -456,8 +456,8 @@ def test_weights_from_the_hub_are_refused_in_one_sentence_when_there_is_no_hub(c
     result = command("train", *overrides, "pretrained=true", "backbone=resnet34")
     if result.code == 0 or "unknown" in result.output:
         pytest.skip("the weights are in this machine's cache")
-    assert "error: pretrained weights of 'resnet34' cannot be fetched from huggingface.co" in result.output
-    assert "say pretrained=false to start from random weights, or pretrained=FILE for a local file" in result.output
+    assert "error: pretrained weights of 'resnet34' cannot be downloaded from huggingface.co" in result.output
+    assert "set pretrained=false for random weights, or pretrained=FILE for a local file" in result.output
     assert "Traceback" not in result.output
     assert time.perf_counter() - started < 60  # a second by itself
 
@@ -479,8 +479,8 @@ def test_a_checkpoint_of_other_classes_is_not_continued(command, pets):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], "say which checkpoint: python eval.py ckpt=RUN/best.ckpt"),
-        (["ckpt=absent.ckpt"], "absent.ckpt: no such checkpoint file"),
+        ([], "no checkpoint given; set ckpt=RUN/best.ckpt"),
+        (["ckpt=absent.ckpt"], "absent.ckpt: the file does not exist; give a checkpoint"),
     ],
 )
 def test_evaluation_says_what_is_missing(command, overrides, message):

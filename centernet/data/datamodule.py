@@ -257,7 +257,7 @@ class CenterNetDataModule(pl.LightningDataModule):
             ("limit", limit, 1),
         ):
             if value is not None and value < least:
-                raise InputError(f"data.{name}={value} is too small; give at least {least}")
+                raise InputError(f"data.{name}={value} is too small; use at least {least}")
         self.limit, self.skip_empty, self.validate_on = limit, skip_empty, validate_on
         self.resolution: Size = (int(resolution[0]), int(resolution[1]))
         self.batch_size = batch_size

@@ -92,7 +92,7 @@ def read_checkpoint(path: str | Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path} does not exist; give a checkpoint file")
+        raise InputError(f"{path}: the file does not exist; give a checkpoint")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of foreign pickles; the message below is clearer
