@@ -74,5 +74,5 @@ def test_the_disk_that_it_needs_is_said(mirror):
     refused = download(mirror)
     assert (refused.returncode, refused.stderr.splitlines()[-1]) == (
         1,
-        "error: say where: scripts/download_coco.sh DIR",
+        "error: no folder given; use scripts/download_coco.sh DIR",
     )
