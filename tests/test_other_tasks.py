@@ -196,7 +196,7 @@ def test_what_depth_costs_is_measured_on_a_checkpoint(command, cuboids, figures,
     assert set(rows) == {"true depth", "Pedestrian, true depth", "Car, true depth", "Cyclist, true depth"}
     assert all(len(cells) == 4 for cells in rows.values())
     boxes = train(command, "multi_pose", figures).run / "best.ckpt"
-    with pytest.raises(SystemExit, match=r"is of task multi_pose, which has no depth; give one of ddd or ddd_dle"):
+    with pytest.raises(SystemExit, match=r"is of task multi_pose, which has no depth; give a checkpoint of a 3D task"):
         script(str(boxes))
 
 
@@ -234,7 +234,7 @@ def test_a_pose_model_evaluates_other_files_with_the_same_joints_only(command, f
         (["task=ddd", "data=figures"], "use data=cuboids (built in), or data=kitti"),
         (["task=multi_pose", "data=coco_pose", "data.joints={flip_pairs: [[nose, hat]]}"], "has unknown joint 'hat'"),
         (["task=ddd", "data=kitti"], "no data given; set data.root=DIR"),
-        (["task=ddd", "data=cuboids", "augment=ddd", "augment.mosaic=1"], "joins images of several cameras"),
+        (["task=ddd", "data=cuboids", "augment=ddd", "augment.mosaic=1"], "augment.mosaic=1.0 is not supported with 3D labels"),
     ],
 )
 def test_data_that_does_not_fit_the_task_is_one_sentence_and_an_exit_code(command, overrides, message, figures):

@@ -494,7 +494,7 @@ def test_a_loss_that_is_no_number_ends_the_command_with_the_images(command, pets
     result = command("train", *OWN, "schedule.epochs=3", "schedule.lr=1e30", "schedule.lr_batch_size=null")
     assert result.code != 0
     assert "loss is nan in epoch" in result.output
-    assert "images [" in result.output
+    assert "image ids [" in result.output
     assert "Traceback" not in result.output
 
 

@@ -39,7 +39,7 @@ import albumentations as A
 # A truncated object is kept if, along one axis, more than this many input pixels (two cells) or more than half of it
 # remain.
 KEPT_SIDE, KEPT_SHARE = 8.0, 0.5
-# A box that lost more than this share of its area says little about what is left of the object.
+# A box that lost more than this share of its area is a poor fit for the visible part of its object.
 CUT_SHARE = 0.1
 
 EVAL_MODES = ("fit", "keep", "stretch", "width")
