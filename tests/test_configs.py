@@ -291,7 +291,9 @@ def test_an_unknown_option_of_a_group_proposes_close_ones(given, message):
 
 
 def test_what_is_no_group_choice_is_left_to_hydra():
-    app.understand_groups(["seed=1", "task.heatmap.max_detections=50", "~callbacks.pictures", "--help", "-m", "hydra=none", "paths=null"])
+    app.understand_groups(
+        ["seed=1", "task.heatmap.max_detections=50", "~callbacks.pictures", "--help", "-m", "hydra=none", "paths=null"]
+    )
 
 
 def test_configuration_lies_beside_the_package():

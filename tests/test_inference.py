@@ -116,7 +116,9 @@ def test_no_images_give_no_detections(predictor):
 def test_boxes_are_in_the_pixels_of_the_image(mode):
     image = np.zeros((120, 200, 3), np.uint8)
     image[40:72, 100:132, 1] = 255  # a green square of 32 pixels
-    predictor = Predictor(Detector(ColorNetwork(), CtdetTask(3, heatmap={"max_detections": 5})), NAMES, (160, 160), mode=mode)
+    predictor = Predictor(
+        Detector(ColorNetwork(), CtdetTask(3, heatmap={"max_detections": 5})), NAMES, (160, 160), mode=mode
+    )
     best = {name: value[0] for name, value in predictor(image).items()}
     assert best["names"] == "green"
     x1, y1, x2, y2 = best["boxes"].tolist()
