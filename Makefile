@@ -1,5 +1,5 @@
 # The commands of this repository. `make help` lists them.
-# Needs nothing but Python 3.11 to 3.13, make and git; everything else is installed into .venv.
+# Requires only Python 3.11 to 3.13, make and git; everything else is installed into .venv.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -14,10 +14,10 @@ STAMP := .venv/.installed
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-install: $(STAMP) ## set up .venv with the locked versions (uv where it can be had, else pip)
+install: $(STAMP) ## set up .venv with the locked versions (with uv if available, else pip)
 
 $(STAMP): requirements.lock pyproject.toml
-	@if [ -z "$(PYTHON)" ]; then echo "make: no Python 3.11, 3.12 or 3.13 found; install one or say make install PYTHON=/path/to/python3.11" >&2; exit 1; fi
+	@if [ -z "$(PYTHON)" ]; then echo "make: no Python 3.11, 3.12 or 3.13 found; install one or run make install PYTHON=/path/to/python3.11" >&2; exit 1; fi
 	@test -x $(PY) || $(PYTHON) -m venv .venv
 	@if command -v uv >/dev/null 2>&1; then uv=uv; \
 	else $(PY) -m pip install --quiet --disable-pip-version-check uv && uv=.venv/bin/uv || uv=; fi; \
@@ -35,7 +35,7 @@ $(STAMP): requirements.lock pyproject.toml
 quickstart: $(STAMP) ## train, evaluate and draw on the built-in data, in a few minutes on two cores
 	@$(PY) train.py
 
-test: $(STAMP) ## all tests, the slow ones too
+test: $(STAMP) ## all tests, including slow ones
 	@$(PY) -m pytest
 
 test-fast: $(STAMP) ## the tests that take seconds
@@ -50,10 +50,10 @@ list-experiments: $(STAMP) ## the presets: network, task, data, schedule, publis
 lint: $(STAMP) ## ruff: rules and formatting
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
 
-format: $(STAMP) ## ruff: mend what can be mended
+format: $(STAMP) ## ruff: fix and format
 	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
 
-lock: $(STAMP) ## pin anew what pyproject.toml asks for (needs uv), without addresses
+lock: $(STAMP) ## update requirements.lock from pyproject.toml (needs uv)
 	@uv=$$(command -v uv || echo .venv/bin/uv); $$uv pip compile --quiet --universal --python-version 3.11 --extra dev \
 		--generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml -o requirements.lock
 

@@ -1,4 +1,4 @@
-"""The commands: train and eval. Heavy imports, Hydra's among them, wait until a command line has been understood."""
+"""The commands train and eval. Heavy imports, including Hydra, happen after the command line has been parsed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def eval_main() -> None:
 
 
 def _main(command: Callable[[DictConfig], Any], name: str) -> None:
-    # One time stamp for all processes of a run: `${now:}` would differ from rank to rank.
+    # One time stamp for all processes of a run: `${now:}` would differ between ranks.
     os.environ.setdefault(RUN_STAMP, time.strftime("%Y-%m-%d_%H-%M-%S"))
     try:
         take_arguments(name)
@@ -68,7 +68,7 @@ def _main(command: Callable[[DictConfig], Any], name: str) -> None:
 
 
 def _fail(error: Exception) -> None:
-    # A data-loading worker hands its error over as a traceback in text form; the sentence is its last line.
+    # Errors of data-loading workers arrive as traceback text; the message is its last line.
     text = str(error)
     mark = f"{type(error).__name__}: "
     if "Traceback (most recent call last)" in text and mark in text:
@@ -78,10 +78,10 @@ def _fail(error: Exception) -> None:
 
 
 def _quiet() -> None:
-    """Let through what the user can act on."""
+    """Keep only the messages that the user can act on."""
     import warnings
 
-    import faster_coco_eval  # noqa: F401  (these libraries set their own levels when they are imported)
+    import faster_coco_eval  # noqa: F401  (these libraries set their own log levels on import)
     import pytorch_lightning  # noqa: F401
 
     for name in (
@@ -116,7 +116,7 @@ def _quiet() -> None:
 
 
 def train(cfg: DictConfig) -> float | None:
-    """Train, then evaluate the best checkpoint; returns its metric (what a sweep compares)."""
+    """Train, then evaluate the best checkpoint; returns its metric, which a sweep compares."""
     import pytorch_lightning as pl
 
     from centernet import build
@@ -157,7 +157,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     from centernet.callbacks import Pictures, ProgressBar
 
     if OmegaConf.is_missing(cfg, "ckpt"):
-        raise InputError("say which checkpoint: python eval.py ckpt=RUN/best.ckpt")
+        raise InputError("no checkpoint given; set ckpt=RUN/best.ckpt")
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     module, data = build.from_checkpoint(cfg.ckpt, cfg)
     run = Path(cfg.paths.run)
@@ -200,7 +200,7 @@ def _validate(trainer: pl.Trainer, module: CenterNetModule, data: Any, run: Path
             log.info("\n" + module.metric.table(results))
             log.info(module.metric.class_table())
         else:
-            log.info(f"{dataset.source} has no labels to compare with; what was found is in {run}/{dataset.results}")
+            log.info(f"{dataset.source} has no labels to evaluate against; detections are in {run}/{dataset.results}")
     return results
 
 

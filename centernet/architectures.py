@@ -1,6 +1,6 @@
-"""The networks that have a name here, as plain data: what each is made of, and one line about it.
+"""The named networks as plain data: their components, and one line about each.
 
-No torch is needed to read the table, so that help texts and command lines can use it.
+Needs no torch, so help texts and the command line can read it.
 """
 
 from __future__ import annotations
@@ -93,5 +93,5 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "head_start": "kaiming",
     },
 }
-# What any other timm network gets.
+# Used for any other timm network.
 DEFAULT_ARCHITECTURE: dict[str, Any] = {"neck": {"name": "deconv", "channels": [256, 128, 64]}, "head_channels": 64}

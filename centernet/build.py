@@ -1,4 +1,4 @@
-"""Config or checkpoint -> objects: the only place that instantiates."""
+"""Builds objects from a configuration or a checkpoint; nothing else instantiates configuration nodes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from centernet.module import CenterNetModule, load_module, require_divisible
 
 log = logging.getLogger(__name__)
 
-# A checkpoint's configuration may name nothing else: reading a file from the internet must run no code of its choice.
+# A checkpoint's configuration may name only these: loading a downloaded file must not run arbitrary code.
 _DATA_PREFIX = "centernet.data."
 
 
@@ -33,21 +33,23 @@ def plain(config: Any) -> Any:
 
 
 def build_datamodule(data: Mapping[str, Any], backbone: Mapping[str, Any] | None = None) -> CenterNetDataModule:
-    """The data module of a ``data`` node, its files read and checked, for inputs that this ``backbone`` node takes."""
+    """The data module of a ``data`` node, with inputs that fit this ``backbone`` node."""
     options = plain(data)
     target = options.get("_target_", "")
     if not target.startswith(_DATA_PREFIX):
-        raise InputError(f"data._target_={target!r} is not below {_DATA_PREFIX}")
+        raise InputError(f"data._target_={target!r} is not below {_DATA_PREFIX}; name a data module of this package")
     require_divisible(options["resolution"], 4)
     if backbone is not None and options.get("test_mode") == "keep":
         options["divisor"] = divisor_of(plain(backbone))
     try:
         return instantiate(options, _convert_="all", _recursive_=False)
     except Exception as error:
-        # Hydra wraps whatever a constructor raises.
+        # Hydra wraps constructor errors.
         cause = _cause(error)
         if isinstance(cause, TypeError) and "unexpected keyword argument" in str(cause):
-            raise InputError(f"data: {str(cause).partition(' ')[2]}; see configs/data for what there is") from None
+            raise InputError(
+                f"data: {str(cause).partition(' ')[2]}; run python train.py --help data to list the options"
+            ) from None
         raise cause from None
 
 
@@ -75,7 +77,7 @@ def build_module(cfg: DictConfig, class_names: list[str], facts: Mapping[str, An
 
 
 def start_from(module: CenterNetModule, path: str | Path) -> str:
-    """Copy what fits from another checkpoint (head rows by class name) and say what was copied."""
+    """Copy matching weights from another checkpoint (head rows by class name); returns a summary."""
     content = read_checkpoint(path)
     theirs = content[KEY]["module"]["class_names"]
     by_class = [name for name, head in module.task.heads.items() if head.per_class]
@@ -88,7 +90,9 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None) -> p
     if options.get("accelerator") == "auto":
         options["accelerator"] = "gpu" if torch.cuda.is_available() else "cpu"
     if options["accelerator"] == "gpu" and not torch.cuda.is_available():
-        raise InputError("trainer.accelerator=gpu, but no CUDA device is there; say trainer=default or trainer=ddp_cpu")
+        raise InputError(
+            "trainer.accelerator=gpu, but no CUDA device is available; use trainer=default or trainer=ddp_cpu"
+        )
     nodes = plain(cfg.get("callbacks") or {})
     made = [instantiate(node, _convert_="all") for node in nodes.values() if node]
     logger_node = plain(cfg.get("logger") or {})
@@ -99,7 +103,8 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None) -> p
         except Exception as error:
             if isinstance(_cause(error), ModuleNotFoundError):
                 raise InputError(
-                    f"logger {logger_node['_target_'].rsplit('.', 1)[-1]} is not installed ({_cause(error)})"
+                    f"logger {logger_node['_target_'].rsplit('.', 1)[-1]} is not installed ({_cause(error)}); install "
+                    "it or use logger=csv"
                 ) from None
             raise
     return instantiate(
@@ -108,7 +113,7 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None) -> p
 
 
 def from_checkpoint(path: str | Path, cfg: DictConfig) -> tuple[CenterNetModule, CenterNetDataModule]:
-    """Module and data of a checkpoint; what ``data``, ``resolution``, ``test_mode`` and ``metric`` say replaces its
+    """Module and data of a checkpoint; values of ``data``, ``resolution``, ``test_mode`` and ``metric`` override its
     own."""
     said = {name: value for name, value in plain(cfg.get("metric") or {}).items() if value is not None}
     module, spec = load_module(path, said)
@@ -120,8 +125,8 @@ def from_checkpoint(path: str | Path, cfg: DictConfig) -> tuple[CenterNetModule,
         trained = (module.run_config or {}).get("data")
         other_files = {"root", "val_annotations", "val_images", "splits"} & set(given)
         if trained is None and not other_files:
-            raise InputError(f"{path} does not say what data it was trained on; say data.root=DIR")
-        # Other files are read as files even when the training's were drawn: drawing is not what is wanted there.
+            raise InputError(f"{path} does not record its training data; set data.root=DIR")
+        # Other data is read from files even if the training data was generated.
         reader = reader_for(module.task.needs, trained or {}) if other_files else trained
         options = {**reader, **transform, **given}
     for key in ("resolution", "test_mode"):

@@ -1,4 +1,4 @@
-"""Callbacks: progress in words, history and curves, pictures, and a checkpoint when a run is interrupted."""
+"""Callbacks: progress, history and curves, pictures, and checkpoints, also on interruption."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class ProgressBar(TQDMProgressBar):
-    """A live bar with the losses on a terminal; silent where there is none (the epoch lines of ``History`` remain)."""
+    """A live bar with the losses on a terminal; disabled elsewhere (the epoch lines of ``History`` remain)."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=1 if sys.stderr.isatty() else 0)
@@ -38,7 +38,7 @@ class ProgressBar(TQDMProgressBar):
         self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1:>3}")
 
     def make_room(self) -> None:
-        """Wipe the bar's line, so that the next printed line starts clean; the bar draws itself again below."""
+        """Clear the bar's line before other output; the bar redraws itself below."""
         if self.is_enabled and self._train_progress_bar is not None:
             self.train_progress_bar.clear()
 
@@ -49,7 +49,7 @@ class ProgressBar(TQDMProgressBar):
 
 
 class BestAndLast(ModelCheckpoint):
-    """Keeps ``best.ckpt`` by the metric's first headline, and ``last.ckpt`` of every epoch, in the run folder."""
+    """Saves ``best.ckpt`` by the metric's first headline, and ``last.ckpt`` after every epoch, in the run folder."""
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__(
@@ -68,12 +68,12 @@ class BestAndLast(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         super().on_train_epoch_end(trainer, module)
-        # Lightning's `save_last` writes only together with a new best one; and only now the epoch is in History.
+        # Lightning's `save_last` writes only with a new best checkpoint, and History has this epoch only now.
         if not trainer.fast_dev_run:
             trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # A resumed run has a folder of its own: it starts with the best checkpoint so far, if that is still there.
+        # A resumed run has its own folder: it starts with the best checkpoint so far, if it still exists.
         theirs, mine = Path(state_dict["best_model_path"]), Path(self.dirpath) / "best.ckpt"
         if not theirs.is_file():
             return
@@ -88,7 +88,7 @@ class BestAndLast(ModelCheckpoint):
 class History(Callback):
     """One line per epoch on the screen; ``history.csv``, ``per_class.csv`` and ``curves.png`` in the run folder.
 
-    Survives a resume: its rows travel in the checkpoint.
+    Continues after a resume: its rows are stored in the checkpoint.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -110,7 +110,7 @@ class History(Callback):
         self._images += len(batch["image"]) * trainer.world_size
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        # Validation runs inside the training epoch; its time is not training's.
+        # Validation runs inside the training epoch but does not count as training time.
         self._pause()
 
     def _pause(self) -> None:
@@ -122,7 +122,7 @@ class History(Callback):
         self._pause()
         rate = self._images / self._busy if self._busy else 0.0
         self._images, self._busy = 0, 0.0
-        # Only what this epoch measured: rate and lr of the last epoch are among the metrics as well.
+        # Only this epoch's results: rate and lr of the last epoch are among the metrics as well.
         measured = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("train/", "val/"))}
         row = {
             "epoch": trainer.current_epoch + 1,
@@ -134,7 +134,7 @@ class History(Callback):
         module.log("images_per_second", rate, rank_zero_only=True)
         module.log("lr", row["lr"], rank_zero_only=True)
         self.rows = [old for old in self.rows if old["epoch"] < row["epoch"]] + [row]
-        # Plain numbers: these rows travel in checkpoints, which hold nothing else.
+        # Plain numbers, as checkpoints hold only plain data.
         classes = [
             {
                 "epoch": row["epoch"],
@@ -154,10 +154,10 @@ class History(Callback):
             self.write()
         skipped = int(trainer.datamodule.datasets["train"].skipped) if getattr(trainer, "datamodule", None) else 0
         if skipped and trainer.is_global_zero:
-            log.warning(f"{skipped} unreadable images were skipped so far")
+            log.warning(f"skipped {skipped} unreadable images so far; check the files or data.on_bad_image")
 
     def write(self) -> None:
-        """Write the csv files, whole on every call."""
+        """Write the complete csv files."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, rows in (("history.csv", self.rows), ("per_class.csv", self.class_rows)):
             with open(self.folder / name, "w", newline="") as file:
@@ -175,7 +175,7 @@ class History(Callback):
 
 
 def epoch_line(row: Mapping[str, float], epochs: int | None, headline: Sequence[str]) -> str:
-    """What happened in one epoch, in one line, with these of the metric's results."""
+    """One line about an epoch, with the metric's ``headline`` results."""
     total = f"/{epochs}" if epochs and epochs > 0 else ""
     parts = [f"epoch {row['epoch']:>3.0f}{total}", f"loss {row.get('train/loss', float('nan')):.3f}"]
     heads = [f"{k.rsplit('/', 1)[1]} {v:.3f}" for k, v in row.items() if k.startswith("train/loss/")]
@@ -193,7 +193,7 @@ def epoch_line(row: Mapping[str, float], epochs: int | None, headline: Sequence[
 
 class Pictures(Callback):
     """Truth beside prediction and heatmaps for the first ``count`` validation images, every ``every`` epochs and at the
-    end. ``threshold``: smallest score that is drawn (None: the task's own)."""
+    end. ``threshold``: minimum score (None: the task's)."""
 
     def __init__(self, folder: str | Path, count: int = 8, every: int = 5, threshold: float | None = None) -> None:
         self.folder, self.count, self.every, self.threshold = Path(folder), count, every, threshold
@@ -203,7 +203,7 @@ class Pictures(Callback):
         if trainer.sanity_checking or not trainer.is_global_zero or not self.count:
             return False
         epoch = trainer.current_epoch + 1
-        # Not `trainer.training`: that is False during the validation of a training, too.
+        # Not `trainer.training`, which is False during validation within training.
         fitting = trainer.state.fn == TrainerFn.FITTING
         return not fitting or epoch % self.every == 0 or epoch == trainer.max_epochs
 
@@ -241,7 +241,7 @@ class Pictures(Callback):
         drawn, self._drawn = self._drawn, []
         if not drawn:
             return
-        # One set of pictures, always the newest: the run folder stays small, W&B keeps the older ones.
+        # Only the newest pictures, so the run folder stays small; W&B keeps older ones.
         paths = [save_image(self.folder / f"val_{n:02d}.png", picture) for n, picture in enumerate(drawn)]
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -249,7 +249,7 @@ class Pictures(Callback):
 
 
 class SaveOnInterrupt(Callback):
-    """Leaves ``last.ckpt`` when the run is stopped by Ctrl-C, and says how to go on."""
+    """Saves ``last.ckpt`` when Ctrl-C stops the run, and prints how to resume."""
 
     def __init__(self, folder: str | Path, resume_command: str = "") -> None:
         self.folder, self.resume_command = Path(folder), resume_command
@@ -259,7 +259,7 @@ class SaveOnInterrupt(Callback):
             return
         path = self.folder / "last.ckpt"
         if trainer.world_size > 1:
-            # The other processes may be gone already; what the last epoch left is whole.
+            # Other processes may have exited already; the last epoch's checkpoint is complete.
             state = "of the last finished epoch" if path.is_file() else "not yet written"
         elif trainer.global_step == 0:
             return
@@ -268,8 +268,8 @@ class SaveOnInterrupt(Callback):
             state = f"saved after step {trainer.global_step}"
         print(f"\ninterrupted; checkpoint {path} {state}", flush=True)
         if path.is_file() and self.resume_command:
-            # Not str.format: overrides may hold braces.
-            print("go on with:", self.resume_command.replace("{path}", shlex.quote(str(path))), flush=True)
+            # Not str.format: overrides may contain braces.
+            print("resume with:", self.resume_command.replace("{path}", shlex.quote(str(path))), flush=True)
 
 
 class CollectDetections(Callback):

@@ -1,8 +1,8 @@
-"""What a checkpoint says of itself, written and read as plain data. Knows no Lightning.
+"""The content of a checkpoint, written and read as plain data, without Lightning.
 
-Under the key ``centernet`` lies everything that using the weights takes: task, classes, facts of the data, network,
+The key ``centernet`` holds everything needed to use the weights: task, classes, facts of the data, network,
 normalization, how an image becomes an input, and (from the command line) the configuration of the run. Files load with
-``weights_only=True``: no code in them is run.
+``weights_only=True``, so no code in them runs.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from centernet.tasks._version1 import HEADS, upgrade
 FORMAT = 2
 KEY = "centernet"
 PREFIX = "detector.network."
-"""What names of the network's tensors begin with."""
+"""Prefix of the names of the network's tensors."""
 USUAL_EVAL = {"resolution": [512, 512], "mode": "fit", "divisor": 32}
-"""How images become inputs where a checkpoint does not say it."""
+"""How images become inputs if a checkpoint does not record it."""
 
-# Data modules as format 1 names them.
+# Names of data modules in format 1.
 _MOVED = {
     f"centernet.data.{old}": f"centernet.data.builtin.{new}"
     for old, new in (
@@ -39,15 +39,18 @@ _MOVED = {
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint of this project on the CPU, in today's format. Raises ``InputError``."""
+    """The content of a checkpoint of this project on the CPU, in the current format. Raises ``InputError`` for other
+    files."""
     content = convert.read_checkpoint(path)
     if not isinstance(content, dict):
-        raise InputError(f"{path} is not a checkpoint of this project")
+        raise InputError(
+            f"{path} is not a checkpoint of this project; convert originals with scripts/convert_checkpoint.py"
+        )
     return upgrade_checkpoint(content, path)
 
 
 def upgrade_checkpoint(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    """The same content, changed in place where an older version wrote it. Raises ``InputError`` for anything else."""
+    """Upgrade the content of an older format, in place. Raises ``InputError`` for content of another project."""
     if (description := content.get(KEY)) is None:
         raise InputError(
             f"{path} is not a checkpoint of this project; convert originals with scripts/convert_checkpoint.py"
@@ -71,7 +74,7 @@ def upgrade_checkpoint(content: dict[str, Any], path: str | Path) -> dict[str, A
 
 
 def load_detector(path: str | Path) -> tuple[Detector, dict[str, Any]]:
-    """The detector of a checkpoint with its weights, and the checkpoint's description. Raises ``InputError``."""
+    """The detector of a checkpoint, with its weights, and the description under ``KEY``. Raises ``InputError``."""
     content = read_checkpoint(path)
     spec = content[KEY]["module"]
     detector = build_detector(
@@ -103,28 +106,30 @@ def build_detector(
 
 
 def load_weights(network: torch.nn.Module, content: Mapping[str, Any], path: str | Path) -> None:
-    """Load the network's weights of a checkpoint. Raises ``InputError`` when they do not fit its own description."""
+    """Load the network's weights from a checkpoint. Raises ``InputError`` if they do not match its description."""
     try:
         network.load_state_dict(network_weights(content))
     except (RuntimeError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"the weights in {path} do not fit its own description ({reason})") from None
+        raise InputError(
+            f"the weights in {path} do not match its description ({reason}); get an undamaged copy"
+        ) from None
 
 
 def network_weights(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The tensors of the network in a checkpoint, by their names in the network."""
+    """The network's tensors in a checkpoint, by their names in the network."""
     return {name.removeprefix(PREFIX): v for name, v in content["state_dict"].items() if name.startswith(PREFIX)}
 
 
 def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str | None:
-    """Why training cannot go on from a checkpoint: what differs between two descriptions of modules, or None."""
+    """Why a run cannot resume from a checkpoint: the first difference between two module descriptions, or None."""
     if theirs["task"] != mine["task"]:
-        return f"it is for task {theirs['task']}, this run is for {mine['task']}"
+        return f"its task is {theirs['task']}, this run's is {mine['task']}"
     if len(theirs["class_names"]) != len(mine["class_names"]):
         return f"it has {len(theirs['class_names'])} classes, this run has {len(mine['class_names'])}"
     for place, (a, b) in enumerate(zip(theirs["class_names"], mine["class_names"], strict=True)):
         if a != b:
-            return f"class {place} is {a!r} there and {b!r} in this run; classes must be the same, in the same order"
+            return f"class {place} is {a!r} there and {b!r} in this run; use the same classes in the same order"
     if theirs["backbone"] != mine["backbone"]:
         return f"its network is {theirs['backbone']['name']} ({theirs['backbone']}), this run's {mine['backbone']}"
     there, here = (

@@ -1,6 +1,6 @@
 """The command line before Hydra reads it: help texts, option names of earlier versions, choices of groups.
 
-Help is made from the text of the YAML files and from the table of networks: nothing is composed and nothing heavy
+Help comes from the text of the YAML files and the table of networks; nothing is composed and no heavy modules are
 imported.
 """
 
@@ -20,12 +20,12 @@ from centernet.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from centernet.errors import InputError, did_you_mean
 
 HERE = Path(__file__).resolve().parent
-# In a checkout the configuration lies beside the package, in an installed wheel inside it.
+# The configuration is beside the package in a checkout and inside it in an installed wheel.
 CONFIGS = next(
     (folder for folder in (HERE.parent / "configs", HERE / "configs") if (folder / "train.yaml").is_file()), HERE
 )
 
-# Options that were renamed, by the dotted key that earlier versions used.
+# Renamed options, by their former dotted keys.
 RENAMED = {
     "recipe.lr_batch": "recipe.lr_batch_size",
     "schedule.batch_size": "schedule.lr_batch_size",
@@ -46,21 +46,20 @@ RENAMED = {
     "task.overlap": "metric.overlap",
     "task.evaluator": "metric.backend",
 }
-# Choices that only one of the commands has.
+# Choices of only one of the commands.
 EVAL_ONLY = {("data", "checkpoint")}
-# Hydra's options that take the next word.
+# Options of Hydra that take a value.
 WITH_VALUE = {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--package", "-p"}
 
 COMMANDS = {
     "train": """CenterNet: objects as points. Trains a network, evaluates it and draws its predictions.
 
-  python train.py                                        built-in data: a first run in minutes on a CPU
-  python train.py data=coco data.root=DIR                your own data in COCO format
-  python train.py experiment=ctdet_dla34 data.root=COCO  a published training
-  python train.py backbone=resnet18 resolution=[256,256] schedule.epochs=30
-  python train.py -m backbone=resnet18,resnet34          a sweep: one run per value, one table of results
-  python train.py ... ckpt=RUN/last.ckpt                 continue a stopped run
-  python eval.py ckpt=RUN/best.ckpt                      evaluate""",
+  python train.py                                        built-in data: a first run in minutes on a CPU python train.py
+  data=coco data.root=DIR                your own data in COCO format python train.py experiment=ctdet_dla34
+  data.root=COCO  a published training python train.py backbone=resnet18 resolution=[256,256] schedule.epochs=30 python
+  train.py -m backbone=resnet18,resnet34          sweep: one run per value, one table of results python train.py ...
+  ckpt=RUN/last.ckpt                 continue a stopped run python eval.py ckpt=RUN/best.ckpt
+  evaluate""",
     "eval": """CenterNet: objects as points. Evaluates a checkpoint and draws its predictions.
 
   python eval.py ckpt=RUN/best.ckpt                      on the validation data of its training
@@ -78,7 +77,8 @@ EXAMPLES = {"train": "task=ddd data=kitti", "eval": "data=checkpoint"}
 
 
 def take_arguments(name: str) -> None:
-    """Answer ``--help``; else prepare ``sys.argv`` and the groups for Hydra. ``name``: the command, train or eval.
+    """Print help for ``--help``, or prepare ``sys.argv`` and the groups for Hydra. ``name``: the command, train or
+    eval.
 
     Raises ``InputError`` for an unknown choice.
     """
@@ -86,7 +86,7 @@ def take_arguments(name: str) -> None:
     if {"--help", "-h"} & set(words):
         try:
             print(help_text(name, words), flush=True)
-        except BrokenPipeError:  # the reader has seen enough, such as `| head`
+        except BrokenPipeError:  # the reader closed the pipe, such as `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     words, notes = current_names(words)
@@ -98,14 +98,14 @@ def take_arguments(name: str) -> None:
 
 
 def current_names(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words of a command line with renamed options under their current names, and a note for each of them."""
+    """The words of a command line with renamed options replaced, and a note for each."""
     current, notes = [], []
     for word in words:
         prefix, key, rest = re.fullmatch(r"(\+{1,2}|~|)([^=+~]*)(.*)", word, re.DOTALL).groups()
         if key in RENAMED:
-            notes.append(f"{key} is now called {RENAMED[key]}")
+            notes.append(f"{key} was renamed; use {RENAMED[key]}")
             key = RENAMED[key]
-        # Earlier schedules did not list all options, so that some had to be added with "+"; Hydra refuses that now.
+        # Earlier schedules did not list all options, so some needed "+", which Hydra now rejects.
         if prefix == "+" and key.startswith("schedule."):
             prefix = "++"
         current.append(f"{prefix}{key}{rest}")
@@ -113,10 +113,10 @@ def current_names(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def understand_groups(arguments: Sequence[str]) -> None:
-    """Check the group choices on a command line and register the backbones, among them any other ``backbone=NAME`` as
-    one of timm's.
+    """Check the group choices on a command line and register the backbones; any other ``backbone=NAME`` is taken as a
+    timm name.
 
-    Raises ``InputError`` that proposes close names for an unknown option of a group.
+    Raises ``InputError`` for an unknown option of a group, with close names.
     """
     others = []
     for argument in arguments:
@@ -134,7 +134,7 @@ def understand_groups(arguments: Sequence[str]) -> None:
 
 
 def register_backbones(*others: str) -> None:
-    """Make the networks of ``ARCHITECTURES``, and ``others`` of timm, options of Hydra's group ``backbone``."""
+    """Register the networks of ``ARCHITECTURES`` and ``others`` of timm as options of Hydra's group ``backbone``."""
     from hydra.core.config_store import ConfigStore
 
     for name in (*ARCHITECTURES, *others):
@@ -143,13 +143,13 @@ def register_backbones(*others: str) -> None:
 
 
 def _options_in(value: str) -> list[str]:
-    """The options that the value of ``GROUP=VALUE`` names: one, several of a sweep, or a list."""
+    """The options in the value of ``GROUP=VALUE``: one, several of a sweep, or a list."""
     if "(" in value and not value.startswith("choice("):
-        return []  # another function of Hydra's sweeps, such as glob
+        return []  # another sweep function of Hydra, such as glob
     return [word.strip("'\" ") for word in value.removeprefix("choice(").strip("()[]").split(",")]
 
 
-# What there is to choose from.
+# Groups and their options.
 
 
 def groups() -> list[str]:
@@ -158,8 +158,8 @@ def groups() -> list[str]:
 
 
 def options(group: str, command: str = "") -> dict[str, str]:
-    """The options of a group with one line about each; of ``command`` alone if given. Files that begin with an
-    underscore are only inherited from."""
+    """The options of a group with one line about each, for ``command`` if given. Files that begin with an underscore
+    are base files, not options."""
     paths = [path for path in (CONFIGS / group).glob("*.yaml") if not path.stem.startswith("_")]
     found = {path.stem: about(path) for path in sorted(paths, key=lambda path: _natural(path.stem))}
     if group == "backbone":
@@ -170,13 +170,13 @@ def options(group: str, command: str = "") -> dict[str, str]:
 
 
 def about(path: Path) -> str:
-    """What a YAML says it is: its first comment line that is neither a package nor a command."""
+    """The description of a YAML: its first comment line that is neither a package nor a command."""
     lines = [line for line in header(path.read_text()) if not line.startswith(("@package", "python "))]
     return lines[0] if lines else ""
 
 
 def header(text: str) -> list[str]:
-    """The comment lines at the beginning of a YAML, without their marks."""
+    """The comment lines at the beginning of a YAML, without `#`."""
     lines = []
     for line in text.splitlines():
         if not line.startswith("#"):
@@ -198,7 +198,7 @@ class Default(NamedTuple):
 
 
 def defaults(command: str) -> list[Default]:
-    """The groups of a command, with what is chosen in each. Those that a user does not choose have no comment."""
+    """The groups of a command with their defaults. Groups without a comment are not listed in help."""
     lines = (CONFIGS / f"{command}.yaml").read_text().splitlines()
     matches = (re.fullmatch(r"  - (\w+): (\w+)(?:\s+# (.*))?", line) for line in lines)
     return [Default(m[1], m[2], m[3] or "") for m in matches if m]
@@ -209,7 +209,7 @@ def defaults(command: str) -> list[Default]:
 
 @dataclass(frozen=True)
 class Node:
-    """A key of a YAML: its value as written (or the keys below it), the comment behind it, the comments above it."""
+    """A key of a YAML: its value as written (or the keys below it), the trailing comment, the comments above."""
 
     value: str | dict[str, Node]
     comment: str = ""
@@ -246,7 +246,7 @@ def read_nodes(text: str) -> dict[str, Node]:
 
 
 def merge_nodes(base: dict[str, Node], over: dict[str, Node]) -> dict[str, Node]:
-    """``base`` with the values of ``over``; a key keeps its comments where ``over`` has none."""
+    """``base`` with the values of ``over``; a key keeps its comments if ``over`` has none."""
     merged = dict(base)
     for key, new in over.items():
         old = base.get(key, Node(""))
@@ -257,8 +257,8 @@ def merge_nodes(base: dict[str, Node], over: dict[str, Node]) -> dict[str, Node]
 
 
 class Choice(NamedTuple):
-    """What ``group=option`` stands for: comments of its file, the options of other groups that it chooses, its keys as
-    they lie in the whole configuration."""
+    """The content of ``group=option``: comments of its file, its choices in other groups, and its keys at their places
+    in the whole configuration."""
 
     header: list[str]
     chooses: dict[str, str]
@@ -266,7 +266,7 @@ class Choice(NamedTuple):
 
 
 def read_choice(group: str, option: str) -> Choice:
-    """A choice with everything that it inherits from other files of its group."""
+    """A choice with everything inherited from other files of its group."""
     text = (CONFIGS / group / f"{option}.yaml").read_text()
     lines = header(text)
     chooses: dict[str, str] = {}
@@ -285,7 +285,7 @@ def read_choice(group: str, option: str) -> Choice:
 
 
 def show_nodes(nodes: dict[str, Node]) -> str:
-    """Keys as YAML, their comments in one column."""
+    """Keys as YAML, with aligned comments."""
     rows = list(_rows(nodes, ""))
     width = max((len(left) for left, comment in rows if comment and len(left) <= 44), default=0)
     return "\n".join(f"{left:<{width}}  {comment}".rstrip() for left, comment in rows)
@@ -307,8 +307,8 @@ def _rows(nodes: dict[str, Node], indent: str) -> Iterator[tuple[str, str]]:
 
 
 def help_text(name: str, words: Sequence[str] = ()) -> str:
-    """What ``python NAME.py --help WORDS`` prints: the overview, or the groups (``data``) and choices (``data=coco``)
-    that the words name. Other options among them (``seed=1``, ``data.root=DIR``) are ignored.
+    """The output of ``python NAME.py --help WORDS``: the overview, or the given groups (``data``) and choices
+    (``data=coco``). Other options among them (``seed=1``, ``data.root=DIR``) are ignored.
 
     Raises ``InputError`` for an unknown group or option.
     """
@@ -368,7 +368,7 @@ def _help_choice(group: str, option: str) -> str:
 def _help_backbone(name: str) -> str:
     close = "" if name in ARCHITECTURES else did_you_mean(name, ARCHITECTURES, " ")
     spec = ARCHITECTURES.get(name) or {
-        "about": f"A network of timm, if timm has one of this name {f'({close})' if close.strip() else ''}".rstrip(),
+        "about": f"A network of timm, if it has this name {f'({close})' if close.strip() else ''}".rstrip(),
         "body": name,
         **DEFAULT_ARCHITECTURE,
     }

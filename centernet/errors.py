@@ -1,4 +1,4 @@
-"""The errors that are meant for the user, and what they propose. Light, so that a command can answer at once."""
+"""Errors meant for users, and suggestions for misspelled words. Imports nothing heavy, so commands respond at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong. The message is one sentence: what, where, what to do."""
+    """Invalid input. The message is one sentence: what is wrong, where, what to do."""
 
 
 class NonFiniteLossError(RuntimeError):
@@ -17,7 +17,7 @@ class NonFiniteLossError(RuntimeError):
 def did_you_mean(word: str, known: Iterable[str], otherwise: str | None = None) -> str:
     """The end of a message about an unknown word: the closest known words, or all of them.
 
-    ``otherwise`` replaces the list of all words, for when it would be too long to read.
+    ``otherwise`` replaces the list of all words, if that would be too long to read.
     """
     known = list(known)
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)

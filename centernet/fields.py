@@ -1,8 +1,7 @@
-"""The table of fields: what objects, detections and images can carry, and what becomes of it when an image is moved.
+"""The table of fields: what objects, detections and images can hold, and how it changes when an image is warped.
 
-Everything that handles rows without learning from them (warping, mirroring, mosaics, padding, collation, messages,
-pictures) reads ``FIELDS``; a new field is one row there. Only those who read a field from a file, learn it or judge it
-know it by name.
+Generic code (warping, mirroring, mosaics, padding, collation, messages, pictures) reads ``FIELDS``; a new field is one
+row there. Only readers, terms and metrics refer to fields by name.
 
 Convention: spaces and matrices as in ``centernet.structures`` and ``centernet.ops.affine``.
 """
@@ -26,21 +25,20 @@ class Geometry(Enum):
     """How a field follows its image under an affine map of the pixels (``fields.move``)."""
 
     CONSTANT = "stays"
-    METRIC = "meters or camera space: pixels do not touch it"
+    METRIC = "meters or camera space: independent of pixels"
     BOX = "x1, y1, x2, y2 in pixels: the upright box around the moved corners"
-    POINTS = "x, y in pixels, and perhaps a visibility behind them"
-    LENGTH = "pixels: grows with the image"
-    VIEWING_ANGLE = "radians around the vertical, as a camera sees it: a mirror turns it into pi minus itself"
-    PLANE_ANGLE = "radians on the image plane, from x toward y: turns and flips with the image"
+    POINTS = "x, y in pixels, optionally followed by a visibility"
+    LENGTH = "pixels: scales with the image"
+    VIEWING_ANGLE = "radians around the vertical, as seen by the camera: a mirror maps it to pi minus itself"
+    PLANE_ANGLE = "radians on the image plane, from x toward y: rotates and flips with the image"
 
 
 class Field(NamedTuple):
     """One row of the table.
 
-    ``about``: shape of one row, units, meaning. ``partners``: the fact of the data (a ``JointSet``) that says which of
-    its elements a mirror swaps. ``of``: ``object`` or ``image``. ``pad``: what fills up rows in a batch. ``source``:
-    which data has it, to end the sentence "use ...". ``annotation``: the key of COCO annotations that holds it, for
-    plain numbers.
+    ``about``: shape of one row, units, meaning. ``partners``: the fact of the data (a ``JointSet``) that defines which
+    elements a mirror swaps. ``of``: ``object`` or ``image``. ``pad``: value of padded rows. ``source``: data that has
+    it, to complete the message "use ...". ``annotation``: the key of COCO annotations that holds it, for plain numbers.
     """
 
     about: str
@@ -59,13 +57,13 @@ _JOINTS = (
 _SPACE = "data=cuboids (built in), or data=kitti"
 
 FIELDS: dict[str, Field] = {
-    # What every data set has.
+    # Fields of every data set.
     "boxes": Field("[4] x1, y1, x2, y2", Geometry.BOX),
-    "labels": Field("int64, class; -1: a region that is ignored for every class"),
+    "labels": Field("int64, class; -1: a region ignored for every class"),
     "crowd": Field("bool, a region that is neither found nor missed, not an object"),
     "area": Field("pixels of the object's mask in the image, by which COCO sorts small, medium and large"),
     "valid": Field("bool, only in a batch: False where a row is padding"),
-    # What every task finds.
+    # Fields of every task.
     "scores": Field("0 .. 1, detections only"),
     # Joints, of objects [J, 3] with visibility: -1 the class has no such joint, 0 not labeled, 1 hidden, 2 visible.
     "joints": Field("[J, 2 or 3] x, y, visibility", Geometry.POINTS, "joints", source=_JOINTS),
@@ -79,19 +77,19 @@ FIELDS: dict[str, Field] = {
     "depth": Field("meters along the camera's axis, detections only", Geometry.METRIC),
     "corners": Field("[8, 3] of the 3D box in camera space, meters, detections only", Geometry.METRIC),
     "focal": Field("focal length of the image's camera in pixels", Geometry.LENGTH, source=_SPACE, pad=1),
-    "rescaled": Field("bool, augmentation changed the image's scale, so that depth no longer fits what is seen"),
+    "rescaled": Field("bool, augmentation changed the image's scale, so depth no longer matches it"),
     "truncation": Field("share of the object outside the image, 0 .. 1", source=_SPACE),
     "occlusion": Field("int64, 0 fully visible, 1 partly, 2 largely occluded, 3 unknown", source=_SPACE),
-    "neutral": Field("bool, a crowd row that evaluation neither rewards nor punishes for its label (Van as Car)"),
+    "neutral": Field("bool, a crowd row whose detections count neither way (a Van detected as Car)"),
     "calibration": Field("[3, 4] image pixels from camera meters (KITTI's P2)", of="image", source=_SPACE),
 }
-_UNKNOWN = Field("whatever a task of its own finds")
+_UNKNOWN = Field("any other result of a task")
 
 
 class Picture(NamedTuple):
-    """Fields that are drawn together: ``kind`` names the painter (``centernet.visualize``), which is given these
-    ``rows``, what may be ``missing`` among them, the ``fact`` of the data and the ``image`` field that it needs.
-    ``hides`` is the kind that need not be drawn as well."""
+    """Fields that are drawn together: ``kind`` names the function (``centernet.visualize``), which takes these ``rows``
+    (those in ``missing`` may be absent), the ``fact`` of the data and the ``image`` field that it needs. ``hides`` is
+    the kind that it replaces."""
 
     kind: str
     rows: tuple[str, ...]
@@ -112,7 +110,7 @@ Partners = Mapping[str, Sequence[int]]
 
 
 def partners_of(facts: Mapping[str, Any]) -> Partners:
-    """For every fact that pairs elements (joints): the element that stands in the place of each in a mirror image."""
+    """For every fact that pairs elements (joints): the index of each element's partner in the mirror image."""
     named = {field.partners for field in FIELDS.values() if field.partners}
     return {name: JointSet.of(facts[name]).mirrored for name in sorted(named) if facts.get(name) is not None}
 
@@ -120,8 +118,8 @@ def partners_of(facts: Mapping[str, Any]) -> Partners:
 def move(rows: Rows, matrix: Tensor, partners: Partners | None = None) -> Rows:
     """Rows of one image ``[M, ...]`` under a matrix ``[3, 3]``, or of a batch ``[B, M, ...]`` under ``[B, 3, 3]``.
 
-    Each field moves as its geometry says, pixels become float32. ``partners``: see ``partners_of``; without them,
-    elements keep their places in a mirror.
+    Each field moves according to its geometry; pixels become float32. ``partners``: see ``partners_of``; without them,
+    a mirror swaps no elements.
     """
     mirrored = is_mirrored(matrix)
     mirrors = bool(mirrored.any())
@@ -154,7 +152,7 @@ def _move_points(matrix: Tensor, value: Tensor) -> Tensor:
 
 
 def _mirror(value: Tensor, field: Field, mirrored: Tensor, partners: Partners) -> Tensor:
-    """What is left and right in a field, changed where the image is mirrored (bool ``[]`` or ``[B]``)."""
+    """Swap left and right elements of a field where the image is mirrored (bool ``[]`` or ``[B]``)."""
     other = value
     if field.geometry is Geometry.VIEWING_ANGLE:
         other = wrap_angle(torch.pi - value)
@@ -177,7 +175,7 @@ def hide_outside(objects: Objects, low: Tensor, high: Tensor) -> Objects:
 
 
 def sources(names: Sequence[str]) -> str:
-    """Which data has the first of these fields that not all data has, or an empty string."""
+    """The data that has the first of these fields that only some data has, or an empty string."""
     return next((field.source for name in names if (field := FIELDS.get(name, _UNKNOWN)).source), "")
 
 

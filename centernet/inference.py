@@ -1,4 +1,4 @@
-"""Predictor: reads images, detects, and gives back detections in image pixels. Knows no Lightning."""
+"""Predictor: from image files or arrays to detections in image pixels, without Lightning."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Image = str | Path | np.ndarray
 
 
 class Predictor:
-    """A detector with all that it takes to use it on images.
+    """A detector with its preprocessing, ready to use on images.
 
     ``resolution`` (height, width), ``mode`` and ``divisor`` describe how an image becomes an input (``EvalWarp``);
-    ``batch_size``: how many images are read and detected at a time. ``Predictor.from_checkpoint(path)`` needs nothing
-    else: a checkpoint carries all of this.
+    ``batch_size``: number of images per batch. ``Predictor.from_checkpoint(path)`` takes all of this from the
+    checkpoint. Raises ``InputError`` for an unknown mode or a batch size below 1.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Predictor:
         batch_size: int = 8,
     ) -> None:
         if batch_size < 1:
-            raise InputError(f"batch_size={batch_size} is too small; give at least 1")
+            raise InputError(f"batch_size={batch_size} is too small; use at least 1")
         self.detector = detector.eval().to(device)
         self.class_names = list(class_names)
         self.pipeline = eval_pipeline((int(resolution[0]), int(resolution[1])), mode, divisor)
@@ -55,9 +55,9 @@ class Predictor:
         device: str | None = None,
         batch_size: int = 8,
     ) -> Predictor:
-        """Load a checkpoint of this project; ``resolution`` and ``mode`` default to those of its training.
+        """Load a checkpoint of this project; ``resolution`` and ``mode`` default to those of its training run.
 
-        ``device``: ``cuda`` where there is one, else ``cpu``. Raises ``InputError`` when the file is something else.
+        ``device``: default ``cuda`` if available, else ``cpu``. Raises ``InputError`` for any other file.
         """
         detector, description = load_detector(path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -74,10 +74,10 @@ class Predictor:
     def __call__(self, image: Image, threshold: float = 0.0, **about: Any) -> dict[str, Any]:
         """Detections of one image: ``boxes [N, 4]`` in image pixels, ``scores [N]``, ``labels [N]``, and ``names``.
 
-        What else the task finds is there by the names of ``centernet.fields``. ``image``: a path, or RGB uint8 ``[H, W,
-        3]``. ``threshold``: smallest score that is kept. ``about``: what is known of the image besides its pixels,
-        where the task asks for it (``Task.image_fields``: for 3D a ``calibration`` ``[3, 4]``, or a ``focal`` length in
-        image pixels).
+        Other results of the task have their names in ``centernet.fields``. ``image``: a path, or RGB uint8 ``[H, W,
+        3]``. ``threshold``: minimum score. ``about``: what the task needs besides pixels (``Task.image_fields``; for 3D
+        a ``calibration`` ``[3, 4]``, or a ``focal`` length in image pixels). Raises ``InputError`` for an unreadable
+        image or a wrong ``about``.
         """
         return self.predict([image], threshold, [about])[0]
 
@@ -96,10 +96,10 @@ class Predictor:
         threshold: float = 0.0,
         about: Mapping[str, Any] | Iterable[Mapping[str, Any]] | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Detections of any number of images, one after the other, in constant memory.
+        """Detections of any number of images, one at a time, in constant memory.
 
-        Images are read as they are needed, ``batch_size`` at a time. ``about``: what is known of all of them, or of
-        each; see ``__call__``.
+        Images are read on demand, ``batch_size`` at a time. ``about``: one mapping for all images, or one per image;
+        see ``__call__``.
         """
         pairs = _pairs(images, about)
         while True:

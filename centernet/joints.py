@@ -1,4 +1,4 @@
-"""Joints: their names, which of them a mirror swaps, how exactly they can be placed, and what is connected."""
+"""Joints: names, left-right pairs, tolerances and skeleton."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from centernet.errors import InputError
 
-# COCO's person (Lin et al., 2014); the sigmas are how far annotators differ, relative to the object's scale.
+# COCO's person (Lin et al., 2014); the sigmas are the annotators' spread relative to the object's scale.
 COCO_JOINTS = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
     "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
@@ -22,13 +22,13 @@ COCO_SKELETON = (
     (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10), (1, 2),
     (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
 )  # fmt: skip
-# Joints that nobody measured: the mean of COCO's.
+# For joints without a measured sigma: the mean of COCO's.
 USUAL_SIGMA = 0.07
 
 
 @dataclass(frozen=True)
 class JointSet:
-    """The joints of an object: names, which of them change places in a mirror, their tolerance, what is connected.
+    """The joints of an object: names, left-right pairs, tolerances and skeleton.
 
     ``flip_pairs`` and ``skeleton`` are pairs of positions in ``names``; ``sigmas`` belong to the object keypoint
     similarity (standard deviation of a joint, relative to the square root of the object's area).
@@ -43,20 +43,20 @@ class JointSet:
     def of(cls, description: Any = None, where: str = "joints") -> JointSet:
         """Joints from plain data: a mapping with any of the four keys, or None for COCO's person.
 
-        Pairs may name joints or give their positions. What is absent follows from the names: left and right are
-        paired, COCO's joints get COCO's sigmas and skeleton. Raises ``InputError`` for pairs that name no joint.
+        Pairs hold names or positions of joints. Missing values follow from the names: left and right are paired, and
+        COCO's joints get COCO's sigmas and skeleton. Raises ``InputError`` for pairs of unknown joints.
         """
         if description is not None and not isinstance(description, Mapping):
-            raise InputError(f"{where}={description!r} is no mapping; give names, flip_pairs, sigmas or skeleton")
+            raise InputError(f"{where}={description!r} is not a mapping; give names, flip_pairs, sigmas or skeleton")
         given = dict(description or {})
         if unknown := set(given) - {"names", "flip_pairs", "sigmas", "skeleton"}:
             raise InputError(
-                f"{where}: {', '.join(sorted(unknown))} is unknown; there are names, flip_pairs, sigmas and skeleton"
+                f"{where}: {', '.join(sorted(unknown))} is unknown; choose from names, flip_pairs, sigmas and skeleton"
             )
         names = tuple(str(name) for name in given.get("names") or COCO_JOINTS)
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"{where}: two joints are called {twice!r}; give every joint its own name")
+            raise InputError(f"{where}: two joints are named {twice!r}; give every joint a unique name")
         is_coco = names == COCO_JOINTS
         if given.get("flip_pairs") is None:
             pairs = _left_and_right(names)
@@ -65,7 +65,7 @@ class JointSet:
         moved = [joint for pair in pairs for joint in pair]
         if len(set(moved)) < len(moved):
             twice = names[next(joint for joint in moved if moved.count(joint) > 1)]
-            raise InputError(f"{where}: joint {twice!r} is in two flip pairs; a mirror can move it to one place only")
+            raise InputError(f"{where}: joint {twice!r} is in two flip pairs; list it once")
         if given.get("skeleton") is None:
             skeleton = COCO_SKELETON if is_coco else ()
         else:
@@ -79,12 +79,14 @@ class JointSet:
         except (TypeError, ValueError):
             is_sound = False
         if not is_sound:
-            raise InputError(f"{where}: {len(names)} joints need {len(names)} positive sigmas, given were {sigmas}")
+            raise InputError(
+                f"{where}: sigmas={sigmas} does not fit {len(names)} joints; give {len(names)} positive numbers"
+            )
         return cls(names, pairs, tuple(float(sigma) for sigma in sigmas), skeleton)
 
     @property
     def mirrored(self) -> list[int]:
-        """For each joint the one that stands in its place in a mirror image."""
+        """For each joint, the index of its partner in the mirror image."""
         order = list(range(len(self.names)))
         for a, b in self.flip_pairs:
             order[a], order[b] = b, a
@@ -118,7 +120,7 @@ def _pair(pair: Any, names: Sequence[str], where: str) -> tuple[int, int]:
     try:
         a, b = pair
     except (TypeError, ValueError):
-        raise InputError(f"{where} {pair!r} must hold two joints") from None
+        raise InputError(f"{where} {pair!r} does not hold two joints; give a pair") from None
     found = []
     for joint in (a, b):
         if isinstance(joint, str) and joint in names:
@@ -126,7 +128,7 @@ def _pair(pair: Any, names: Sequence[str], where: str) -> tuple[int, int]:
         elif isinstance(joint, int) and 0 <= joint < len(names):
             found.append(joint)
         else:
-            raise InputError(f"{where} {list(pair)} names no joint {joint!r}; the joints are {', '.join(names)}")
+            raise InputError(f"{where} {list(pair)} has unknown joint {joint!r}; choose from {', '.join(names)}")
     if found[0] == found[1]:
-        raise InputError(f"{where} {list(pair)} joins a joint with itself")
+        raise InputError(f"{where} {list(pair)} joins a joint with itself; give two different joints")
     return found[0], found[1]

@@ -20,7 +20,7 @@ from centernet.structures import AtCells, DenseMap
 
 # Probabilities are kept away from 0 and 1 by this much, as in the original, so that the logarithms stay finite.
 PROBABILITY_MARGIN = 1e-4
-# What the original adds to a count before it divides by it.
+# Added to a count before dividing by it, as in the original.
 COUNT_MARGIN = 1e-4
 
 
@@ -56,7 +56,7 @@ def _at_cells(output: Tensor, target: AtCells) -> tuple[Tensor, Tensor, Tensor]:
     predicted = gather_cells(output.float(), target.cell)
     mask = target.mask.to(predicted.dtype)
     mask = (mask if mask.ndim == 3 else mask[..., None]).expand_as(predicted)
-    # where, not multiplication: padding may hold anything, and 0 * NaN is NaN.
+    # where, not multiplication: padding is arbitrary, and 0 * NaN is NaN.
     zero = torch.zeros((), device=predicted.device)
     return torch.where(mask > 0, predicted, zero), torch.where(mask > 0, target.value, zero), mask
 
@@ -83,14 +83,14 @@ def dense_l1(output: Tensor, target: DenseMap) -> Tensor:
 def mean_l1(output: Tensor, target: AtCells) -> Tensor:
     """L1 at cells as a plain mean over batch x rows x channels, unsupervised rows included as 0.
 
-    What the original's monocular 3D trains with: there every image has 50 rows, whatever the number of its objects.
+    Used by the original's monocular 3D, where every image has 50 rows, whatever its number of objects.
     """
     predicted, truth, mask = _at_cells(output, target)
     return (predicted * mask - truth * mask).abs().sum() / max(predicted.numel(), 1)
 
 
 def multi_bin(output: Tensor, target: AtCells) -> Tensor:
-    """An angle in two overlapping bins: is it in a bin (cross-entropy), and where (sine and cosine, smooth L1).
+    """An angle in two overlapping bins: membership (cross-entropy) and residual (sine and cosine, smooth L1).
 
     Eight channels, for each bin: logits of outside and inside, sine and cosine of the residual. ``value [B, M, 4]``:
     for both bins 0 or 1, then both residuals in radians. The entropies are averaged over the objects, the residuals
@@ -103,7 +103,7 @@ def multi_bin(output: Tensor, target: AtCells) -> Tensor:
 def mean_multi_bin(output: Tensor, target: AtCells) -> Tensor:
     """``multi_bin`` with the entropies averaged over all rows, of which an unsupervised one counts 2 ln 2.
 
-    The original's: masking zeroes the logits there and not the loss. It adds a constant and no gradient.
+    As in the original, where masking zeroes the logits but not the loss; this adds a constant without gradient.
     """
     entropy, residual = _multi_bin(output, target)
     return entropy.sum() / max(entropy.numel(), 1) + residual
@@ -128,10 +128,10 @@ def _supervised(output: Tensor, target: AtCells) -> tuple[Tensor, Tensor]:
 
 
 def laplacian(output: Tensor, target: AtCells) -> Tensor:
-    """Negative log-likelihood of a Laplace distribution whose spread the network says itself.
+    """Negative log-likelihood of a Laplace distribution with predicted spread.
 
     Two channels: the value, and the logarithm of its standard deviation s: sqrt(2) |error| / s + log s, averaged over
-    objects (Kendall and Gal, 2017; MonoDLE uses it for depth). It may become negative.
+    objects (Kendall and Gal, 2017; MonoDLE uses it for depth). It may be negative.
     """
     predicted, truth = _supervised(output, target)
     value, log_spread = predicted.split(1, -1)
@@ -142,8 +142,8 @@ def laplacian(output: Tensor, target: AtCells) -> Tensor:
 def dimension_aware_l1(output: Tensor, target: AtCells) -> Tensor:
     """L1 relative to each side of the object, scaled to the magnitude of the plain L1 (MonoDLE).
 
-    ``value [B, M, 6]``: what the three channels shall say, and the object's dimensions in meters. A relative error says
-    how much 3D overlap it costs; the scale carries no gradient.
+    ``value [B, M, 6]``: targets of the three channels, then the object's dimensions in meters. Relative errors reflect
+    the loss of 3D overlap; the scale has no gradient.
     """
     predicted, truth = _supervised(output, target)
     wanted, dimensions = truth.split(3, -1)
@@ -154,10 +154,10 @@ def dimension_aware_l1(output: Tensor, target: AtCells) -> Tensor:
 
 
 def heading_bins(output: Tensor, target: AtCells) -> Tensor:
-    """An angle in one of several bins: which (cross-entropy), and where in it (L1 of the residual), per object.
+    """An angle in one of several bins: the bin (cross-entropy) and the residual (L1), per object.
 
-    The first half of the channels are logits of the bins, the second half a residual in radians for each.
-    ``value [B, M, 2]``: number of the bin, residual.
+    The first half of the channels are logits of the bins, the second half a residual in radians for each. ``value [B,
+    M, 2]``: index of the bin, residual.
     """
     predicted, truth = _supervised(output, target)
     logits, residuals = predicted.chunk(2, -1)

@@ -1,4 +1,4 @@
-"""The LightningModules: they conduct detector, schedule and metric, and say what a checkpoint holds."""
+"""The LightningModules: training and validation of a detector, and the content of checkpoints."""
 
 from __future__ import annotations
 
@@ -34,10 +34,12 @@ log = logging.getLogger(__name__)
 class CenterNetModule(pl.LightningModule):
     """Trains any task; every argument is plain data.
 
-    ``task`` name and ``task_options`` of the task; ``num_classes`` or ``class_names``; ``facts`` of the data
-    (``ImageDataset.facts``); ``backbone`` a name or a description of the network (``build_network``); ``pretrained``
-    True, False or a weight file; ``schedule`` a ``Schedule`` or its options; ``normalization`` of the images
-    (``NORMALIZATIONS``); ``metric_options`` of the task's metric. Raises ``InputError`` for anything unknown.
+    ``task``: its name, with ``task_options``; ``num_classes`` or ``class_names``; ``facts``: metadata of the data
+    (``ImageDataset.facts``); ``backbone``: a name or a description of the network (``build_network``); ``pretrained``:
+    True, False or a weight file; ``schedule``: a ``Schedule`` or its options; ``normalization``: of the images
+    (``NORMALIZATIONS``); ``metric_options``: of the task's metric. Batches hold images uint8 ``[B, 3, H, W]`` with
+    objects in input pixels and truth in image pixels (``structures.Batch``). Raises ``InputError`` for unknown names or
+    options.
 
     ``CenterNetModule.for_data(data, ...)`` takes classes and facts from a data module.
     """
@@ -62,9 +64,11 @@ class CenterNetModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         if num_classes is None and class_names is None:
-            raise InputError("give num_classes or class_names")
+            raise InputError("neither num_classes nor class_names is given; give one of them")
         if num_classes is not None and class_names is not None and num_classes != len(class_names):
-            raise InputError(f"num_classes={num_classes}, but {len(class_names)} class names were given")
+            raise InputError(
+                f"num_classes={num_classes}, but class_names has {len(class_names)} names; make them agree"
+            )
         task, normalization = task or self.TASK, normalization or self.NORMALIZATION
         self.task_options, self.metric_options = dict(task_options or {}), dict(metric_options or {})
         self.backbone = network_spec(backbone or self.BACKBONE)
@@ -76,20 +80,20 @@ class CenterNetModule(pl.LightningModule):
         self.metric = self._make_metric()
         self.per_class: dict[str, dict[str, float]] = {}
         self.run_config: dict[str, Any] | None = None  # resolved, plain; set by the command line
-        # Another run may have left its evaluation transform here; without a data module it is what travels on.
+        # How images become inputs; kept from a loaded checkpoint unless a data module replaces it.
         self.eval_spec: dict[str, Any] | None = None
         self.save_hyperparameters({**self.description()["module"], "pretrained": str(pretrained)})
 
     @classmethod
     def for_data(cls, data: Any, **options: Any) -> CenterNetModule:
-        """A module for the classes and facts of a data module, which is prepared and set up for that."""
+        """A module for the classes and facts of a data module; calls its ``prepare_data`` and ``setup``."""
         data.prepare_data()
         data.setup("fit")
         return cls(class_names=data.class_names, facts=data.facts, **options)
 
     @property
     def task(self) -> Task:
-        """What the maps mean."""
+        """The task of the detector."""
         return self.detector.task
 
     def _make_metric(self) -> ImageMetric:
@@ -98,8 +102,10 @@ class CenterNetModule(pl.LightningModule):
             return self.task.metric(names, **self.metric_options).to(self.device)
         except InputError:
             raise
-        except (TypeError, ValueError) as error:  # torchmetrics says unknown options by a ValueError
-            raise InputError(f"the metric of task {self.task.name} does not take these options ({error})") from None
+        except (TypeError, ValueError) as error:  # torchmetrics raises ValueError for unknown options
+            raise InputError(
+                f"metric_options of task {self.task.name} are invalid ({error}); remove the unknown option"
+            ) from None
 
     # Lightning's order: setup, training, validation, optimizers, checkpoints.
 
@@ -112,21 +118,21 @@ class CenterNetModule(pl.LightningModule):
             self.metric = self._make_metric()
         self._require_classes(data.class_names)
         self._check_data(data, stage)
-        # What prediction needs to know of this data, and of the network's input sizes.
+        # Preprocessing for prediction, with the network's input divisor.
         self.eval_spec = {**data.eval_spec, "divisor": self.detector.network.divisor}
 
     def _require_classes(self, names: Sequence[str]) -> None:
-        """Raise ``InputError`` when the data's classes are not the model's, in the model's order."""
+        """Raise ``InputError`` unless the data's classes are the model's, in the same order."""
         if len(names) != self.task.num_classes:
             raise InputError(
-                f"the data has {len(names)} classes ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''}), "
-                f"the model has {self.task.num_classes}"
+                f"the data has {len(names)} classes ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''}), the "
+                f"model has {self.task.num_classes}; use data of the same classes"
             )
         for place, (theirs, mine) in enumerate(zip(names, self.class_names, strict=True)):
             if theirs != mine:
                 raise InputError(
-                    f"class {place} is {theirs!r} in the data and {mine!r} in the model; "
-                    "classes must be the same, in the same order"
+                    f"class {place} is {theirs!r} in the data and {mine!r} in the model; use the same classes in the "
+                    "same order"
                 )
 
     def _check_data(self, data: Any, stage: str) -> None:
@@ -134,13 +140,13 @@ class CenterNetModule(pl.LightningModule):
         require_divisible(data.resolution, divisor)
         if data.test_mode == "keep" and data.divisor % divisor:
             raise InputError(
-                f"test mode keep pads images to multiples of {data.divisor}, but this network needs multiples of "
-                f"{divisor}; give the data module divisor={divisor}"
+                f"test_mode=keep pads images to multiples of {data.divisor}, but this network needs multiples of "
+                f"{divisor}; set divisor={divisor} in the data module"
             )
         if stage == "fit" and (unused := sorted(self.task.wanted & data.facts.keys())):
             log.warning(
-                f"the data says {', '.join(unused)}, but the model was built without; {type(self).__name__}.for_data("
-                "data) takes what the data says"
+                f"the data provides {', '.join(unused)}, but the model was built without it; use "
+                f"{type(self).__name__}.for_data(data)"
             )
         most = self.task.heatmap.max_detections
         for split, dataset in data.datasets.items():
@@ -161,7 +167,7 @@ class CenterNetModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         found = self.detector.find_in_images(batch)
         parts = self._losses(batch, found.outputs)
-        # The last step of an epoch may have spoiled the weights; nothing of that may become the last checkpoint.
+        # The last step of an epoch may have corrupted the weights; do not save them as the last checkpoint.
         self._require_finite(parts["loss"], batch)
         self._log_losses("val", parts, len(batch["image"]))
         self.metric.update(found.detections, batch["truth"], batch["image_id"])
@@ -185,8 +191,8 @@ class CenterNetModule(pl.LightningModule):
         if not torch.isfinite(loss):
             raise NonFiniteLossError(
                 f"the {'' if self.training else 'validation '}loss is {loss.item()} in epoch {self.current_epoch + 1}, "
-                f"step {self.global_step}; the batch holds the images {batch['image_id'].tolist()}; "
-                "lower schedule.lr or look at these images"
+                f"step {self.global_step}; the batch has image ids {batch['image_id'].tolist()}; lower schedule.lr or "
+                "check these images"
             )
 
     def _log_losses(self, split: str, parts: Mapping[str, Tensor], count: int) -> None:
@@ -211,7 +217,7 @@ class CenterNetModule(pl.LightningModule):
                 f"{self.schedule.scaled_lr(global_batch):g} for {global_batch} "
                 "(schedule.lr_batch_size=null turns this off)"
             )
-        _ = trainer.estimated_stepping_batches  # makes the loaders, so that their length is known
+        _ = trainer.estimated_stepping_batches  # builds the loaders, so their length is known
         batches = trainer.num_training_batches
         per_epoch = max(batches / trainer.accumulate_grad_batches, 1) if batches != float("inf") else 1
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step / per_epoch))
@@ -219,16 +225,16 @@ class CenterNetModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[KEY] = self.description()
-        # Lightning's own name for the constructor's arguments, so that its load_from_checkpoint works as well.
+        # Lightning's key for constructor arguments, so its load_from_checkpoint works as well.
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = checkpoint[KEY]["module"]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         spec = upgrade_checkpoint(checkpoint, "the checkpoint")[KEY]["module"]
         if (reason := difference(spec, self.description()["module"])) is not None:
-            raise InputError(f"the checkpoint does not fit this run: {reason}")
+            raise InputError(f"the checkpoint does not match this run: {reason}")
 
     def description(self) -> dict[str, Any]:
-        """What a checkpoint says of itself, as plain data."""
+        """The description stored in checkpoints, as plain data."""
         return {
             "format": FORMAT,
             "module": {
@@ -253,7 +259,7 @@ class CtdetModule(CenterNetModule):
 
 
 class CtdetDenseModule(CenterNetModule):
-    """2D boxes as HarDNet regresses them."""
+    """2D boxes with HarDNet's dense regression."""
 
     TASK, BACKBONE = "ctdet_dense", "hardnet85"
 
@@ -271,7 +277,7 @@ class DddModule(CenterNetModule):
 
 
 def require_divisible(resolution: Sequence[int], divisor: int) -> None:
-    """Raise ``InputError`` with the nearest sizes when height or width is not a multiple of ``divisor``."""
+    """Raise ``InputError`` with the nearest valid sizes if height or width is not a multiple of ``divisor``."""
     try:
         height, width = (int(side) for side in resolution)
     except (TypeError, ValueError):
@@ -284,14 +290,14 @@ def require_divisible(resolution: Sequence[int], divisor: int) -> None:
 
     low, high = (near(height, False), near(width, False)), (near(height, True), near(width, True))
     nearest = f"{low[0]}x{low[1]}" + (f", {high[0]}x{high[1]}" if high != low else "")
-    raise InputError(f"input {height}x{width} is not divisible by {divisor}; nearest: {nearest}")
+    raise InputError(f"input {height}x{width} is not divisible by {divisor}; use {nearest}")
 
 
 def load_module(
     path: str | Path, metric_options: Mapping[str, Any] | None = None
 ) -> tuple[CenterNetModule, dict[str, Any]]:
-    """The module of a checkpoint with its weights, and how its images become inputs. ``metric_options`` replace those
-    of the training. Raises ``InputError``."""
+    """The module of a checkpoint with its weights, and its preprocessing. ``metric_options`` override those of the
+    training run. Raises ``InputError``."""
     content = read_checkpoint(path)
     description = content[KEY]
     spec = dict(description["module"])

@@ -17,7 +17,7 @@ from centernet.structures import InputError
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 DECAYS = ("step", "cosine", "constant")
-# Options as checkpoints of earlier versions call them.
+# Option names in checkpoints of earlier versions.
 OLD_NAMES = {"batch_size": "lr_batch_size", "final": "min_lr_ratio"}
 
 
@@ -49,13 +49,13 @@ class Schedule:
             if value not in choices:
                 raise InputError(f"schedule.{name}={value!r} is unknown; choose one of {', '.join(choices)}")
         if self.lr <= 0:
-            raise InputError(f"schedule.lr={self.lr} must be positive")
+            raise InputError(f"schedule.lr={self.lr} is not positive; use a learning rate above 0")
         if self.epochs < 1:
-            raise InputError(f"schedule.epochs={self.epochs} is too small; give at least 1")
+            raise InputError(f"schedule.epochs={self.epochs} is too small; use at least 1")
 
     @classmethod
     def of(cls, given: Schedule | Mapping[str, Any] | None) -> Schedule:
-        """A schedule from plain data, with the option names of today or of older checkpoints.
+        """A schedule from plain data, with current option names or those of older checkpoints.
 
         Raises ``InputError`` for an unknown option.
         """
@@ -64,7 +64,7 @@ class Schedule:
         try:
             return cls(**{OLD_NAMES.get(name, name): value for name, value in (given or {}).items()})
         except TypeError as error:
-            raise InputError(f"schedule: {error}; it has {', '.join(cls.__dataclass_fields__)}") from None
+            raise InputError(f"schedule: {error}; choose from {', '.join(cls.__dataclass_fields__)}") from None
 
     def scaled_lr(self, global_batch: int) -> float:
         """The learning rate for a global batch of this size."""
@@ -82,7 +82,7 @@ class Schedule:
         return 1.0
 
     def build_optimizer(self, network: nn.Module, global_batch: int) -> torch.optim.Optimizer:
-        """The optimizer over all parameters that are trained; norms and biases are not decayed."""
+        """The optimizer for all trainable parameters; no weight decay for norms and biases."""
         lr = self.scaled_lr(global_batch)
         groups = _decay_groups(network.parameters(), self.weight_decay)
         if self.optimizer == "sgd":

@@ -1,4 +1,4 @@
-"""The vocabulary: what travels between data, tasks, networks and metrics.
+"""Data structures shared by data, tasks, networks and metrics.
 
 Spaces: image (pixels of the file), input (pixels of the network's input), grid (cells of the output map),
 camera (meters). Matrices are destination-from-source. Points are (x, y), boxes (x1, y1, x2, y2), sizes (height, width).
@@ -23,29 +23,29 @@ __all__ = [
 Objects = dict[str, Tensor]
 """Ground truth of one image ``[M, ...]``, or of a batch ``[B, M, ...]`` padded with ``valid = False``.
 
-``boxes``, ``labels``, ``crowd`` and ``area`` are always there; the table in ``centernet.fields`` says what else there
-can be. A task names the fields that it needs.
+``boxes``, ``labels``, ``crowd`` and ``area`` are always there; ``centernet.fields`` lists all other fields. A task
+declares the fields that it needs.
 """
 
 Detections = dict[str, Tensor]
-"""Detections ``[B, K, ...]`` of a batch, or ``[K, ...]`` of one image, by falling score.
+"""Detections ``[B, K, ...]`` of a batch, or ``[K, ...]`` of one image, by decreasing score.
 
-``boxes``, ``scores`` and ``labels`` always, and what else the task finds; see ``centernet.fields``.
+Always ``boxes``, ``scores`` and ``labels``, plus other fields of the task; see ``centernet.fields``.
 """
 
 Rows = Objects | Detections
 
 
 class Sample(TypedDict):
-    """One image on its way to the network, with the image fields (``centernet.fields``) that its data has."""
+    """One training or evaluation image, with the image fields (``centernet.fields``) of its data."""
 
     image: Tensor  # uint8 [3, H, W] RGB
     input_from_image: Tensor  # float64 [3, 3]
     image_id: int
     image_size: Tensor  # int64 [2] (height, width) of the file
-    objects: Objects  # in input space: what is encoded
-    truth: Objects  # in image space: what is evaluated (empty while training)
-    mosaic: NotRequired[tuple[int, int] | None]  # where four images meet, if this one becomes a mosaic (x, y)
+    objects: Objects  # input space, to encode targets
+    truth: Objects  # image space, to evaluate (empty in training)
+    mosaic: NotRequired[tuple[int, int] | None]  # (x, y) where four images meet, if this one becomes a mosaic
 
 
 class Batch(TypedDict):
@@ -67,11 +67,11 @@ HEATMAP_BIAS = -2.19
 
 @dataclass(frozen=True)
 class Head:
-    """One output map: what the network emits and how it is supervised.
+    """One output map of the network and its supervision.
 
-    ``loss`` names an entry of ``centernet.losses.LOSSES``; ``weight`` is its share of the total; ``bias`` is what the
-    last convolution starts from: ``HEATMAP_BIAS`` for heatmaps. ``per_class``: the channels are the classes in their
-    order, equally many for each.
+    ``loss`` names an entry of ``centernet.losses.LOSSES``; ``weight`` is its share of the total; ``bias`` initializes
+    the last convolution: ``HEATMAP_BIAS`` for heatmaps. ``per_class``: the channels are the classes in their order,
+    equally many for each.
     """
 
     channels: int
@@ -88,7 +88,7 @@ class Head:
 
 @dataclass
 class DenseMap:
-    """A target for every cell: ``value [B, C, H, W]`` and, where cells count differently, ``weight`` of that shape."""
+    """A target for every cell: ``value [B, C, H, W]`` and an optional ``weight`` of the same shape."""
 
     value: Tensor
     weight: Tensor | None = None

@@ -1,4 +1,4 @@
-"""The table at the end of a sweep. A file of its own, so that the commands start without importing Hydra."""
+"""The table at the end of a sweep. A separate file, so the commands start without importing Hydra."""
 
 from __future__ import annotations
 

@@ -16,19 +16,19 @@ from centernet.joints import JointSet
 from centernet.ops.camera import box_corners, project
 
 MARGIN = 26  # pixels of the caption bar
-# A joint below this probability is drawn hollow: it stands where the center puts it, and nothing was seen there.
+# A joint below this probability is drawn hollow: its position was regressed from the center only.
 SURE_JOINT = 0.1
 # Left, right and middle of a body.
 SIDES = ((80, 200, 255), (255, 140, 60), (240, 240, 90))
 # Corners (see box_corners) that the edges of a 3D box join; the first four edges are its front.
 EDGES = ((0, 1), (1, 5), (5, 4), (4, 0), (1, 2), (2, 3), (3, 0), (2, 6), (3, 7), (5, 6), (6, 7), (7, 4))
-NEAR = 0.1  # meters; nothing nearer to the camera is drawn
+NEAR = 0.1  # meters; points nearer to the camera are not drawn
 SOLID, SKELETON = (next(p for p in PICTURES if p.kind == kind) for kind in ("solid", "skeleton"))
 BIRDS_EYE_SIDE = 384  # pixels of a bird's-eye view
 
 
 def class_color(label: int) -> tuple[int, int, int]:
-    """A color (RGB, 0 .. 255) for a class; neighbors in number are far apart in hue."""
+    """A color (RGB, 0 .. 255) for a class; consecutive labels differ strongly in hue."""
     red, green, blue = colorsys.hsv_to_rgb((label * 0.61803399) % 1.0, 0.85, 1.0)
     return int(red * 255), int(green * 255), int(blue * 255)
 
@@ -61,7 +61,7 @@ def draw_boxes(
 def draw_joints(image: np.ndarray, joints: Any, joint_set: JointSet, scores: Any = None) -> np.ndarray:
     """A copy of an RGB uint8 image with skeletons: ``joints [N, J, 2]`` or ``[N, J, 3]`` in image pixels.
 
-    The third number, if there, is the visibility (0: not drawn); ``scores [N, J]``: joints below ``SURE_JOINT`` are
+    The optional third number is the visibility (0: not drawn); ``scores [N, J]``: joints below ``SURE_JOINT`` are
     hollow. Left, right and middle have colors of their own.
     """
     canvas = np.ascontiguousarray(image).copy()
@@ -100,8 +100,8 @@ def draw_boxes_3d(
 ) -> np.ndarray:
     """A copy of an RGB uint8 image with 3D boxes, their fronts crossed; ``calibration [3, 4]`` to its pixels.
 
-    ``rows``: ``labels`` and the fields of a ``solid`` (``centernet.fields.PICTURES``); the flat box is drawn instead
-    where one reaches behind the camera.
+    ``rows``: ``labels`` and the fields of a ``solid`` (``centernet.fields.PICTURES``); a box that extends behind the
+    camera is drawn as its 2D box.
     """
     canvas = np.ascontiguousarray(image).copy()
     thick = max(1, round(max(canvas.shape[:2]) / 700))
@@ -124,7 +124,7 @@ def draw_boxes_3d(
 
 
 def birds_eye_reach(rows: Mapping[str, Any]) -> float:
-    """How many meters a bird's-eye view must show to hold these boxes, 20 to 90."""
+    """Range in meters of a bird's-eye view that shows these boxes, 20 to 90."""
     middle = corners_of(rows).mean(1)
     needed = np.maximum(1.1 * middle[:, 2] + 3, 2 * np.abs(middle[:, 0]) + 5)
     return float(np.clip(needed.max(initial=0), 20, 90))
@@ -163,7 +163,7 @@ def draw_birds_eye(
 
 
 class Look(NamedTuple):
-    """What drawing rows takes besides them: names of the classes, ``facts`` of the data, fields of the image."""
+    """Context for drawing rows: class names, ``facts`` of the data, fields of the image."""
 
     class_names: Sequence[str]
     facts: Mapping[str, Any] = {}
@@ -192,7 +192,7 @@ PAINTERS = {"solid": _paint_solids, "box": _paint_boxes, "skeleton": _paint_skel
 
 
 def pictures_of(rows: Mapping[str, Any], look: Look) -> list[Picture]:
-    """What of ``centernet.fields.PICTURES`` can be drawn of rows."""
+    """The entries of ``centernet.fields.PICTURES`` that can be drawn for rows."""
     shown = [
         picture
         for picture in PICTURES
@@ -205,7 +205,7 @@ def pictures_of(rows: Mapping[str, Any], look: Look) -> list[Picture]:
 
 
 def draw_objects(image: np.ndarray, rows: Mapping[str, Any], look: Look, factor: float = 1.0) -> np.ndarray:
-    """A copy of an RGB uint8 image with everything that ``rows`` (truth or detections, image pixels) say.
+    """A copy of an RGB uint8 image with all drawable fields of ``rows`` (truth or detections, image pixels).
 
     ``factor``: how much larger ``image`` is than the rows' image.
     """
@@ -218,7 +218,7 @@ def draw_objects(image: np.ndarray, rows: Mapping[str, Any], look: Look, factor:
 def views_from_above(
     rows: Mapping[str, Any], look: Look, truth: Mapping[str, Any] | None = None
 ) -> dict[str, np.ndarray]:
-    """Bird's-eye views of rows by caption, of the ``truth`` as well where it is given; empty where nothing is solid."""
+    """Bird's-eye views of rows by caption, including ``truth`` if given; empty without 3D boxes."""
     if SOLID not in pictures_of(rows, look):
         return {}
     if truth is None:
@@ -266,11 +266,11 @@ def enlarge(image: np.ndarray, side: int = 320) -> tuple[np.ndarray, float]:
 
 
 def save_image(path: str | Path, image: np.ndarray) -> Path:
-    """Write an RGB uint8 image; folders are made."""
+    """Write an RGB uint8 image; creates folders as needed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), np.ascontiguousarray(image[..., ::-1])):
-        raise OSError(f"{path} could not be written")
+        raise OSError(f"{path} cannot be written; check the folder and its permissions")
     return path
 
 
@@ -298,7 +298,7 @@ def truth_and_prediction(
     image_from_big = np.diag([1 / factor, 1 / factor, 1.0])
     for name, heatmap in (heatmaps or {}).items():
         pictures[name.replace("_", " ")] = overlay_heatmap(big, heatmap, input_from_image @ image_from_big, stride)
-    # A wide image would become a ribbon.
+    # Stack wide images vertically.
     picture = panel(pictures, below=big.shape[1] > 2 * big.shape[0])
     if not (views := views_from_above(found, look, truth)):
         return picture
@@ -331,7 +331,7 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: str | Path, results:
         axis.grid(alpha=0.3)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=7)
-    # The likelihood of an uncertain depth may fall below 0, where a logarithm ends.
+    # The loss of an uncertain depth may be negative, which a log scale cannot show.
     is_positive = all(row[name] > 0 for row in rows for name in groups[0][1] if np.isfinite(row.get(name, np.nan)))
     axes[0].set_yscale("log" if is_positive else "symlog")
     axes[1].set_ylim(0, 1)

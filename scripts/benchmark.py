@@ -6,11 +6,11 @@ beside the rate of a bare `cv2.imread` of the same files in the same run.
 encode: milliseconds from the objects of a training batch to targets, for the task and data of a training: `encode
 task=multi_pose data=figures data.batch_size=16 resolution=[512,512]`.
 
-decode: milliseconds from raw maps to detections for every task, on the CPU or a GPU where there is one: 16 images of
-512 x 512 with 100 detections each (or `batch=N`, `side=N`, `k=N`).
+decode: milliseconds from raw maps to detections for every task, on a GPU if available, else the CPU: 16 images of 512 x
+512 with 100 detections each (or `batch=N`, `side=N`, `k=N`).
 
-kitti: seconds that KITTI's evaluation takes on made-up frames, as many as its validation set has (or `frames=N`), with
-50 detections a frame (or `detections=N`).
+kitti: seconds of KITTI's evaluation on synthetic frames, as many as in its validation set (or `frames=N`), with 50
+detections per frame (or `detections=N`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
         help="as for train.py: data=coco data.root=DIR resolution=[512,512]; decode: batch=N side=N k=N; "
         "kitti: frames=N detections=N",
     )
-    args = parser.parse_intermixed_args()  # options may stand between the overrides
+    args = parser.parse_intermixed_args()  # options may be mixed with overrides
     try:
         if args.kind == "data":
             benchmark_data(args.overrides, args.rounds)
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def benchmark_data(overrides: list[str], rounds: int) -> None:
-    """Print the rate of one worker and of bare reading, on one core, alternating so that both see the same machine."""
+    """Print the rate of one worker and of bare reading, on one core, alternating so both see the same machine load."""
     from centernet.data.datamodule import SeededSampler, collate
 
     _, data = _compose(overrides)
@@ -150,7 +150,7 @@ def benchmark_decode(rounds: int, batch: int = 16, side: int = 512, k: int = 100
 
 
 def _median(work: Callable[[], Any], rounds: int, device: torch.device) -> float:
-    """Milliseconds that some work takes, the median after one round of warm-up."""
+    """Median milliseconds of ``work``, after one warm-up round."""
     taken = []
     for _ in range(rounds + 1):
         started = time.perf_counter()
@@ -162,7 +162,7 @@ def _median(work: Callable[[], Any], rounds: int, device: torch.device) -> float
 
 
 def benchmark_kitti(frames: int = 3769, detections: int = 50) -> None:
-    """Print the seconds that adding and evaluating so many made-up frames takes."""
+    """Print the seconds to add and evaluate this many synthetic frames."""
     from centernet.metrics.kitti import KittiAP
 
     metric = KittiAP(["Car", "Pedestrian", "Cyclist"])
@@ -228,7 +228,7 @@ def _counts(words: list[str], known: tuple[str, ...]) -> dict[str, int]:
     for word in words:
         name, _, value = word.partition("=")
         if name not in known or not value.isdigit() or int(value) < 1:
-            raise InputError(f"{word!r} is not an option here; give {' or '.join(f'{name}=N' for name in known)}")
+            raise InputError(f"{word!r} is not an option here; use {' or '.join(f'{name}=N' for name in known)}")
         counts[name] = int(value)
     return counts
 

@@ -1,7 +1,8 @@
-"""Original weights into a checkpoint of this project: `python scripts/convert_checkpoint.py ORIGINAL.pth OUT.ckpt`.
+"""Convert original weights to a checkpoint of this project: `python scripts/convert_checkpoint.py ORIGINAL.pth
+OUT.ckpt`.
 
-Takes the files of xingyizhou/CenterNet and CenterNet-HarDNet. What comes out is an ordinary checkpoint, for
-`eval.py ckpt=OUT`, `scripts/demo.py OUT` and `train.py pretrained=OUT`. Code in a file is never run.
+Takes the files of xingyizhou/CenterNet and CenterNet-HarDNet. The result is an ordinary checkpoint for `eval.py
+ckpt=OUT`, `scripts/demo.py OUT` and `train.py pretrained=OUT`. Code in the file never runs.
 """
 
 from __future__ import annotations
@@ -25,11 +26,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("original", help="the .pth file")
     parser.add_argument("out", type=Path, help="the checkpoint to write (.ckpt)")
-    parser.add_argument("--arch", help=f"network, found by itself by default: {', '.join(NETWORKS)}")
-    parser.add_argument("--task", help=f"task, found by itself by default: {', '.join(TASKS)}")
-    parser.add_argument(
-        "--classes", nargs="+", metavar="NAME", help="class names, where they are not the published ones"
-    )
+    parser.add_argument("--arch", help=f"network (default: detected): {', '.join(NETWORKS)}")
+    parser.add_argument("--task", help=f"task (default: detected): {', '.join(TASKS)}")
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="class names (default: the published ones)")
     parser.add_argument("--resolution", type=int, nargs=2, metavar=("H", "W"), help="input size of predictions")
     parser.add_argument("--mode", choices=EVAL_MODES, help="how images become inputs (default: as published)")
     args = parser.parse_args()
@@ -47,7 +46,7 @@ def main() -> None:
 def write_checkpoint(
     conversion: Conversion, out: Path, resolution: Sequence[int] | None = None, mode: str | None = None
 ) -> CenterNetModule:
-    """Write a conversion as a checkpoint with everything that using it takes, and return its module."""
+    """Write a conversion as a complete checkpoint and return its module."""
     spec = conversion.spec
     module = CenterNetModule(
         spec["task"],
@@ -62,7 +61,7 @@ def write_checkpoint(
         network.load_state_dict(conversion.state_dict)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise InputError(f"task {spec['task']} has other heads than the file: {reason}") from None
+        raise InputError(f"the file's heads do not match task {spec['task']} ({reason}); give another --task") from None
     size, usual_mode = tested_as(spec["task"], conversion.report.backbone, spec["num_classes"])
     size = list(resolution or size)
     require_divisible(size, network.divisor)

@@ -1,7 +1,7 @@
 """Detect and draw: `python scripts/demo.py CHECKPOINT IMAGE_OR_FOLDER [--out DIR] [--threshold 0.3]`.
 
-Writes one picture per image and `detections.json`; prints what was found. A 3D model needs the camera: `--calib FILE`
-(or a folder of files named as the images) or `--focal PIXELS`; KITTI's own `calib` folder is found by itself.
+Writes one picture per image and `detections.json`; prints the detections. A 3D model needs the camera: `--calib FILE`
+(or a folder of files named as the images) or `--focal PIXELS`; KITTI's own `calib` folder is found automatically.
 """
 
 from __future__ import annotations
@@ -28,17 +28,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", help="RUN/best.ckpt")
     parser.add_argument("images", help="an image or a folder of images")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/demo"), help="where the pictures go (default: runs/demo)"
-    )
-    parser.add_argument(
-        "--threshold", type=float, help="smallest score that is drawn (default: the task's, mostly 0.3)"
-    )
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="output folder (default: runs/demo)")
+    parser.add_argument("--threshold", type=float, help="minimum score to draw (default: the task's, mostly 0.3)")
     parser.add_argument(
         "--resolution", type=int, nargs=2, metavar=("H", "W"), help="input size; default: the training's"
     )
     parser.add_argument("--mode", choices=EVAL_MODES, help="how images become inputs; default: the training's")
-    parser.add_argument("--device", help="cpu, cuda, ...; default: cuda where there is one")
+    parser.add_argument("--device", help="cpu, cuda, ...; default: cuda if available")
     parser.add_argument("--heatmap", action="store_true", help="also write the heatmaps over each image")
     parser.add_argument("--calib", type=Path, help="3D: KITTI calibration file, or a folder with one per image")
     parser.add_argument("--focal", type=float, help="3D without calibration: focal length in image pixels")
@@ -55,9 +51,9 @@ def run(args: argparse.Namespace) -> None:
     predictor = Predictor.from_checkpoint(args.checkpoint, args.resolution, args.mode, args.device)
     task = predictor.task
     if args.focal is not None and args.calib is not None:
-        raise InputError("--calib and --focal both say what the camera is; give one of them")
+        raise InputError("--calib and --focal both define the camera; give one of them")
     if not task.IMAGE_FIELDS and (args.focal is not None or args.calib is not None):
-        raise InputError(f"{args.checkpoint} finds no 3D boxes, which --calib and --focal are for; leave them out")
+        raise InputError(f"{args.checkpoint} does not predict 3D boxes; remove --calib and --focal")
     if args.focal is not None and not 0 < args.focal < float("inf"):
         raise InputError(f"--focal {args.focal:g} is not a focal length; give it in pixels of the image (KITTI: 721)")
     threshold = task.threshold if args.threshold is None else args.threshold
@@ -69,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
             image = read_image(path)
             fields = image_fields(task, path, args, image.shape[:2])
         except InputError as error:
-            # One broken file must not cost the work on the others; the exit code still tells.
+            # One broken file must not stop the others; the exit code reports it.
             print(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
@@ -95,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     seconds = time.perf_counter() - started
     print(f"{len(found)} images in {seconds:.1f} s; pictures and detections.json in {args.out}/")
     if failed:
-        sys.exit(f"error: {failed} of {len(paths)} images were left out, for the reasons above")
+        sys.exit(f"error: {failed} of {len(paths)} images failed, see above")
 
 
 def image_fields(task: Any, path: Path, args: argparse.Namespace, size: tuple[int, int]) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
-"""How much wrong depth costs: `python scripts/depth_cost.py CHECKPOINT [data.root=KITTI ...]`.
+"""Measure the cost of depth errors: `python scripts/depth_cost.py CHECKPOINT [data.root=KITTI ...]`.
 
-Evaluates a 3D checkpoint on its validation data twice: as it is, and with the depth of every detection replaced by that
-of the object that it shows (same class, 2D overlap above one half). What is still missing then is not depth's fault.
+Evaluates a 3D checkpoint on its validation data twice: unchanged, and with the depth of every detection replaced by
+that of its matching object (same class, 2D overlap above one half). The remaining errors are not caused by depth.
 """
 
 from __future__ import annotations

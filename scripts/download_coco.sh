@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# COCO 2017 into the layout that data.root expects: `scripts/download_coco.sh DIR` (annotations/ train2017/ val2017/).
+# Download COCO 2017 in the layout that data.root expects: `scripts/download_coco.sh DIR` (annotations/ train2017/ val2017/).
 #
-# Fetches what is missing, goes on where it was stopped, checks every archive before and the images after unpacking.
+# Downloads missing parts, resumes interrupted downloads, checks every archive before and the images after unpacking.
 set -euo pipefail
 
 usage() {
     cat <<'END'
 usage: scripts/download_coco.sh DIR [--val-only] [--keep]
 
-Fetches COCO 2017 (detection and keypoints) into DIR/annotations, DIR/train2017, DIR/val2017.
+Downloads COCO 2017 (detection and keypoints) to DIR/annotations, DIR/train2017, DIR/val2017.
   --val-only   only the validation images (1 GB) and the annotations (0.25 GB)
   --keep       keep the archives after unpacking
 Disk: 20 GB of images and annotations; 39 GB while the archive of the training images is being unpacked.
-Running it again goes on where it was stopped and does nothing when all is there. COCO_URL names another mirror.
+Running it again resumes an interrupted download and does nothing if all files exist. COCO_URL sets another mirror.
 END
 }
 
@@ -26,19 +26,19 @@ for argument in "$@"; do
         --val-only) val_only=true ;;
         --keep) keep=true ;;
         -*) usage >&2; fail "unknown option $argument" ;;
-        *) [[ -z "$target" ]] || fail "one folder, please: $target or $argument"; target="$argument" ;;
+        *) [[ -z "$target" ]] || fail "two folders given: $target and $argument; give one"; target="$argument" ;;
     esac
 done
-[[ -n "$target" ]] || { usage >&2; fail "say where: scripts/download_coco.sh DIR"; }
+[[ -n "$target" ]] || { usage >&2; fail "no folder given; use scripts/download_coco.sh DIR"; }
 
 url="${COCO_URL:-http://images.cocodataset.org}"
-command -v unzip >/dev/null || fail "unzip is not installed"
+command -v unzip >/dev/null || fail "unzip is not installed; install it"
 if command -v curl >/dev/null; then
     fetch() { curl --fail --location --retry 5 --retry-delay 5 --continue-at - --output "$2" "$1"; }
 elif command -v wget >/dev/null; then
     fetch() { wget --continue --tries=5 --output-document="$2" "$1"; }
 else
-    fail "neither curl nor wget is installed"
+    fail "neither curl nor wget is installed; install one"
 fi
 
 mkdir -p "$target"
@@ -50,34 +50,34 @@ holds() { [[ -d "$1" ]] && (( $(find "$1" -maxdepth 1 -name "$2" | wc -l) >= $3 
 need_gigabytes() {
     local free
     free=$(df -Pk "$target" | awk 'NR == 2 { print int($4 / 1024 / 1024) }')
-    (( free >= $1 )) || fail "$target has $free GB free, $2 needs $1 GB; make room or give another folder"
+    (( free >= $1 )) || fail "$target has $free GB free, $2 needs $1 GB; free some space or give another folder"
 }
 
-# get NAME ADDRESS GIGABYTES FOLDER PATTERN COUNT: fetch an archive, check it, unpack it, check what came out.
+# get NAME ADDRESS GIGABYTES FOLDER PATTERN COUNT: download an archive, check it, unpack it, check the files.
 get() {
     local name="$1" address="$2" gigabytes="$3" folder="$target/$4" pattern="$5" count="$6"
     if holds "$folder" "$pattern" "$count"; then
-        say "$4: there already"
+        say "$4: already complete"
         return
     fi
     mkdir -p "$archives"
     local file="$archives/$name.zip"
     if [[ ! -f "$file.complete" ]]; then
         need_gigabytes "$gigabytes" "$name"
-        say "$name: fetching $address"
-        # A server refuses to go on with a file that is already whole.
+        say "$name: downloading $address"
+        # Servers refuse to resume a file that is already complete.
         fetch "$address" "$file" || unzip -tqq "$file" 2>/dev/null \
-            || fail "$address cannot be fetched; run the command again to go on"
+            || fail "$address cannot be downloaded; run the command again to resume"
         touch "$file.complete"
     fi
     say "$name: checking"
     if ! unzip -tqq "$file"; then
         rm -f "$file" "$file.complete"
-        fail "$file was damaged and is removed; run the command again"
+        fail "$file was damaged and has been removed; run the command again"
     fi
     say "$name: unpacking"
     unzip -qo "$file" -d "$target"
-    holds "$folder" "$pattern" "$count" || fail "$folder holds fewer than $count files $pattern; run the command again"
+    holds "$folder" "$pattern" "$count" || fail "$folder has fewer than $count files $pattern; run the command again"
     $keep || rm -f "$file" "$file.complete"
 }
 

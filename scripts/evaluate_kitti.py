@@ -33,7 +33,7 @@ def main() -> None:
         help="IoU that counts as found in bird's-eye view and 3D: 0.7 (cars), 0.5 (others); relaxed: 0.5, 0.25",
     )
     parser.add_argument("--classes", nargs="+", default=["Car", "Pedestrian", "Cyclist"], metavar="CLASS")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers there, 0 .. 1")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers (0 .. 1) to this file")
     args = parser.parse_args()
     try:
         run(args)
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     labeled = len(list(args.labels.glob("*.txt")))
     print(f"{len(frames)} of {labeled} labeled frames, those with a file in {args.results}; overlap {args.overlap}")
     if len(frames) < labeled:
-        print("note: a frame without detections needs an empty file, or its objects are not missed")
+        print("note: frames without detections need an empty file, otherwise their objects are not counted")
     print()
     print(metric.table(results))
     print(f"\n{'moderate, 40 points':<24}{'objects':>10}{'2D':>10}{'AOS':>10}{'BEV':>10}{'3D':>10}")
@@ -75,25 +75,25 @@ def run(args: argparse.Namespace) -> None:
 
 
 def known_types(names: Sequence[str]) -> list[str]:
-    """The names as KITTI writes them. Raises ``InputError`` for one that it does not have, or that comes twice."""
+    """The names as KITTI writes them. Raises ``InputError`` for unknown or repeated names."""
     types = {name.lower(): name for name in TYPES}
     for name in names:
         if name.lower() not in types:
-            raise InputError(f"--classes {name} is no type of KITTI's; choose of {', '.join(TYPES)}")
+            raise InputError(f"--classes {name} is not a KITTI type; choose from {', '.join(TYPES)}")
         if [other.lower() for other in names].count(name.lower()) > 1:
-            raise InputError(f"--classes {name} comes twice; give every class once")
+            raise InputError(f"--classes {name} appears twice; give every class once")
     return [types[name.lower()] for name in names]
 
 
 def find_frames(labels: Path, results: Path) -> dict[str, tuple[Path, Path]]:
-    """Label and result file of every frame that has a result file. Raises ``InputError`` where there is none."""
+    """Label and result file of every frame that has a result file. Raises ``InputError`` if there are none."""
     for folder, what in ((labels, "labels"), (results, "results")):
         if not folder.is_dir():
-            raise InputError(f"{folder} is no folder; give the folder that holds the {what}, 000000.txt and so on")
+            raise InputError(f"{folder} is not a folder; give the folder that holds the {what}, 000000.txt and so on")
     places = [place for place in (results, results / "data") if place.is_dir()]
     found = next((files for place in places if (files := _numbered(place))), {})
     if not found:
-        raise InputError(f"{results} has no result file such as 000012.txt, neither has a folder data/ in it")
+        raise InputError(f"{results} has no result files such as 000012.txt, directly or in data/; give their folder")
     known = _numbered(labels)
     if missing := sorted(found.keys() - known.keys()):
         names = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
@@ -106,7 +106,7 @@ def _numbered(folder: Path) -> dict[str, Path]:
 
 
 def detections_of(rows: Labels, class_names: Sequence[str]) -> Detections:
-    """The rows of a result file as a batch of one image; types that are no class get the label -1."""
+    """The rows of a result file as a batch of one image; types that are not classes get the label -1."""
     label_of = {name.lower(): label for label, name in enumerate(class_names)}
     fields = ("boxes", "scores", "alpha", "dimensions", "location", "yaw")
     labels = torch.tensor([label_of.get(name.lower(), -1) for name in rows.types], dtype=torch.long)

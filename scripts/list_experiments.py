@@ -1,6 +1,6 @@
 """The table of presets: `python scripts/list_experiments.py` (or `make list-experiments`), read from their YAML.
 
-Nothing is composed and nothing heavy imported; what a preset does not say is the default of configs/train.yaml.
+Composes nothing and imports nothing heavy; missing values are the defaults of configs/train.yaml.
 """
 
 from __future__ import annotations

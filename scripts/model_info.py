@@ -1,7 +1,7 @@
 """Parameters, multiply-accumulates and stride: `python scripts/model_info.py [NAME ...] [--resolution H W]`.
 
-Without names: every published network. A name may be any timm backbone. Nothing is downloaded and nothing is computed,
-so the table takes seconds.
+Without names: every published network. A name may be any timm backbone. Nothing is downloaded or computed, so the table
+takes seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from centernet.tasks import build_task
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=list(ARCHITECTURES), help="networks (default: all published ones)")
-    parser.add_argument("--neck", help="deconv or dla_up, for timm backbones (default: the one that belongs to a name)")
+    parser.add_argument("--neck", help="deconv or dla_up, for timm backbones (default: the network's own)")
     parser.add_argument("--classes", type=int, default=80, help="number of classes (default: 80)")
     parser.add_argument(
         "--resolution",
@@ -41,8 +41,8 @@ def main() -> None:
         first, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         print("  ".join([row[0].ljust(len(first)), *rest]))
     print(
-        f"\n{args.classes} classes; heads: heatmap, size, offset (HarDNet: heatmap, size with offset).\n"
-        "GMACs: convolutions only, a multiply-accumulate counts 1; -: the size is no multiple of the divisor."
+        f"\n{args.classes} classes; heads: heatmap, size, offset (HarDNet: heatmap, size with offset).\nGMACs: "
+        "convolutions only, a multiply-accumulate counts 1; -: the size is not a multiple of the divisor."
     )
 
 

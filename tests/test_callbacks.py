@@ -159,7 +159,7 @@ def test_an_interrupted_run_is_saved_and_says_how_to_go_on(shapes, tmp_path, cap
     assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 3
     said = capfd.readouterr().out
     assert f"interrupted; checkpoint {folder / 'last.ckpt'} saved after step 3" in said
-    assert f"go on with: python train.py 'x={{a: 1}}' ckpt='{folder / 'last.ckpt'}'" in said
+    assert f"resume with: python train.py 'x={{a: 1}}' ckpt='{folder / 'last.ckpt'}'" in said
 
 
 def test_a_run_that_is_interrupted_at_once_saves_nothing(shapes, tmp_path):
@@ -195,4 +195,4 @@ def test_skipped_images_are_reported(shapes, tmp_path, caplog):
     trainer = build_trainer(tmp_path, callbacks=[History(tmp_path)], enable_checkpointing=False)
     with caplog.at_level(logging.WARNING):
         trainer.fit(build_module(), data)
-    assert "1 unreadable images were skipped so far" in caplog.text
+    assert "skipped 1 unreadable images so far" in caplog.text

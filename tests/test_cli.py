@@ -168,7 +168,7 @@ def test_old_names_are_replaced_with_a_note():
         "-m",
         "seed=1",
     ]
-    assert notes[0] == "schedule.batch_size is now called schedule.lr_batch_size"
+    assert notes[0] == "schedule.batch_size was renamed; use schedule.lr_batch_size"
     assert len(notes) == 4
 
 
@@ -187,7 +187,7 @@ def test_only_whole_keys_are_replaced():
 def test_an_old_name_works_on_the_command_line_also_in_a_sweep(command):
     shown = command("train", "schedule.batch_size=16", "--cfg", "job")
     assert shown.code == 0
-    assert "schedule.batch_size is now called schedule.lr_batch_size" in shown.output
+    assert "schedule.batch_size was renamed; use schedule.lr_batch_size" in shown.output
     assert "  lr_batch_size: 16\n" in shown.output
     assert cli.current_names(["-m", "schedule.batch_size=8,16"])[0] == ["-m", "schedule.lr_batch_size=8,16"]
 

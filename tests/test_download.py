@@ -45,7 +45,7 @@ def test_everything_is_fetched_checked_and_unpacked_once(mirror, tmp_path):
     assert len(list((tmp_path / "coco" / "val2017").iterdir())) == 5000
     assert "ready: python train.py data=coco data.root=" in first.stdout
     again = download(mirror, tmp_path / "coco", "--val-only")
-    assert again.stdout.splitlines()[:2] == ["annotations: there already", "val2017: there already"]
+    assert again.stdout.splitlines()[:2] == ["annotations: already complete", "val2017: already complete"]
 
 
 def test_a_partly_fetched_archive_is_continued(mirror, tmp_path):
@@ -65,7 +65,7 @@ def test_a_damaged_archive_is_removed_with_a_word(mirror, tmp_path):
     (archives / "annotations.zip.complete").touch()
     failed = download(mirror, tmp_path, "--val-only")
     assert failed.returncode == 1
-    assert "annotations.zip was damaged and is removed; run the command again" in failed.stderr
+    assert "annotations.zip was damaged and has been removed; run the command again" in failed.stderr
     assert download(mirror, tmp_path, "--val-only").returncode == 0
 
 
@@ -74,5 +74,5 @@ def test_the_disk_that_it_needs_is_said(mirror):
     refused = download(mirror)
     assert (refused.returncode, refused.stderr.splitlines()[-1]) == (
         1,
-        "error: say where: scripts/download_coco.sh DIR",
+        "error: no folder given; use scripts/download_coco.sh DIR",
     )

@@ -95,13 +95,13 @@ def test_missing_folders_and_files_are_named(script, folders, tmp_path):
     empty.mkdir()
     absent = tmp_path / "absent"
     assert script(absent, results)[0] == (
-        f"error: {absent} is no folder; give the folder that holds the labels, 000000.txt and so on"
+        f"error: {absent} is not a folder; give the folder that holds the labels, 000000.txt and so on"
     )
     assert script(labels, absent)[0] == (
-        f"error: {absent} is no folder; give the folder that holds the results, 000000.txt and so on"
+        f"error: {absent} is not a folder; give the folder that holds the results, 000000.txt and so on"
     )
     assert script(labels, empty)[0] == (
-        f"error: {empty} has no result file such as 000012.txt, neither has a folder data/ in it"
+        f"error: {empty} has no result files such as 000012.txt, directly or in data/; give their folder"
     )
 
 
@@ -124,8 +124,8 @@ def test_malformed_lines_are_named(script, folders):
 
 
 def test_classes_that_are_none_or_come_twice_are_named(script, folders):
-    assert "error: --classes Bus is no type of KITTI's; choose of Car, Van" in script(*folders, "--classes", "Bus")[0]
-    assert script(*folders, "--classes", "Car", "car")[0] == "error: --classes Car comes twice; give every class once"
+    assert "error: --classes Bus is not a KITTI type; choose from Car, Van" in script(*folders, "--classes", "Bus")[0]
+    assert script(*folders, "--classes", "Car", "car")[0] == "error: --classes Car appears twice; give every class once"
 
 
 def test_a_json_that_cannot_be_written_is_named(script, folders, tmp_path):

@@ -107,7 +107,7 @@ def test_frames_without_labels_are_predicted_and_not_judged(command, cuboids, tm
     (root / "ImageSets" / "test.txt").write_text("000000\n000003\n")
     result = command("eval", f"ckpt={best}", f"data.root={root}", "data.val_split=test", "paths.runs=unjudged")
     assert result.code == 0, result.output
-    assert "has no labels to compare with; what was found is in" in result.output
+    assert "has no labels to evaluate against; detections are in" in result.output
     assert "Pedestrian  " not in result.output
     assert [path.name for path in sorted(Path("unjudged").rglob("results/data/*.txt"))] == ["000000.txt", "000003.txt"]
 
@@ -147,13 +147,13 @@ def test_a_3d_model_takes_the_camera_from_a_file_a_folder_or_a_focal_length(comm
         runpy.run_path(str(ROOT / "scripts" / "demo.py"), run_name="__main__")
         return json.loads(Path("out/detections.json").read_text())["alone.png"][0]
 
-    with pytest.raises(SystemExit, match=r"1 of 1 images were left out"):
+    with pytest.raises(SystemExit, match=r"1 of 1 images failed"):
         demo()
-    assert "3D boxes need the camera, and calib does not exist; say --calib FILE, or --focal" in capfd.readouterr().err
+    assert "3D boxes need the camera, and calib does not exist; pass --calib FILE or --focal" in capfd.readouterr().err
     for focal in ("-3", "nan"):
         with pytest.raises(SystemExit, match=rf"--focal {focal} is not a focal length"):
             demo("--focal", focal)
-    with pytest.raises(SystemExit, match=r"--calib and --focal both say what the camera is"):
+    with pytest.raises(SystemExit, match=r"--calib and --focal both define the camera"):
         demo("--focal", "500", "--calib", str(calib))
     by_file = demo("--calib", str(calib))
     shutil.copy(calib, "alone.txt")
@@ -171,7 +171,7 @@ def test_a_3d_model_takes_the_camera_from_a_file_a_folder_or_a_focal_length(comm
             predictor("alone.png", calibration=camera)
     with pytest.raises(InputError, match=r"focal=0 is not a focal length"):
         predictor("alone.png", focal=0)
-    with pytest.raises(InputError, match=r"the images and what is known of them differ in number"):
+    with pytest.raises(InputError, match=r"images and about differ in length"):
         predictor.predict(["alone.png"] * 2, about=[{"calibration": read_calibration(calib)}])
     bottom = result["corners"][:, :4].mean(1)
     torch.testing.assert_close(bottom, result["location"], atol=1e-3, rtol=1e-4)
@@ -232,9 +232,12 @@ def test_a_pose_model_evaluates_other_files_with_the_same_joints_only(command, f
         (["task=multi_pose", "data=shapes"], "task multi_pose needs objects with joints, which the train data"),
         (["task=ddd", "data=shapes"], "task ddd needs objects with location, dimensions, alpha, which the train data"),
         (["task=ddd", "data=figures"], "use data=cuboids (built in), or data=kitti"),
-        (["task=multi_pose", "data=coco_pose", "data.joints={flip_pairs: [[nose, hat]]}"], "names no joint 'hat'"),
-        (["task=ddd", "data=kitti"], "no data given; say data.root=DIR"),
-        (["task=ddd", "data=cuboids", "augment=ddd", "augment.mosaic=1"], "joins images of several cameras"),
+        (["task=multi_pose", "data=coco_pose", "data.joints={flip_pairs: [[nose, hat]]}"], "has unknown joint 'hat'"),
+        (["task=ddd", "data=kitti"], "no data given; set data.root=DIR"),
+        (
+            ["task=ddd", "data=cuboids", "augment=ddd", "augment.mosaic=1"],
+            "augment.mosaic=1.0 is not supported with 3D labels",
+        ),
     ],
 )
 def test_data_that_does_not_fit_the_task_is_one_sentence_and_an_exit_code(command, overrides, message, figures):

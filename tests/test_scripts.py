@@ -93,7 +93,7 @@ def test_one_broken_file_does_not_cost_the_others(script, checkpoint, tmp_path):
     result = script("demo.py", checkpoint, "photos", "--out", "out")
     assert result.code != 0
     assert "bad.png is not an image that OpenCV can read" in result.output
-    assert "1 of 2 images were left out" in result.output
+    assert "1 of 2 images failed" in result.output
     assert (tmp_path / "out" / "good.png").is_file()
 
 
@@ -112,7 +112,7 @@ def test_the_demo_says_what_is_missing(script, arguments, message):
 
 def test_the_demo_says_that_a_checkpoint_is_missing(script, shapes):
     result = script("demo.py", "absent.ckpt", shapes / "val")
-    assert result.code == "error: absent.ckpt: no such checkpoint file"
+    assert result.code == "error: absent.ckpt: the file does not exist; give a checkpoint"
 
 
 def test_the_data_benchmark_compares_with_bare_reading(script, shapes):
@@ -139,7 +139,7 @@ def test_the_kitti_benchmark_times_the_evaluation_of_made_up_frames(script):
     assert "20 frames" in result.output
     assert "compute" in result.output
     assert script("benchmark.py", "kitti", "frames=no").code == (
-        "error: 'frames=no' is not an option here; give frames=N or detections=N"
+        "error: 'frames=no' is not an option here; use frames=N or detections=N"
     )
 
 

@@ -254,8 +254,8 @@ def test_ctrl_c_leaves_a_usable_checkpoint_and_says_how_to_go_on(command, tmp_pa
     last = folder / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] >= 4
     assert f"interrupted; checkpoint {last}" in output
-    (line,) = [line for line in output.splitlines() if line.startswith("go on with: ")]
-    words = shlex.split(line.removeprefix("go on with: python train.py "))
+    (line,) = [line for line in output.splitlines() if line.startswith("resume with: ")]
+    words = shlex.split(line.removeprefix("resume with: python train.py "))
     assert words[-1] == f"ckpt={last}"
     assert words[:-1] == [*SHORT, "schedule.epochs=200"]
     # The printed command works.
@@ -434,14 +434,14 @@ def damage(pets: Path, how: str) -> None:
         (
             ["data.root=nowhere"],
             "",
-            "data.root=nowhere does not exist or is no folder; give the folder that holds the data",
+            "data.root=nowhere is not an existing folder; give the folder that holds the data",
         ),
-        (["data.root=null"], "", "no data given; say data.root=DIR"),
-        ([], "no json", "no train annotations in pets (looked for annotations/instances_train2017.json, "),
+        (["data.root=null"], "", "no data given; set data.root=DIR"),
+        ([], "no json", "no train annotations in pets (tried annotations/instances_train2017.json, "),
         ([], "no categories", "pets/annotations/instances_train.json has no 'categories'"),
         ([], "no annotations", "pets/annotations/instances_train.json has no 'annotations'"),
-        ([], "lost image", "annotation 1 points to image 77, which is not in the json's images"),
-        ([], "lost category", "annotation 1 points to category 77, which is not in the json's categories"),
+        ([], "lost image", "annotation 1 refers to image 77, which is not in the json's images"),
+        ([], "lost category", "annotation 1 refers to category 77, which is not in the json's categories"),
         (
             [],
             "missing image",
@@ -449,7 +449,7 @@ def damage(pets: Path, how: str) -> None:
         ),
         ([], "truncated image", "image pets/train/1.png is truncated"),
         (["data.num_workers=1"], "truncated image", "is truncated (a PNG without its end); replace or remove it"),
-        (["resolution=[100,100]"], "", "input 100x100 is not divisible by 32; nearest: 96x96, 128x128"),
+        (["resolution=[100,100]"], "", "input 100x100 is not divisible by 32; use 96x96, 128x128"),
         (["resolution=[101,64]"], "", "input 101x64 is not divisible by"),
         (["backbone=resnet81"], "", "unknown backbone 'resnet81'; did you mean resnet18"),
         (["task=ctdt"], "", "unknown task 'ctdt'; did you mean ctdet"),
@@ -459,24 +459,32 @@ def damage(pets: Path, how: str) -> None:
         (
             ["task.heatmap.radius=round"],
             "",
-            "task ctdet: heatmap.radius='round' is unknown; choose one of centernet, cornernet, prop",
+            "radius='round' is unknown; choose one of centernet, cornernet, proportional",
         ),
         (["schedule.optimizer=lion"], "", "schedule.optimizer='lion' is unknown; choose one of adam, adamw, sgd"),
         (["augment.warp=zoom"], "", "augment.warp='zoom' is unknown; choose one of crop, jitter"),
-        (["+augment.flipp=1"], "", "augment.flipp is unknown; RandomCropWarp has scales, border, flip"),
-        (["+augment.color.hue=1"], "", "augment.color.hue is unknown; ColorJitter has brightness, contrast, "),
-        (["+data.speed=1"], "", "data: got an unexpected keyword argument 'speed'; see configs/data for what there is"),
-        (["data.batch_size=0"], "", "data.batch_size=0 is too small; give at least 1"),
-        (["data.limit=0"], "", "data.limit=0 is too small; give at least 1"),
-        (["data.num_workers=-1"], "", "data.num_workers=-1 is too small; give at least 0"),
-        (["schedule.epochs=0"], "", "schedule.epochs=0 is too small; give at least 1"),
+        (["+augment.flipp=1"], "", "augment.flipp is unknown; RandomCropWarp has the options scales, border, flip"),
+        (
+            ["+augment.color.hue=1"],
+            "",
+            "augment.color.hue is unknown; ColorJitter has the options brightness, contrast, ",
+        ),
+        (["+data.speed=1"], "", "data: got an unexpected keyword argument 'speed'; run python train.py --help data"),
+        (["data.batch_size=0"], "", "data.batch_size=0 is too small; use at least 1"),
+        (["data.limit=0"], "", "data.limit=0 is too small; use at least 1"),
+        (["data.num_workers=-1"], "", "data.num_workers=-1 is too small; use at least 0"),
+        (["schedule.epochs=0"], "", "schedule.epochs=0 is too small; use at least 1"),
         (["resolution=512"], "", "resolution=512 must be [height, width], such as [512,512]"),
         (["resolution=[64,wide]"], "", "resolution=[64, 'wide'] must be [height, width], such as [512,512]"),
-        (["data.test_mode=fill"], "", "test mode 'fill' is unknown; choose one of fit, keep, stretch"),
+        (["data.test_mode=fill"], "", "test_mode='fill' is unknown; choose one of fit, keep, stretch"),
         (["data.on_bad_image=skipp"], "", "data.on_bad_image='skipp' is unknown; choose error or skip"),
-        (["pretrained=absent.pth"], "", "pretrained=absent.pth: no such weight file; give a file, true or false"),
-        (["ckpt=absent.ckpt"], "", "absent.ckpt: no such checkpoint file"),
-        (["ckpt=pets/train/1.png"], "", "pets/train/1.png: this is no PyTorch checkpoint"),
+        (
+            ["pretrained=absent.pth"],
+            "",
+            "pretrained=absent.pth is not an existing file; give a weight file, true or false",
+        ),
+        (["ckpt=absent.ckpt"], "", "absent.ckpt: the file does not exist; give a checkpoint"),
+        (["ckpt=pets/train/1.png"], "", "pets/train/1.png: the file is not a PyTorch checkpoint"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -498,7 +506,7 @@ def test_unreadable_images_are_skipped_and_counted_where_that_is_wanted(command,
         "train", *OWN, "data.on_bad_image=skip", "schedule.epochs=1", "evaluate=false", "data.batch_size=2"
     )
     assert result.code == 0, result.output
-    assert "1 unreadable images were skipped so far" in result.output
+    assert "skipped 1 unreadable images so far" in result.output
 
 
 def test_weights_from_the_hub_are_refused_in_one_sentence_when_there_is_no_hub(command, pets):
@@ -508,8 +516,8 @@ def test_weights_from_the_hub_are_refused_in_one_sentence_when_there_is_no_hub(c
     result = command("train", *overrides, "pretrained=true", "backbone=resnet34")
     if result.code == 0 or "unknown" in result.output:
         pytest.skip("the weights are in this machine's cache")
-    assert "error: pretrained weights of 'resnet34' cannot be fetched from huggingface.co" in result.output
-    assert "say pretrained=false to start from random weights, or pretrained=FILE for a local file" in result.output
+    assert "error: pretrained weights of 'resnet34' cannot be downloaded from huggingface.co" in result.output
+    assert "set pretrained=false for random weights, or pretrained=FILE for a local file" in result.output
     assert "Traceback" not in result.output
     assert time.perf_counter() - started < 60  # a second by itself
 
@@ -524,15 +532,15 @@ def test_a_checkpoint_of_other_classes_is_not_continued(command, pets):
         content["categories"].pop()
     refused = command("train", *OWN, f"ckpt={trained.run / 'last.ckpt'}")
     assert refused.code != 0
-    assert "error: the checkpoint does not fit this run: it has 2 classes, this run has 3" in refused.output
+    assert "error: the checkpoint does not match this run: it has 2 classes, this run has 3" in refused.output
     assert "Traceback" not in refused.output
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], "say which checkpoint: python eval.py ckpt=RUN/best.ckpt"),
-        (["ckpt=absent.ckpt"], "absent.ckpt: no such checkpoint file"),
+        ([], "no checkpoint given; set ckpt=RUN/best.ckpt"),
+        (["ckpt=absent.ckpt"], "absent.ckpt: the file does not exist; give a checkpoint"),
     ],
 )
 def test_evaluation_says_what_is_missing(command, overrides, message):
@@ -546,7 +554,7 @@ def test_a_loss_that_is_no_number_ends_the_command_with_the_images(command, pets
     result = command("train", *OWN, "schedule.epochs=3", "schedule.lr=1e30", "schedule.lr_batch_size=null")
     assert result.code != 0
     assert "loss is nan in epoch" in result.output
-    assert "images [" in result.output
+    assert "image ids [" in result.output
     assert "Traceback" not in result.output
 
 

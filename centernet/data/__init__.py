@@ -1,1 +1,1 @@
-"""Data: images and objects from files. Knows no task and no network."""
+"""Data: images and objects from files, independent of tasks and networks."""

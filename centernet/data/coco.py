@@ -1,8 +1,7 @@
 """COCO-format data: a json with images, annotations and categories, and a folder of images.
 
-Format of cocodataset.org (instances and keypoints). Reads anybody's json: category ids may have gaps, images may have
-no annotation, crowds become ignore regions. Annotations are kept in flat arrays with offsets, so that workers share
-them without copying.
+Format of cocodataset.org (instances and keypoints). Category ids may have gaps, images may have no annotations, and
+crowds become ignore regions. Annotations are stored in flat arrays with offsets, which workers share without copying.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from centernet.structures import InputError, Objects
 
 log = logging.getLogger(__name__)
 
-# Where the json and the images of a split are looked for, {split} being train or val and {prefix} instances or
-# person_keypoints; first match wins.
+# Where to look for the json and the images of a split: {split} is train or val, {prefix} is instances or
+# person_keypoints. The first match wins.
 LAYOUTS = (
     ("annotations/{prefix}_{split}2017.json", ("{split}2017", "images/{split}2017")),
     ("annotations/{prefix}_{split}.json", ("{split}", "images/{split}", "images")),
@@ -38,14 +37,14 @@ LAYOUTS = (
 class CocoDataset(ImageDataset):
     """Images and boxes of one COCO json.
 
-    ``annotations`` path of the json, ``images`` folder that its ``file_name`` entries are relative to; ``class_names``
-    fixes the order of the classes (by default that of the category ids); ``masks``: keep the segmentations, for
-    augmentations that rebuild cut boxes from them. Raises ``InputError`` for everything that is
-    wrong with the files, naming the entry.
+    ``annotations``: path of the json; ``images``: the folder that its ``file_name`` entries are relative to;
+    ``class_names`` sets the order of the classes (default: by category id); ``masks``: keep the segmentations, for
+    augmentations that rebuild truncated boxes from them. Raises ``InputError``, naming the entry, for anything wrong
+    with the files.
 
-    Where categories or annotations have keypoints, objects get the field ``joints`` and ``joints`` is their
-    ``JointSet``: the names of all categories, in the order in which they first appear; a joint that a category lacks is
-    never labeled. Argument ``joints`` (see ``JointSet.of``) replaces what the json says, or says what it leaves out.
+    If categories or annotations have keypoints, objects get the field ``joints``, and the attribute ``joints`` is their
+    ``JointSet``: the names of all categories in order of first appearance; a joint that a category lacks is never
+    labeled. The argument ``joints`` (see ``JointSet.of``) overrides or completes the json.
 
     Attributes: ``class_names``, ``category_ids`` (by label), ``image_ids`` (as in the json), ``notes`` (what was
     dropped, one sentence each).
@@ -73,15 +72,15 @@ class CocoDataset(ImageDataset):
             self.joints, self._joint_places = _joints(content, self.source, joints)
             if self.joints is not None and len(self.joints.names) > 1 and not self.joints.flip_pairs:
                 self.notes.append(
-                    f"{self.source}: none of the {len(self.joints.names)} joints is paired left and right, so that a "
-                    "mirror image keeps their names; say data.joints={flip_pairs: [[NAME, NAME], ...]} if that is wrong"
+                    f"{self.source}: none of the {len(self.joints.names)} joints has a left-right pair, so flipped "
+                    f"images keep their names; set data.joints={{flip_pairs: [[NAME, NAME], ...]}} to pair them"
                 )
             files, sizes, fields, offsets, segmentations = self._read_content(content, class_names)
         except InputError:
             raise
         except (AttributeError, TypeError, ValueError) as error:
             raise InputError(
-                f"{self.source} is not in COCO format ({error}); compare it with cocodataset.org"
+                f"{self.source} is not in COCO format ({error}); see cocodataset.org for the format"
             ) from error
         super().__init__(
             files=files,
@@ -119,8 +118,8 @@ class CocoDataset(ImageDataset):
         position = {image_id: n for n, image_id in enumerate(self.image_ids)}
         if len(position) < len(entries):
             twice = next(i for n, i in enumerate(self.image_ids) if position[i] != n)
-            raise InputError(f"{self.source}: image id {twice!r} is there twice; give every image its own id")
-        # Tensors carry whole numbers: where the json's ids are something else, the position stands for them.
+            raise InputError(f"{self.source}: image id {twice!r} appears twice; give every image a unique id")
+        # Tensors hold integers: if the json's ids are not integers, positions replace them.
         self._numeric = all(isinstance(image_id, int) for image_id in self.image_ids)
         names = [str(_field(entry, "file_name", "image", self.source)) for entry in entries]
         _require_images(names, self.folder, self.source)
@@ -139,18 +138,20 @@ class CocoDataset(ImageDataset):
             image = position.get(_field(annotation, "image_id", "annotation", self.source))
             if image is None:
                 raise InputError(
-                    f"{where} points to image {annotation['image_id']!r}, which is not in the json's images"
+                    f"{where} refers to image {annotation['image_id']!r}, which is not in the json's images; add the "
+                    "image or remove the annotation"
                 )
             label = label_of.get(_field(annotation, "category_id", "annotation", self.source))
             if label is None:
                 raise InputError(
-                    f"{where} points to category {annotation['category_id']!r}, which is not in the json's categories"
+                    f"{where} refers to category {annotation['category_id']!r}, which is not in the json's categories; "
+                    "add the category or remove the annotation"
                 )
             box = annotation.get("bbox")
             try:
                 x, y, width, height = (float(v) for v in box)
             except (TypeError, ValueError):
-                raise InputError(f"{where} has bbox {box!r}; COCO wants [x, y, width, height]") from None
+                raise InputError(f"{where} has bbox {box!r}; COCO requires [x, y, width, height]") from None
             if not (width > 0 and height > 0 and np.isfinite([x, y, width, height]).all()):
                 empty += 1
                 continue
@@ -166,12 +167,12 @@ class CocoDataset(ImageDataset):
             rows.append((image, label, crowd, area, corners, annotation.get("segmentation"), joints, annotation))
         if empty or outside:
             self.notes.append(
-                f"{self.source}: {empty} boxes without area and {outside} outside their image were dropped"
+                f"{self.source}: dropped {empty} boxes without area and {outside} boxes outside their image"
             )
         if beyond > 0.3 * max(len(rows), 1):
             self.notes.append(
-                f"{self.source}: {beyond} of {len(rows)} boxes reach beyond their image; "
-                "COCO's bbox is [x, y, width, height], these look like [x1, y1, x2, y2]"
+                f"{self.source}: {beyond} of {len(rows)} boxes extend beyond their image; COCO's bbox is [x, y, width, "
+                "height], these look like [x1, y1, x2, y2]"
             )
         rows.sort(key=lambda row: row[0])
         counts = np.bincount([row[0] for row in rows], minlength=len(sizes)) if rows else np.zeros(len(sizes), int)
@@ -207,20 +208,20 @@ class CocoDataset(ImageDataset):
             return None
         places = self._joint_places.get(annotation["category_id"], [])
         joints = np.zeros((len(self.joints.names), 3), np.float32)
-        joints[:, 2] = -1  # of joints that the class does not have
+        joints[:, 2] = -1  # joints that the class does not have
         joints[places, 2] = 0
         given = annotation.get("keypoints")
         if not given:
             return joints
         if len(given) != 3 * len(places):
             raise InputError(
-                f"{where} has {len(given)} numbers in keypoints, but its category has {len(places)} joints; COCO wants "
-                "x, y, visibility of each"
+                f"{where} has {len(given)} numbers in keypoints, but its category has {len(places)} joints; COCO "
+                "requires x, y, visibility for each"
             )
         rows = np.asarray(given, np.float32).reshape(-1, 3)
         if not np.isfinite(rows).all():
-            raise InputError(f"{where} has keypoints that are no numbers: {given}")
-        # What is not labeled has no place, whatever stands there.
+            raise InputError(f"{where} has keypoints that are not finite: {given}; replace them with numbers")
+        # Unlabeled joints have no position, whatever the file holds.
         joints[places] = np.where(rows[:, 2:] > 0, rows, 0)
         return joints
 
@@ -246,7 +247,7 @@ class CocoDataset(ImageDataset):
         ]
         if "joints" in detections:
             for row, joints in zip(rows, detections["joints"].double().tolist(), strict=True):
-                # A result says where each joint of its category is; the third number is 1, as the original writes it.
+                # A result lists the joints of its category; the third number is 1, as in the original.
                 named = [joints[place] for place in self._joint_places.get(row["category_id"]) or range(len(joints))]
                 row["keypoints"] = [value for x, y in named for value in (round(x, 2), round(y, 2), 1.0)]
         return rows
@@ -256,8 +257,8 @@ class CocoDataModule(CenterNetDataModule):
     """Train and val splits in COCO format.
 
     ``root`` holds both in one of the usual layouts (COCO's own, ``annotations/instances_train.json`` + ``train/``,
-    Roboflow's ``train/_annotations.coco.json``, ...); or name the four paths (relative to ``root`` or absolute).
-    ``prefix``: which of COCO's files, ``instances`` or ``person_keypoints``; ``joints``: see ``CocoDataset``. Further
+    Roboflow's ``train/_annotations.coco.json``, ...); or pass the four paths (relative to ``root`` or absolute).
+    ``prefix``: which of COCO's files, ``instances`` or ``person_keypoints``; ``joints``: see ``CocoDataset``. Other
     options: ``CenterNetDataModule``.
     """
 
@@ -292,16 +293,16 @@ class CocoDataModule(CenterNetDataModule):
         )
 
     def locate(self, split: str) -> tuple[Path, Path]:
-        """The json and the image folder of a split. Raises ``InputError`` that names what was looked for."""
+        """The json and the image folder of a split. Raises ``InputError`` with the paths that were tried."""
         annotations, images = self.paths[split]
         root = self.root
         if root is None and annotations is None:
             raise InputError(
-                "no data given; say data.root=DIR, or name data.train_annotations, data.train_images, "
+                "no data given; set data.root=DIR, or set data.train_annotations, data.train_images, "
                 "data.val_annotations and data.val_images"
             )
         if root is not None and not root.is_dir():
-            raise InputError(f"data.root={root} does not exist or is no folder; give the folder that holds the data")
+            raise InputError(f"data.root={root} is not an existing folder; give the folder that holds the data")
         base = root or Path()
         if annotations is None:
             for json_name, folders in LAYOUTS:
@@ -314,17 +315,17 @@ class CocoDataModule(CenterNetDataModule):
             else:
                 tried = ", ".join(name.format(split=split, prefix=self.prefix) for name, _ in LAYOUTS)
                 raise InputError(
-                    f"no {split} annotations in {base} (looked for {tried}); say data.{split}_annotations=FILE.json "
+                    f"no {split} annotations in {base} (tried {tried}); set data.{split}_annotations=FILE.json "
                     f"data.{split}_images=FOLDER"
                 )
         annotations = base / annotations
         if not annotations.is_file():
-            raise InputError(f"{split} annotations {annotations} do not exist; say data.{split}_annotations=FILE.json")
+            raise InputError(f"{split} annotations {annotations} do not exist; set data.{split}_annotations=FILE.json")
         if images is None:
             images = next((n for n in (split, f"images/{split}", "images") if (base / n).is_dir()), annotations.parent)
         images = base / images
         if not images.is_dir():
-            raise InputError(f"{split} images folder {images} does not exist; say data.{split}_images=FOLDER")
+            raise InputError(f"{split} image folder {images} does not exist; set data.{split}_images=FOLDER")
         return annotations, images
 
 
@@ -332,25 +333,27 @@ def _load_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise InputError(f"annotations {path} do not exist") from None
+        raise InputError(f"annotations {path} do not exist; check the path") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid json ({error}); is the download complete?") from None
+        raise InputError(f"{path} is not valid JSON ({error}); check that the download is complete") from None
     except OSError as error:
-        raise InputError(f"annotations {path} cannot be read ({error.strerror})") from None
+        raise InputError(
+            f"annotations {path} cannot be read ({error.strerror}); check the file and its permissions"
+        ) from None
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds a list, not COCO annotations; a result file cannot be trained on")
+        raise InputError(f"{path} holds a list, not COCO annotations; give an annotation file, not a result file")
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
             raise InputError(f"{path} has no {key!r}; COCO annotations need images, annotations and categories")
     for key in ("images", "categories"):
         if not content[key]:
-            raise InputError(f"{path} has an empty list of {key}; nothing can be learned from it")
+            raise InputError(f"{path} has an empty list of {key}; add at least one")
     return content
 
 
 def _field(entry: Mapping[str, Any], key: str, kind: str, source: Path) -> Any:
     if key not in entry:
-        raise InputError(f"{source}: {kind} {entry.get('id', '(without id)')} has no {key!r}")
+        raise InputError(f"{source}: {kind} {entry.get('id', '(without id)')} has no {key!r}; COCO requires it")
     return entry[key]
 
 
@@ -366,8 +369,8 @@ def _classes(content: Mapping[str, Any], source: Path, wanted: Sequence[str] | N
         return names, ids
     if missing := set(names) ^ set(wanted):
         raise InputError(
-            f"{source} has the classes {_some(names)}, expected were {_some(wanted)} "
-            f"(not in both: {_some(sorted(missing))})"
+            f"{source} has the classes {_some(names)} but {_some(wanted)} are required (not in both: "
+            f"{_some(sorted(missing))}); use the same classes"
         )
     return list(wanted), [ids[names.index(name)] for name in wanted]
 
@@ -375,7 +378,7 @@ def _classes(content: Mapping[str, Any], source: Path, wanted: Sequence[str] | N
 def _joints(
     content: Mapping[str, Any], source: Path, given: Mapping[str, Any] | None
 ) -> tuple[JointSet | None, dict[Any, list[int]]]:
-    """The joints of all categories together, and by category id the places of its joints among them."""
+    """The joints of all categories together, and the positions of each category's joints among them, by category id."""
     named = {
         _field(c, "id", "category", source): [str(name) for name in c["keypoints"]]
         for c in content["categories"]
@@ -384,12 +387,12 @@ def _joints(
     for category, listed in named.items():
         if len(set(listed)) < len(listed):
             twice = next(name for name in listed if listed.count(name) > 1)
-            raise InputError(f"{source}: category {category!r} has two joints called {twice!r}; give each its own name")
+            raise InputError(f"{source}: category {category!r} has two joints named {twice!r}; give each a unique name")
     used = {a.get("category_id"): len(a["keypoints"]) // 3 for a in content["annotations"] if a.get("keypoints")}
     if not named and not used:
         return None, {}
     if given is not None and not isinstance(given, Mapping):
-        raise InputError(f"data.joints={given!r} is no mapping; give names, flip_pairs, sigmas or skeleton")
+        raise InputError(f"data.joints={given!r} is not a mapping; give names, flip_pairs, sigmas or skeleton")
     given = dict(given or {})
     usual = [str(name) for name in given.get("names") or COCO_JOINTS]
     if given.get("names") and len(named) == 1 and all(len(listed) == len(usual) for listed in named.values()):
@@ -398,15 +401,18 @@ def _joints(
         if category not in named:
             if count != len(usual):
                 raise InputError(
-                    f"{source}: annotations of category {category!r} have {count} joints, but neither it nor "
-                    "data.joints.names says what they are called"
+                    f"{source}: annotations of category {category!r} have {count} joints without names; set "
+                    "data.joints={names: [...]}"
                 )
             named[category] = usual
     names = list(dict.fromkeys(name for category in sorted(named, key=str) for name in named[category]))
     if given.get("names") and set(names) != set(usual):
-        raise InputError(f"{source} has {len(names)} joints ({_some(names)}), data.joints names {len(usual)}")
+        raise InputError(
+            f"{source} has {len(names)} joints ({_some(names)}), but data.joints names {len(usual)}; name the joints "
+            "of the file"
+        )
     if given.get("names"):
-        names = usual  # what else is given belongs to this order
+        names = usual  # other given values follow this order
     places = {category: [names.index(name) for name in listed] for category, listed in named.items()}
     if given.get("skeleton") is None:
         lines = [
@@ -429,7 +435,7 @@ def _require_images(names: Sequence[str], folder: Path, source: Path) -> None:
     """Raise ``InputError`` when image files of the json are not in the folder (one listing per folder, not one call per
     file)."""
     if not folder.is_dir():
-        raise InputError(f"images folder {folder} does not exist")
+        raise InputError(f"image folder {folder} does not exist; give the folder that holds the images")
     listings: dict[str, set[str]] = {}
     missing = []
     for name in names:

@@ -1,6 +1,6 @@
-"""The base of all data: samples from flat arrays, collation, seeds, loaders.
+"""Base classes for all data: samples from flat arrays, collation, seeding, loaders.
 
-Targets are not made here: images stay uint8 and objects stay boxes until they are on the device.
+No targets here: images stay uint8 and objects stay boxes until they are on the device.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Draw(NamedTuple):
-    """What a sampler hands to a dataset: which sample, and the numbers that seed its augmentation."""
+    """What a sampler yields: the index of a sample and the numbers that seed its augmentation."""
 
     index: int
     entropy: tuple[int, ...]
@@ -49,11 +49,11 @@ class ImageDataset(Dataset):
     (boxes in image pixels). ``pipeline`` comes from ``centernet.data.transforms``. ``on_bad_image``: ``error``, or
     ``skip`` to take the next image instead and count (``skipped``).
 
-    ``image_fields``: one row per image that travels with the sample (``centernet.fields``). ``facts``: what the data
-    set says of itself as plain data, for the task: names of joints, mean dimensions, ...
+    ``image_fields``: one row per image, passed along with the sample (``centernet.fields``). ``facts``: metadata of the
+    data set as plain data, for the task: joint names, mean dimensions, ...
 
-    While training, ``visible_boxes`` reduces objects to what the crop shows of them (with ``masks`` where a subclass
-    sets them), and ``mosaic`` is the share of samples that become mosaics.
+    In training, ``visible_boxes`` reduces objects to their visible part (using ``masks`` if a subclass sets them), and
+    ``mosaic`` is the fraction of samples that become mosaics.
     """
 
     class_names: list[str]
@@ -92,7 +92,7 @@ class ImageDataset(Dataset):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What this data set says of itself, as plain data."""
+        """Metadata of this data set, as plain data."""
         return {}
 
     @cached_property
@@ -101,7 +101,7 @@ class ImageDataset(Dataset):
         return partners_of(self.facts)
 
     def describe(self) -> list[str]:
-        """What is worth knowing before a training, a line each."""
+        """Lines that describe the data before training."""
         counts = torch.bincount(self.fields["labels"][~self.fields["crowd"]], minlength=len(self.class_names)).tolist()
         shown = [f"{name} {count}" for name, count in zip(self.class_names, counts, strict=True)][:8]
         more = ", ..." if len(counts) > len(shown) else ""
@@ -137,7 +137,7 @@ class ImageDataset(Dataset):
         return sample
 
     def write_results(self, folder: Path, detections: Mapping[int, Objects]) -> None:
-        """Write detections (image space, by image id) in the format's own way; ``results`` says what appears."""
+        """Write detections (image pixels, by image id) in the format of the data; ``results`` names the files."""
         raise NotImplementedError
 
     def warp(self, truth: Objects, input_from_image: torch.Tensor, image_size: Size) -> Objects:
@@ -153,19 +153,19 @@ class ImageDataset(Dataset):
                 if self.on_bad_image == "error":
                     raise
                 self.skipped += 1
-        raise InputError(f"none of the {len(self)} images can be read (first: {self.files[0]})")
+        raise InputError(f"none of the {len(self)} images can be read (first: {self.files[0]}); check the image folder")
 
     def keep_first(self, count: int) -> None:
-        """Reduce to the first ``count`` images."""
+        """Keep only the first ``count`` images."""
         self.select_images(torch.arange(min(count, len(self))))
         self.fields = {name: value[: int(self.offsets[-1])] for name, value in self.fields.items()}
 
     def drop_empty(self) -> None:
-        """Leave out the images without any annotation."""
+        """Drop images without annotations."""
         self.select_images((self.offsets.diff() > 0).nonzero().flatten())
 
     def select_images(self, kept: torch.Tensor) -> None:
-        """Reduce to these images (rising positions); all but the last of those left out in between have no rows."""
+        """Keep only these images (increasing positions); of those skipped in between, only the last may have rows."""
         ends = self.offsets[1:][kept]
         self.offsets = torch.cat([self.offsets[:-1][kept], ends[-1:]]) if len(kept) else self.offsets[:1]
         self.files, self.ids = self.files[kept.numpy()], self.ids[kept]
@@ -173,16 +173,16 @@ class ImageDataset(Dataset):
 
     @property
     def most_objects(self) -> int:
-        """The largest number of objects in one image, crowds not counted."""
+        """The largest number of objects in one image, not counting crowds."""
         kept = torch.cat([torch.zeros(1, dtype=torch.int64), (~self.fields["crowd"]).long().cumsum(0)])
         return int((kept[self.offsets[1:]] - kept[self.offsets[:-1]]).max())
 
 
 class SeededSampler(DistributedSampler):
-    """A DistributedSampler that also hands out what seeds each sample: (seed, epoch, rank).
+    """A DistributedSampler that also yields what seeds each sample: (seed, epoch, rank).
 
-    Augmentation thus differs per epoch, rank and image, repeats with the seed, does not depend on the number of
-    workers, and is the same after a resume. Being a DistributedSampler, Lightning leaves it alone and calls
+    Augmentation therefore differs by epoch, rank and image, is reproducible from the seed, does not depend on the
+    number of workers, and is the same after a resume. Lightning keeps a DistributedSampler as it is and calls
     ``set_epoch``.
     """
 
@@ -195,7 +195,9 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples; objects are padded. Images keep their interleaved memory (channels last) and are stacked once."""
     sizes = {tuple(sample["image"].shape) for sample in samples}
     if len(sizes) > 1:
-        raise InputError("images of several sizes in one batch; test mode keep needs data.eval_batch_size=1")
+        raise InputError(
+            "one batch holds images of different sizes; data.test_mode=keep requires data.eval_batch_size=1"
+        )
     samples = make_mosaics(samples)
     images = torch.stack([sample["image"].permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
     return {
@@ -220,12 +222,12 @@ class CenterNetDataModule(pl.LightningDataModule):
     ``resolution`` (height, width) of the input; ``batch_size`` per process; ``eval_batch_size`` (default: the same, 1
     for ``keep``); ``num_workers`` per process (default: half the cores, at most 8); ``augment`` options of
     ``train_pipeline`` (None: its defaults) and besides them ``visible_boxes`` and ``mosaic`` (``ImageDataset``);
-    ``test_mode`` fit, keep, stretch or width; ``divisor``: what ``keep`` pads images to multiples of (the network's);
+    ``test_mode`` fit, keep, stretch or width; ``divisor``: ``keep`` pads images to multiples of it (the network's);
     ``on_bad_image`` error or skip; ``limit`` to the first N images of each split; ``skip_empty``: leave out training
     images without annotations; ``validate_on`` val or train (to check that a model can overfit).
 
-    ``class_names`` is known after ``setup``; setting it before fixes the order of the classes.
-    ``own_data_command``: the words that choose a user's own data of this kind on the command line.
+    ``class_names`` is known after ``setup``; setting it earlier fixes the order of the classes. ``own_data_command``:
+    the command-line options that select a user's own data of this kind.
     """
 
     own_data_command = "data=coco data.root=YOUR_DATA"
@@ -255,7 +257,7 @@ class CenterNetDataModule(pl.LightningDataModule):
             ("limit", limit, 1),
         ):
             if value is not None and value < least:
-                raise InputError(f"data.{name}={value} is too small; give at least {least}")
+                raise InputError(f"data.{name}={value} is too small; use at least {least}")
         self.limit, self.skip_empty, self.validate_on = limit, skip_empty, validate_on
         self.resolution: Size = (int(resolution[0]), int(resolution[1]))
         self.batch_size = batch_size
@@ -265,7 +267,7 @@ class CenterNetDataModule(pl.LightningDataModule):
         self.visible_boxes = bool(self.augment.pop("visible_boxes", False))
         self.mosaic = float(self.augment.pop("mosaic", 0.0))
         if not 0 <= self.mosaic <= 1:
-            raise InputError(f"augment.mosaic={self.mosaic} is no probability; choose 0 (never) to 1 (always)")
+            raise InputError(f"augment.mosaic={self.mosaic} is not a probability; choose a value from 0 to 1")
         self.test_mode, self.divisor = test_mode, divisor
         self.on_bad_image, self.seed = on_bad_image, seed
         self.class_names: list[str] | None = None
@@ -289,7 +291,7 @@ class CenterNetDataModule(pl.LightningDataModule):
         if self.skip_empty and split == "train":
             dataset.drop_empty()
             if not len(dataset):
-                raise InputError(f"the {split} data has no annotation at all; nothing can be learned from it")
+                raise InputError(f"the {split} data has no annotations; training needs at least one")
         if self.limit is not None:
             dataset.keep_first(self.limit)
         self.datasets[role] = dataset
@@ -329,11 +331,11 @@ class CenterNetDataModule(pl.LightningDataModule):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the training data (or, where there is none, the validation data) says of itself."""
+        """Metadata of the training data (or of the validation data if there is no training data)."""
         dataset = self.datasets.get("train") or self.datasets.get("val")
         return {} if dataset is None else dataset.facts
 
     @property
     def eval_spec(self) -> dict[str, Any]:
-        """What prediction needs to know of this data, as plain data; travels in the checkpoint."""
+        """How images become inputs, as plain data; stored in the checkpoint for prediction."""
         return {"resolution": list(self.resolution), "mode": self.test_mode, "divisor": self.divisor}

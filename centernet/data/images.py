@@ -1,4 +1,4 @@
-"""Reading image files: RGB uint8, no rotation by EXIF, and a clear word when a file is broken."""
+"""Reading image files: RGB uint8, EXIF orientation ignored, clear errors for broken files."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ import numpy as np
 from centernet.structures import InputError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
-# Older releases of OpenCV decode to BGR only; turning the channels afterward costs another pass over the image.
+# Older releases of OpenCV decode to BGR only; swapping channels afterward costs another pass over the image.
 DECODES_RGB = hasattr(cv2, "IMREAD_COLOR_RGB")
-# Annotations are made on the pixels as they are stored; OpenCV would otherwise turn photographs by their EXIF tag.
+# Annotations refer to the stored pixels; by default OpenCV would rotate photographs by their EXIF tag.
 FLAGS = (cv2.IMREAD_COLOR_RGB if DECODES_RGB else cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """RGB uint8 ``[H, W, 3]``. Raises ``InputError`` when the file is missing, no image, or cut short."""
+    """RGB uint8 ``[H, W, 3]``. Raises ``InputError`` if the file is missing, truncated, or not an image."""
     try:
         data = np.fromfile(path, np.uint8)
     except FileNotFoundError:
-        raise InputError(f"image {path} does not exist") from None
+        raise InputError(f"image {path} does not exist; check the path") from None
     except (OSError, IsADirectoryError) as error:
-        raise InputError(f"image {path} cannot be read ({error.strerror or error})") from None
+        raise InputError(
+            f"image {path} cannot be read ({error.strerror or error}); check the file and its permissions"
+        ) from None
     fault = _truncation(data.tobytes()) if data.size else "is empty"
     image = None if fault else cv2.imdecode(data, FLAGS)
     if image is None:
@@ -32,8 +34,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def _truncation(data: bytes) -> str:
-    """Why the file is cut short, or an empty string. OpenCV fills the missing part of a JPEG with gray and says
-    nothing."""
+    """Why the file is truncated, or an empty string. OpenCV silently fills the missing part of a JPEG with gray."""
     # In a JPEG an 0xFF of the scan is always followed by 0x00, so that markers can be searched for as bytes; a
     # thumbnail in the EXIF part has its own end marker, hence the last scan has to be followed by one.
     if data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
@@ -44,8 +45,7 @@ def _truncation(data: bytes) -> str:
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """All image files below a folder, sorted, or the one file that was given. Raises ``InputError`` when there is
-    none."""
+    """All image files below a folder, sorted, or the given file itself. Raises ``InputError`` if there are none."""
     path = Path(folder)
     if path.is_file():
         return [path]
@@ -53,5 +53,5 @@ def find_images(folder: str | Path) -> list[Path]:
         raise InputError(f"{path} does not exist; give an image file or a folder of images")
     found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not found:
-        raise InputError(f"no image ({', '.join(sorted(SUFFIXES))}) below {path}")
+        raise InputError(f"no image ({', '.join(sorted(SUFFIXES))}) below {path}; give a folder with images")
     return found

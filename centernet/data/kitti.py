@@ -1,4 +1,4 @@
-"""The KITTI object benchmark as it is downloaded: images, labels and calibration of single frames, no conversion.
+"""The KITTI object benchmark as downloaded: images, labels and calibration of single frames, no conversion.
 
 Geiger et al., "Are we ready for Autonomous Driving?", CVPR 2012. Rows of neighboring types (Van, Truck,
 Person_sitting) and DontCare become ignore regions; see ``centernet.data.kitti_format``.
@@ -41,9 +41,9 @@ from centernet.structures import Detections, InputError, Objects
 SUFFIXES = (".png", ".jpg", ".jpeg")
 # The original's augmentation; see configs/augment/ddd.yaml.
 AUGMENT = {"warp": "jitter", "fill": "width", "scale": 0.4, "shift": 0.1, "p_jitter": 0.5, "flip": 0.0, "color": None}
-# KITTI's own images differ by 1.5 %. Depth is learned at one focal length and one scale of the image.
+# KITTI's own images differ by 1.5 %. Depth is learned at one focal length and one image scale.
 MOST_SIZE_CHANGE = 0.10
-# A change of the image's scale by more than this share no longer goes with the depth of what is seen.
+# Beyond this relative change of scale, an image no longer matches the labeled depth.
 MOST_SCALE_CHANGE = 0.01
 
 
@@ -51,9 +51,9 @@ class KittiDataset(ImageDataset):
     """The frames of one list, from ``root/part/{image_2,label_2,calib}``.
 
     ``frames`` is a text file with one frame number per line; ``part`` is ``training``, or ``testing``, which has no
-    labels. ``evaluation`` is the warp of evaluation: what changes the image's scale against it marks its objects as
-    ``rescaled``. ``class_names`` chooses among KITTI's types and orders them. Raises ``InputError`` for everything that
-    is wrong with the files, naming the frames.
+    labels. ``evaluation`` is the warp of evaluation: objects of images at another scale are marked ``rescaled``.
+    ``class_names`` selects and orders KITTI's types. Raises ``InputError``, naming the frames, for anything wrong with
+    the files.
 
     Attributes: ``class_names``, ``image_ids`` (frame numbers), ``sizes`` (height, width of each image), ``notes``.
     """
@@ -90,13 +90,16 @@ class KittiDataset(ImageDataset):
         types = Counter(name for of_frame in labels for name in of_frame.types.tolist())
         if unknown := {name: count for name, count in types.items() if name not in (*TYPES, DONT_CARE)}:
             listed = ", ".join(f"{count} {name}" for name, count in unknown.items())
-            self.notes.append(f"{self.source}: rows of types that KITTI does not have were left out: {listed}")
+            self.notes.append(f"{self.source}: dropped rows of types unknown to KITTI: {listed}")
         counts = np.array([len(of_frame["labels"]) for of_frame in rows])
         fields = {name: np.concatenate([of_frame[name] for of_frame in rows]) for name in rows[0]}
         fields, counts = self._complete(fields, np.repeat(np.arange(len(names)), counts), projections, names)
         if train and not (~fields["crowd"]).any():
-            found = ", ".join(f"{count} {name}" for name, count in types.items()) or "no row at all"
-            raise InputError(f"{self.source} has no {' or '.join(self.class_names)} to learn from (it has {found})")
+            found = ", ".join(f"{count} {name}" for name, count in types.items()) or "no rows"
+            raise InputError(
+                f"{self.source} has no {' or '.join(self.class_names)} to train on (it has {found}); use other frames "
+                "or data.class_names"
+            )
         self.sizes = _require_alike(files, names)
         self.image_ids = [int(name) for name in names]
         super().__init__(
@@ -114,36 +117,36 @@ class KittiDataset(ImageDataset):
             self._note_rescaling()
 
     def _note_rescaling(self, draws: int = 32) -> None:
-        """Note when augmentation changes the scale of nearly every image, so that depth is hardly taught."""
+        """Add a note if augmentation rescales nearly every image, so that depth is hardly supervised."""
         size = tuple(self.sizes[0].tolist())
-        seed_pipeline(self.pipeline, 0)  # every sample seeds it anew
+        seed_pipeline(self.pipeline, 0)  # every sample seeds it again
         usual = _scale(self.evaluation.matrix(size))
         changes = [_scale(self.pipeline.transforms[0].matrix(size)) / usual for _ in range(draws)]
         kept = sum(abs(change - 1) <= MOST_SCALE_CHANGE for change in changes)
         if kept < draws / 8:
             self.notes.append(
-                f"{self.source}: of {draws} random training images {kept} keep the scale that evaluation sees "
-                f"(test_mode {self.evaluation.mode}), and the others teach no depth; say augment=ddd "
-                "data.test_mode=width, or task.depth.focal=data to learn depth as one camera sees it"
+                f"{self.source}: only {kept} of {draws} random training images keep the scale of evaluation (test_mode "
+                f"{self.evaluation.mode}), and the others do not supervise depth; use augment=ddd "
+                "data.test_mode=width, or task.depth.focal=data to normalize depth by the focal length"
             )
 
     def _complete(
         self, fields: dict[str, np.ndarray], owners: np.ndarray, projections: np.ndarray, names: Sequence[str]
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Fields with ``center_3d`` and without empty boxes, and how many rows each image has.
+        """Fields with ``center_3d`` and without empty boxes, and the number of rows of each image.
 
-        ``owners`` says to which image a row belongs.
+        ``owners``: the image of each row.
         """
         sides = fields["boxes"][:, 2:] - fields["boxes"][:, :2]
         if empty := int((sides <= 0).any(1).sum()):
-            self.notes.append(f"{self.source}: {empty} boxes without area were dropped")
+            self.notes.append(f"{self.source}: dropped {empty} boxes without area")
         keep = (sides > 0).all(1)
         fields, owners = {name: value[keep] for name, value in fields.items()}, owners[keep]
         is_solid = (fields["dimensions"] > 0).all(1)
         if (flat := ~is_solid & ~fields["crowd"]).any():
             row = int(flat.argmax())
             raise InputError(
-                f"{self.source}: frame {names[owners[row]]} has a {self.class_names[fields['labels'][row]]} with the "
+                f"{self.source}: frame {names[owners[row]]} has a {self.class_names[fields['labels'][row]]} with "
                 f"dimensions {fields['dimensions'][row].tolist()}; 3D labels need height, width and length in meters"
             )
         cameras = projections[owners]
@@ -151,11 +154,9 @@ class KittiDataset(ImageDataset):
         points = project(torch.from_numpy(cameras), torch.from_numpy(middle[:, None]))[:, 0].numpy()
         is_ahead = middle[:, 2] + cameras[:, 2, 3] > 0
         if (behind := ~is_ahead & ~fields["crowd"]).any():
-            # They are cut at the border, so that the benchmark's evaluation leaves them out as well.
+            # They are truncated by the image border, so the benchmark's evaluation ignores them as well.
             fields["crowd"], fields["neutral"] = fields["crowd"] | behind, fields["neutral"] | behind
-            self.notes.append(
-                f"{self.source}: {int(behind.sum())} objects whose middle is behind the camera are ignored"
-            )
+            self.notes.append(f"{self.source}: ignored {int(behind.sum())} objects whose center is behind the camera")
         fields["focal"] = cameras[:, 0, 0]
         fields["center_3d"] = (fields["boxes"][:, :2] + fields["boxes"][:, 2:]) / 2
         is_seen = is_solid & is_ahead
@@ -167,7 +168,7 @@ class KittiDataset(ImageDataset):
         self.sizes = self.sizes[kept.numpy()]
 
     def warp(self, truth: Objects, input_from_image: Tensor, image_size: Size) -> Objects:
-        """Objects in input space, with ``rescaled`` where the image's scale is not that of evaluation."""
+        """Objects in input space, with ``rescaled`` set if the image's scale is not that of evaluation."""
         change = _scale(input_from_image.numpy()) / _scale(self.evaluation.matrix(image_size))
         return {
             **super().warp(truth, input_from_image, image_size),
@@ -177,7 +178,7 @@ class KittiDataset(ImageDataset):
     @property
     def facts(self) -> dict[str, Any]:
         """Plain data: ``mean_dimensions`` per class (h, w, l in meters; the mean of all for a class without objects)
-        and ``focal``, the mean focal length in pixels of the evaluation's input."""
+        and ``focal``, the mean focal length in input pixels at evaluation."""
         scales = {size: _scale(self.evaluation.matrix(size)) for size in {tuple(size) for size in self.sizes.tolist()}}
         focals = self.image_fields["calibration"][:, 0, 0].tolist()
         sizes = self.sizes.tolist()
@@ -194,10 +195,10 @@ class KittiDataset(ImageDataset):
         return facts
 
     def write_results(self, folder: str | Path, detections: Mapping[int, Detections]) -> Path:
-        """Write ``folder/results/data/NNNNNN.txt`` for every frame, as the benchmark's tool and server read them.
+        """Write ``folder/results/data/NNNNNN.txt`` for every frame, as the benchmark's tool and server expect.
 
-        ``detections``: by frame number those of one image, in image and camera space; frames without any get an empty
-        file. What a task does not predict is written as unknown. Returns that folder.
+        ``detections``: by frame number, in image and camera space; frames without detections get an empty file. Fields
+        that the task does not predict are written as unknown. Returns the folder.
         """
         place = Path(folder) / "results" / "data"
         place.mkdir(parents=True, exist_ok=True)
@@ -224,11 +225,10 @@ class KittiDataset(ImageDataset):
 class KittiDataModule(CenterNetDataModule):
     """Train and val splits of the KITTI object benchmark below ``root``.
 
-    ``train_split`` and ``val_split`` name lists of ``root/ImageSets`` (``train`` for ``train.txt``) or are paths of
-    text files; ``splits`` is another folder with such lists. Paths are taken as they are or, where nothing is there,
-    relative to ``root``. The list called ``test`` means the frames of ``root/testing``, which have no labels.
-    ``augment`` and ``test_mode`` are the original's for this data by default. Further options:
-    ``CenterNetDataModule``.
+    ``train_split`` and ``val_split`` name lists in ``root/ImageSets`` (``train`` for ``train.txt``) or are paths of
+    text files; ``splits`` is another folder with such lists. Paths that do not exist are taken relative to ``root``.
+    The list ``test`` holds frames of ``root/testing``, which have no labels. ``augment`` and ``test_mode`` default to
+    the original's for this data. Other options: ``CenterNetDataModule``.
     """
 
     own_data_command = "data=kitti data.root=YOUR_DATA"
@@ -248,13 +248,10 @@ class KittiDataModule(CenterNetDataModule):
         super().__init__(resolution=resolution, augment=augment or AUGMENT, test_mode=test_mode, **options)
         if self.augment.get("rotation"):
             raise InputError(
-                f"augment.rotation={self.augment['rotation']} turns the image, which no 3D label can follow; say 0"
+                f"augment.rotation={self.augment['rotation']} is not supported with 3D labels; set augment.rotation=0"
             )
         if self.mosaic:
-            raise InputError(
-                f"augment.mosaic={self.mosaic} joins images of several cameras, which 3D labels do not allow; "
-                "say augment.mosaic=0"
-            )
+            raise InputError(f"augment.mosaic={self.mosaic} is not supported with 3D labels; set augment.mosaic=0")
         self.root = None if root is None else Path(root)
         self.splits = None if splits is None else Path(splits)
         self.lists = {"train": train_split, "val": val_split}
@@ -264,7 +261,7 @@ class KittiDataModule(CenterNetDataModule):
         frames = self.locate(split)
         is_testing = frames.stem == "test"
         if train and is_testing:
-            raise InputError(f"data.train_split={self.lists[split]} has no labels (testing); say train or trainval")
+            raise InputError(f"data.train_split={self.lists[split]} has no labels (testing); use train or trainval")
         return KittiDataset(
             self.root,
             frames,
@@ -280,33 +277,35 @@ class KittiDataModule(CenterNetDataModule):
     def setup(self, stage: str | None = None) -> None:
         if stage == "fit" and self.locate(self.validate_on).stem == "test":
             raise InputError(
-                f"data.val_split={self.lists['val']} has no labels, so that no checkpoint could be called the best; "
-                "train with val, and predict the testing frames by eval.py ckpt=RUN/best.ckpt data.val_split=test"
+                f"data.val_split={self.lists['val']} has no labels to select the best checkpoint by; train with val, "
+                "then predict the testing frames with eval.py ckpt=RUN/best.ckpt data.val_split=test"
             )
         super().setup(stage)
 
     def locate(self, split: str) -> Path:
-        """The list of frames of ``train`` or ``val``. Raises ``InputError`` that names what was looked for."""
+        """The list of frames of ``train`` or ``val``. Raises ``InputError`` with the path that was tried."""
         if self.root is None:
-            raise InputError("no data given; say data.root=DIR, the folder that holds KITTI's training and ImageSets")
+            raise InputError("no data given; set data.root=DIR to the folder that holds KITTI's training and ImageSets")
         if not self.root.is_dir():
-            raise InputError(f"data.root={self.root} does not exist or is no folder; give the folder that holds KITTI")
+            raise InputError(f"data.root={self.root} is not an existing folder; give the folder that holds KITTI")
         name = str(self.lists[split])
         if name.endswith(".txt"):
             path = self._find(Path(name))
             if not path.is_file():
-                raise InputError(f"data.{split}_split={name} does not exist, neither as it is nor in {self.root}")
+                raise InputError(
+                    f"data.{split}_split={name} does not exist, nor does it in {self.root}; give a list of frames"
+                )
             return path
         folder = self._find(self.splits) if self.splits else self.root / "ImageSets"
         if not folder.is_dir():
             raise InputError(
-                f"{folder} does not exist; KITTI's download has no lists of frames: "
-                "say data.splits=FOLDER with train.txt and val.txt (one frame number per line)"
+                f"{folder} does not exist; KITTI's download has no lists of frames: set data.splits=FOLDER with "
+                "train.txt and val.txt (one frame number per line)"
             )
         path = folder / f"{name}.txt"
         if not path.is_file():
             others = ", ".join(sorted(file.stem for file in folder.glob("*.txt"))) or "none"
-            raise InputError(f"data.{split}_split={name} is not in {folder}; the lists there are {others}")
+            raise InputError(f"data.{split}_split={name} is not in {folder}; use one of its lists: {others}")
         return path
 
     def _find(self, path: Path) -> Path:
@@ -314,14 +313,14 @@ class KittiDataModule(CenterNetDataModule):
 
 
 def _scale(matrix: np.ndarray) -> float:
-    """How much longer lengths are after a map ``[3, 3]``."""
+    """The length scale of a map ``[3, 3]``."""
     return float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
 
 
 def _find(folder: Path, names: Sequence[str], suffixes: Sequence[str], what: str, source: str | Path) -> list[Path]:
-    """The files of frames in a folder (one listing, not one call per file), or an ``InputError`` with those absent."""
+    """The files of frames in a folder (one listing, not one call per file). Raises ``InputError`` for missing files."""
     if not folder.is_dir():
-        raise InputError(f"{what} folder {folder} does not exist; KITTI's layout is training/image_2, label_2, calib")
+        raise InputError(f"{what} folder {folder} does not exist; arrange the data as training/image_2, label_2, calib")
     there = set(os.listdir(folder))
     found = {name: next((name + end for end in suffixes if name + end in there), None) for name in names}
     if absent := [name for name, file in found.items() if file is None]:
@@ -333,22 +332,22 @@ def _find(folder: Path, names: Sequence[str], suffixes: Sequence[str], what: str
 
 
 def _require_alike(files: Sequence[Path], names: Sequence[str]) -> np.ndarray:
-    """(height, width) ``[N, 2]`` of the images; raises ``InputError`` when one is unlike the others.
+    """(height, width) ``[N, 2]`` of the images; raises ``InputError`` if one differs from the others.
 
-    An image whose header says nothing counts as the median: reading it will tell what is wrong with it.
+    An image with an unreadable header counts as the median: reading it will raise the error.
     """
     sizes = np.array([_read_size(file) or (0, 0) for file in files])
     is_known = sizes.all(1)
     if not is_known.any():
-        raise InputError(f"none of the {len(files)} images is an image file (first: {files[0]})")
+        raise InputError(f"none of the {len(files)} files is an image (first: {files[0]}); check the image folder")
     usual = np.median(sizes[is_known], axis=0)
     sizes[~is_known] = usual
     is_unlike = (abs(sizes - usual) > MOST_SIZE_CHANGE * usual).any(1)
     if is_unlike.any():
         n = int(is_unlike.argmax())
         raise InputError(
-            f"frame {names[n]} ({files[n]}) is {sizes[n][1]}x{sizes[n][0]} pixels, the other images are about "
-            f"{usual[1]:g}x{usual[0]:g}; depth is learned at one size and focal length, so leave it out of the list"
+            f"frame {names[n]} ({files[n]}) is {sizes[n][1]}x{sizes[n][0]} pixels, but the other images are about "
+            f"{usual[1]:g}x{usual[0]:g}; depth needs one size and focal length, so remove it from the list"
         )
     return sizes
 

@@ -35,8 +35,7 @@ UNKNOWN_ANGLE, UNKNOWN_LOCATION = -10.0, -1000.0
 class Labels:
     """The rows of one label or result file, M of them; the fields are named and shaped as in ``Objects``.
 
-    ``types`` are KITTI's words; ``scores`` are there for results only. What KITTI does not know is -1 (angles -10,
-    locations -1000).
+    ``types`` are KITTI's names; ``scores`` exist for results only. Unknown values are -1 (angles -10, locations -1000).
     """
 
     types: np.ndarray  # str [M]
@@ -54,12 +53,12 @@ class Labels:
 
 
 def read_labels(path: str | Path, with_scores: bool = False) -> Labels:
-    """The rows of a label file, or with scores of a result file. Raises ``InputError`` naming file and line."""
+    """The rows of a label file or, with scores, of a result file. Raises ``InputError`` with the file and line."""
     return parse_labels(_read_text(Path(path), "labels"), str(path), with_scores)
 
 
 def parse_labels(text: str, where: str, with_scores: bool = False) -> Labels:
-    """The rows of a file's text; ``where`` names it in errors. Empty lines do not count, nor does the case of types."""
+    """The rows of a file's text; ``where`` names it in errors. Empty lines are skipped; types are case-insensitive."""
     known = {name.lower(): name for name in (*TYPES, DONT_CARE)}
     types, rows = [], []
     least = len(COLUMNS) + with_scores
@@ -69,7 +68,7 @@ def parse_labels(text: str, where: str, with_scores: bool = False) -> Labels:
             continue
         if not least <= len(words) <= len(COLUMNS) + 1:
             wanted = " ".join([*COLUMNS, "score"] if with_scores else COLUMNS)
-            raise InputError(f"{where}, line {number} has {len(words)} columns; KITTI wants {least}: {wanted}")
+            raise InputError(f"{where}, line {number} has {len(words)} columns; KITTI requires {least}: {wanted}")
         types.append(known.get(words[0].lower(), words[0]))
         rows.append(_numbers(words[1:least], f"{where}, line {number}", COLUMNS[1:]))
     values = np.array(rows, np.float64).reshape(-1, least - 1)
@@ -87,9 +86,9 @@ def parse_labels(text: str, where: str, with_scores: bool = False) -> Labels:
 
 
 def write_labels(path: str | Path, labels: Labels) -> None:
-    """Write a label file, or a result file (16 columns) where there are scores; no row makes an empty file."""
-    # KITTI's own labels have two decimals: a centimeter, half a degree, a hundredth of a pixel. Scores only sort, and
-    # many detections lie close to 0 or 1, so that two decimals would tie them.
+    """Write a label file, or a result file (16 columns) if there are scores; no rows make an empty file."""
+    # KITTI's own labels have two decimals: a centimeter, half a degree, a hundredth of a pixel. Scores only rank, and
+    # many are close to 0 or 1, where two decimals would tie.
     values = np.column_stack([labels.alpha, labels.boxes, labels.dimensions, labels.location, labels.yaw])
     lines = []
     for n, row in enumerate(values):
@@ -119,20 +118,22 @@ def write_results(
 def read_calibration(path: str | Path) -> np.ndarray:
     """The projection P2 of a calibration file: image pixels of the left color camera from meters, float64 ``[3, 4]``.
 
-    KITTI's files have seven lines (P0 to P3, R0_rect, Tr_velo_to_cam, Tr_imu_to_velo); only P2 must be there. Raises
-    ``InputError`` naming the file and what it holds instead.
+    KITTI's files have seven lines (P0 to P3, R0_rect, Tr_velo_to_cam, Tr_imu_to_velo); only P2 is required. Raises
+    ``InputError`` with the file and what it holds instead.
     """
     lines = [line.partition(":") for line in _read_text(Path(path), "calibration").splitlines() if line.strip()]
     found = [content.split() for name, _, content in lines if name.strip() == "P2"]
     if not found:
         names = ", ".join(name.strip()[:20] for name, _, _ in lines[:8]) or "nothing"
-        raise InputError(f"calibration {path} has no line P2 (it has {names}); KITTI wants 'P2:' and 12 numbers")
+        raise InputError(f"calibration {path} has no line P2 (it has {names}); KITTI requires 'P2:' and 12 numbers")
     words = found[0]
     if len(words) != 12:
-        raise InputError(f"calibration {path}: P2 has {len(words)} numbers; KITTI wants 12, three rows of four")
+        raise InputError(f"calibration {path}: P2 has {len(words)} numbers; KITTI requires 12, three rows of four")
     matrix = np.array(_numbers(words, f"calibration {path}: P2")).reshape(3, 4)
     if not (matrix[0, 0] > 0 and matrix[1, 1] > 0):
-        raise InputError(f"calibration {path}: P2 has the focal lengths {matrix[0, 0]:g} and {matrix[1, 1]:g}, not > 0")
+        raise InputError(
+            f"calibration {path}: P2 has the focal lengths {matrix[0, 0]:g} and {matrix[1, 1]:g}; both must be positive"
+        )
     return matrix
 
 
@@ -150,7 +151,8 @@ def write_calibration(path: str | Path, projection: np.ndarray) -> None:
 def read_split(path: str | Path) -> list[str]:
     """The frames of a list such as ``ImageSets/train.txt``, as written there (``000012``), in its order.
 
-    Raises ``InputError`` for a missing or empty list, for a line that is no frame number, and for a frame listed twice.
+    Raises ``InputError`` for a missing or empty list, for a line that is not a frame number, and for a frame listed
+    twice.
     """
     frames: list[str] = []
     seen: dict[int, int] = {}
@@ -159,15 +161,13 @@ def read_split(path: str | Path) -> list[str]:
         if not frame:
             continue
         if not (frame.isascii() and frame.isdigit()):
-            raise InputError(
-                f"{path}, line {number} is {frame[:40]!r}; a list of frames has one number per line (000012)"
-            )
+            raise InputError(f"{path}, line {number} is {frame[:40]!r}; write one frame number per line (000012)")
         if int(frame) in seen:
-            raise InputError(f"{path}, line {number}: frame {frame} is there already in line {seen[int(frame)]}")
+            raise InputError(f"{path}, line {number}: frame {frame} is already in line {seen[int(frame)]}; remove one")
         seen[int(frame)] = number
         frames.append(frame)
     if not frames:
-        raise InputError(f"{path} lists no frame; a list of frames has one number per line (000012)")
+        raise InputError(f"{path} lists no frames; write one frame number per line (000012)")
     return frames
 
 
@@ -200,10 +200,10 @@ def objects_of(labels: Labels, class_names: Sequence[str] = CLASSES) -> dict[str
 
 
 def require_types(class_names: Sequence[str]) -> list[str]:
-    """The class names, if they are different types of KITTI's; raises ``InputError`` otherwise."""
+    """The class names, if they are distinct types of KITTI; raises ``InputError`` otherwise."""
     names = [str(name) for name in class_names]
     if not names or len(set(names)) < len(names) or not set(names) <= set(TYPES):
-        raise InputError(f"data.class_names={names} must be one or more different ones of {', '.join(TYPES)}")
+        raise InputError(f"data.class_names={names} must be one or more distinct types of {', '.join(TYPES)}")
     return names
 
 
@@ -211,15 +211,17 @@ def _read_text(path: Path, what: str) -> str:
     try:
         return path.read_text()
     except FileNotFoundError:
-        raise InputError(f"{what} {path} does not exist") from None
+        raise InputError(f"{what} {path} does not exist; check the path") from None
     except UnicodeDecodeError:
-        raise InputError(f"{what} {path} is no text; KITTI's files are plain text") from None
+        raise InputError(f"{what} {path} is not a text file; KITTI's files are plain text") from None
     except OSError as error:
-        raise InputError(f"{what} {path} cannot be read ({error.strerror})") from None
+        raise InputError(
+            f"{what} {path} cannot be read ({error.strerror}); check the file and its permissions"
+        ) from None
 
 
 def _numbers(words: Sequence[str], where: str, names: Sequence[str] = ()) -> list[float]:
-    """Words as finite numbers, or an ``InputError`` that says which one is none (by ``names``, where there are any)."""
+    """Words as finite numbers. Raises ``InputError`` for the first that is not (with its column of ``names``)."""
     values = []
     for n, word in enumerate(words):
         try:
@@ -228,7 +230,7 @@ def _numbers(words: Sequence[str], where: str, names: Sequence[str] = ()) -> lis
             value = np.nan
         if not np.isfinite(value):
             column = f" as {names[n]}" if n < len(names) else ""
-            raise InputError(f"{where} has {word[:40]!r}{column}; KITTI wants numbers there")
+            raise InputError(f"{where} has {word[:40]!r}{column}; KITTI requires a number")
         values.append(value)
     return values
 
@@ -240,6 +242,6 @@ def find_calibration(image: Path, given: Path | None = None) -> np.ndarray:
         path = path / f"{image.stem}.txt"
     if given is None and not path.is_file():
         raise InputError(
-            f"{image}: 3D boxes need the camera, and {path} does not exist; say --calib FILE, or --focal PIXELS"
+            f"{image}: 3D boxes need the camera, and {path} does not exist; pass --calib FILE or --focal PIXELS"
         )
     return read_calibration(path)

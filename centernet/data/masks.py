@@ -1,4 +1,4 @@
-"""Masks of objects: kept flat for all objects of a data set, and asked for the box of the part that a crop shows.
+"""Object masks, stored flat for a whole data set, and the box of the part that a crop shows.
 
 Formats of cocodataset.org: polygons, and run lengths (RLE) as numbers or compressed into a string.
 
@@ -23,7 +23,7 @@ class Masks:
     """
 
     def __init__(self, segmentations: Sequence[Any], sizes: Sequence[Size]) -> None:
-        """``segmentations`` as in the json (what is none or unusable counts as no mask); ``sizes`` (height, width) of
+        """``segmentations`` as in the json (None and unusable entries count as no mask); ``sizes`` (height, width) of
         each object's image."""
         points, rings_of, runs = [], [], []
         for segmentation, size in zip(segmentations, sizes, strict=True):
@@ -48,7 +48,7 @@ class Masks:
     def visible_box(self, n: int, input_from_image: np.ndarray, size: Size) -> np.ndarray | None:
         """Box ``[4]`` in input pixels of the part of mask ``n`` that an input of ``size`` (height, width) shows.
 
-        None where it shows nothing of it. ``input_from_image`` float64 ``[3, 3]``.
+        None if nothing is visible. ``input_from_image`` float64 ``[3, 3]``.
         """
         first, last = self.rings[n], self.rings[n + 1]
         if last > first:
@@ -64,10 +64,10 @@ class Masks:
 
 
 def visible_polygon_box(points: np.ndarray, ends: np.ndarray, size: Size) -> np.ndarray | None:
-    """Box of what lies in ``0 .. width, 0 .. height`` of a polygon of several rings, exact; None where nothing does.
+    """Exact box of the part of a multi-ring polygon inside ``0 .. width, 0 .. height``; None if there is none.
 
-    ``points [P, 2]`` of all rings, one after the other; ``ends`` where each of them ends. The extent of a clipped
-    polygon is that of its clipped edges and of the window's corners inside it, so that no polygon has to be built.
+    ``points [P, 2]`` of all rings, concatenated; ``ends``: where each ring ends. The extent of a clipped polygon is
+    that of its clipped edges and of the window's corners inside it, so no polygon has to be built.
     """
     following = np.arange(1, len(points) + 1)
     following[ends - 1] = np.concatenate([[0], ends[:-1]])
@@ -92,7 +92,7 @@ def visible_polygon_box(points: np.ndarray, ends: np.ndarray, size: Size) -> np.
 
 
 def visible_bitmap_box(bitmap: np.ndarray, input_from_image: np.ndarray, size: Size) -> np.ndarray | None:
-    """Box of the pixels of a mask ``[H, W]`` that lie at least partly in an input of this size; None for none."""
+    """Box of the pixels of a mask ``[H, W]`` at least partly inside an input of this size; None if there are none."""
     y, x = bitmap.nonzero()
     linear = input_from_image[:2, :2]
     centers = np.stack([x + 0.5, y + 0.5], 1) @ linear.T + input_from_image[:2, 2]
@@ -118,7 +118,7 @@ def _offsets(counts: Sequence[int]) -> np.ndarray:
 
 
 def _rings(segmentation: Any) -> list[np.ndarray]:
-    """The rings of a polygon, float32 ``[P, 2]`` each; those of fewer than three points enclose nothing."""
+    """The rings of a polygon, float32 ``[P, 2]`` each; those of fewer than three points are dropped."""
     if not isinstance(segmentation, (list, tuple)):
         return []
     return [
@@ -129,7 +129,7 @@ def _rings(segmentation: Any) -> list[np.ndarray]:
 
 
 def _compress(segmentation: Mapping[str, Any], size: Size) -> bytes:
-    """Run lengths as COCO's compressed string; empty where they do not fit the image."""
+    """Run lengths as COCO's compressed string; empty if they do not fit the image."""
     counts = segmentation.get("counts")
     given = segmentation.get("size") or size
     if counts is None or tuple(given) != tuple(size):

@@ -1,8 +1,7 @@
 """Mosaic: four images of a batch in one input (Bochkovskiy et al., 2020, arXiv:2004.10934, Sec. 3.3).
 
-The partners of an image are the next three of its batch, which are read, warped and colored already: a mosaic costs
-the copying of its pixels. It follows from the batch alone, so that it repeats with the seed, whatever the number of
-workers.
+An image is combined with the next three of its batch, already read, warped and color-jittered, so a mosaic costs only
+the copying of its pixels. It depends on the batch alone and is reproducible from the seed with any number of workers.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from centernet.fields import hide_outside
 from centernet.ops.affine import Size
 from centernet.structures import Sample
 
-# How far from the input's edges, as a share of it, the four images meet.
+# Minimum distance from the input's edges, as a fraction of its side, at which the four images meet.
 MARGIN = 0.25
-# Sets the stream of a sample's mosaic apart from that of its warp.
+# Separates the random stream of a sample's mosaic from that of its warp.
 _STREAM = 4
 
 
 def draw_cut(probability: float, size: Size, *entropy: int) -> tuple[int, int] | None:
-    """Where the four images meet (x, y), or None for a plain sample; follows from ``entropy``."""
+    """Where the four images meet (x, y), or None for a plain sample; determined by ``entropy``."""
     rng = np.random.default_rng((_STREAM, *entropy))
     if rng.random() >= probability:
         return None
@@ -32,7 +31,7 @@ def draw_cut(probability: float, size: Size, *entropy: int) -> tuple[int, int] |
 
 
 def make_mosaics(samples: Sequence[Sample]) -> Sequence[Sample]:
-    """Samples of a batch, those with a ``mosaic`` cut put together from themselves and the three that follow."""
+    """The samples of a batch; those with a ``mosaic`` cut are combined with the next three."""
     made = list(samples)
     for n, sample in enumerate(samples):
         if (cut := sample.get("mosaic")) is not None:

@@ -1,4 +1,4 @@
-"""Which reader understands which data: for a task's fields, and for what images carry besides pixels."""
+"""Selects readers: for the fields that a task needs, and for the fields of images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEPT = ("batch_size", "eval_batch_size", "num_workers", "seed", "joints")
 def reader_for(fields: Collection[str], trained: Mapping[str, Any]) -> dict[str, Any]:
     """The data module that reads the usual files of objects with these fields, and its options, as plain data.
 
-    ``trained``: the options of the data of the training, of which it keeps what other files do not change.
+    ``trained``: data options of the training run; those that do not depend on the files are kept.
     """
     kept = {name: trained[name] for name in KEPT if name in trained}
     if "location" in fields:
@@ -25,5 +25,5 @@ def reader_for(fields: Collection[str], trained: Mapping[str, Any]) -> dict[str,
     return {"_target_": "centernet.data.coco.CocoDataModule", **prefix, **kept}
 
 
-# How the field of an image is found: from its path, and a file or folder that the user may name.
+# How to find a field of an image: from the image's path and a file or folder that the user may give.
 IMAGE_READERS: dict[str, Callable[[Path, Path | None], np.ndarray]] = {"calibration": find_calibration}

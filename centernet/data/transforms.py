@@ -1,10 +1,10 @@
-"""Images into the network's input: one warp, color, and objects moved with it.
+"""From images to the network's input: one warp, a color map, and objects moved with the image.
 
 Augmentation of Objects as Points, Sec. 5 (flip, scale 0.6 to 1.3, crop, color); the color terms are those of AlexNet
 (PCA lighting) and of CornerNet.
 
-Convention: see ``centernet.ops.affine``; ``input_from_image`` is the only geometric fact, objects are moved with it by
-``centernet.fields.move`` and never by albumentations.
+Convention: see ``centernet.ops.affine``; ``input_from_image`` is the only geometric state; ``centernet.fields.move``
+moves objects with it, never albumentations.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from centernet.structures import InputError, Objects
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 
-# An object that a crop cuts stays one if along one axis more than so many input pixels (two cells) or more than half of
-# it remain.
+# A truncated object is kept if, along one axis, more than this many input pixels (two cells) or more than half of it
+# remain.
 KEPT_SIDE, KEPT_SHARE = 8.0, 0.5
-# A box that lost more than this share of its area says little about what is left of the object.
+# A box that lost more than this share of its area is a poor fit for the visible part of its object.
 CUT_SHARE = 0.1
 
 EVAL_MODES = ("fit", "keep", "stretch", "width")
@@ -58,7 +58,7 @@ GRAY = np.array([0.299, 0.587, 0.114])
 
 
 class Warp(A.DualTransform):
-    """Base of all geometric steps: a subclass gives the matrix, this class warps once and reports it.
+    """Base of all geometric steps: a subclass gives the matrix, and this class warps once and returns it.
 
     Besides ``image`` it takes ``input_from_image`` (start with the identity) and returns it multiplied.
     """
@@ -193,16 +193,16 @@ class StretchWarp(Warp):
 class EvalWarp(Warp):
     """The deterministic warp of evaluation and prediction.
 
-    ``fit``: the whole image, centered, aspect kept, black around it. ``keep``: the image's own resolution, padded to
+    ``fit``: the whole image, centered, aspect kept, padded with black. ``keep``: the image's own resolution, padded to
     the next multiple of ``divisor`` (an exact multiple gets one more, as in the original). ``stretch``: resized to
-    ``size``, aspect not kept. ``width``: the image's width fills the input's, aspect kept, centered vertically; what is
-    too high is cut off at the top and at the bottom (the original's way with KITTI).
+    ``size``, aspect not kept. ``width``: the image's width fills the input's, aspect kept, centered vertically; excess
+    height is cropped at the top and bottom (as the original does for KITTI).
     """
 
     def __init__(self, size: Size, mode: str = "fit", divisor: int = 32) -> None:
         super().__init__(size)
         if mode not in EVAL_MODES:
-            raise InputError(f"test mode {mode!r} is unknown; choose one of {', '.join(EVAL_MODES)}")
+            raise InputError(f"test_mode={mode!r} is unknown; choose one of {', '.join(EVAL_MODES)}")
         self.mode, self.divisor = mode, divisor
 
     def output_size(self, image_size: Size) -> Size:
@@ -226,7 +226,7 @@ class ColorJitter(A.ImageOnlyTransform):
     """Brightness, contrast and saturation in random order, then PCA lighting, as one affine map of the colors.
 
     Each of the first three scales by 1 ± its amount; ``lighting`` is the standard deviation along the color axes. All
-    four are affine in the pixel's color, so that a single 3x4 matrix does them in one pass over the uint8 image (the
+    four are affine in the pixel's color, so a single 3x4 matrix applies them in one pass over the uint8 image (the
     original works in float and does not saturate at 0 and 255).
     """
 
@@ -268,7 +268,7 @@ def _window(x: float, y: float, extent: float, size: Size, width: int, mirrored:
 
 
 def _border(border: int, side: int) -> int:
-    """The largest of border, border / 2, border / 4, ... that leaves room for a center in an image of this side."""
+    """The largest of border, border / 2, border / 4, ... that leaves room for a center along this side."""
     for divisor in (2**n for n in itertools.count()):
         if side - border // divisor > border // divisor:
             return border // divisor
@@ -288,10 +288,10 @@ def train_pipeline(
     """The training pipeline: ``pipeline(image=RGB uint8, input_from_image=eye(3))``.
 
     ``warp``: ``crop``, ``jitter``, ``stretch`` or None (no augmentation: as in evaluation, with the ``mode`` of
-    ``EvalWarp``); ``color``: options of ``ColorJitter`` or None; further options belong to the warp.
+    ``EvalWarp``); ``color``: options of ``ColorJitter`` or None; other options belong to the warp.
     """
     if warp is None:
-        # Images of one batch have one size, which `keep` does not give.
+        # Images of a batch share one size, which `keep` does not guarantee.
         steps: list[A.BasicTransform] = [EvalWarp(size, "fit" if mode == "keep" else mode)]
     elif warp in WARPS:
         _require_known("augment", WARPS[warp], warp_options)
@@ -308,7 +308,7 @@ def _require_known(where: str, step: type, options: Mapping[str, Any]) -> None:
     known = [name for name in inspect.signature(step).parameters if name != "size"]
     for option in options:
         if option not in known:
-            raise InputError(f"{where}.{option} is unknown; {step.__name__} has {', '.join(known)}")
+            raise InputError(f"{where}.{option} is unknown; {step.__name__} has the options {', '.join(known)}")
 
 
 def eval_pipeline(size: Size, mode: str = "fit", divisor: int = 32) -> A.Compose:
@@ -337,11 +337,11 @@ def warp_image(pipeline: A.Compose, image: np.ndarray) -> tuple[Tensor, Tensor]:
 def trim_objects(
     objects: Objects, input_from_image: np.ndarray, size: Size, masks: Masks | None = None, first: int = 0
 ) -> Objects:
-    """Objects in input space, reduced to what an input of ``size`` (height, width) shows of them.
+    """Objects in input space, reduced to their visible part in an input of ``size`` (height, width).
 
-    Boxes are clipped. One that lost more than a tenth of its area, or that is the hull of a turned box, becomes the box
-    of the visible part of its mask, where it has one: row ``first + n`` of ``masks`` belongs to object n. Objects of
-    which too little is left are dropped, crowd regions only when nothing is.
+    Boxes are clipped. A box that lost more than a tenth of its area, or that is the hull of a rotated box, becomes the
+    box of the visible part of its mask, if it has one: row ``first + n`` of ``masks`` belongs to object n. Objects with
+    too little left are dropped, crowd regions only if nothing is left.
     """
     whole = objects["boxes"]
     boxes = clip_boxes(whole, size[1], size[0])
@@ -357,7 +357,7 @@ def trim_objects(
 
 
 def keep_shown(objects: Objects, shown: Tensor) -> Objects:
-    """Objects with the boxes ``shown [M, 4]`` of what is left of them, without those of which too little is left."""
+    """Objects with the boxes ``shown [M, 4]`` of their visible parts, without those that have too little left."""
     whole = objects["boxes"]
     sides, whole_sides = shown[:, 2:] - shown[:, :2], whole[:, 2:] - whole[:, :2]
     is_enough = ((sides > KEPT_SIDE) | (sides > KEPT_SHARE * whole_sides)).any(-1) | objects["crowd"]

@@ -1,7 +1,7 @@
 """COCO average precision as a torchmetrics Metric.
 
 The protocols of cocodataset.org for boxes and for keypoints (ten thresholds, 101 recall points, areas 32^2 and 96^2,
-crowds neither hit nor missed), computed by faster-coco-eval, or by pycocotools on request; both give the same numbers.
+crowds count neither way), computed by faster-coco-eval or, on request, by pycocotools; both give the same numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BACKENDS = ("faster-coco-eval", "pycocotools")
 
 
 class Protocol(NamedTuple):
-    """What COCO evaluates: suffixes of the areas behind all, and how many detections of an image and class count."""
+    """COCO's protocol: suffixes of the areas after `all`, and maximum detections per image and class."""
 
     areas: tuple[str, ...]
     most: tuple[int, ...]
@@ -36,17 +36,17 @@ class CocoAP(ImageMetric):
     """AP and AR of boxes, or of joints and boxes, in image pixels.
 
     ``iou_type`` bbox: ``compute()`` returns ``AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl`` in 0 ..
-    1, NaN where there is no ground truth (pycocotools says -1 there); the best 100 detections of an image count.
-    ``per_class`` then holds ``{name: {AP, AP50, AR100, objects}}``.
+    1, NaN without ground truth (-1 in pycocotools); the best 100 detections of an image count. ``per_class`` then holds
+    ``{name: {AP, AP50, AR100, objects}}``.
 
-    ``iou_type`` keypoints: detections also bring ``joints [.., J, 2]`` and truth ``joints [.., J, 3]``, and ``sigmas``
+    ``iou_type`` keypoints: detections also have ``joints [.., J, 2]``, truth has ``joints [.., J, 3]``, and ``sigmas``
     are the J standard deviations of the object keypoint similarity. ``compute()`` returns ``AP, AP50, AP75, APm, APl,
-    AR, AR50, AR75, ARm, ARl`` of the joints (the best 20 detections of an image count; truth without a labeled joint
-    is ignored) and ``box_AP, box_AP50, box_AP75`` of the boxes; ``per_class`` holds ``{name: {AP, AP50, box_AP,
+    AR, AR50, AR75, ARm, ARl`` of the joints (the best 20 detections of an image count; truth without a labeled joint is
+    ignored) and ``box_AP, box_AP50, box_AP75`` of the boxes; ``per_class`` holds ``{name: {AP, AP50, box_AP,
     objects}}``.
 
-    Works across processes: an image that distributed padding brought twice counts once. Raises ``InputError`` for
-    sigmas that are missing or do not fit the joints.
+    Works across processes; images duplicated by distributed padding count once. Raises ``InputError`` if sigmas are
+    missing or do not fit the joints.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class CocoAP(ImageMetric):
         self.sigmas = np.array(() if sigmas is None or iou_type == "bbox" else sigmas, np.float64)
         count = len(self.sigmas)
         if iou_type == "keypoints" and not (count and (self.sigmas > 0).all()):
-            raise InputError(f"CocoAP: keypoints need one positive sigma per joint, given were {sigmas}")
+            raise InputError(f"CocoAP: sigmas={sigmas} is invalid; give one positive number per joint")
         super().__init__(
             detection_fields={"boxes": 4, "scores": 1, "labels": 1} | ({"joints": 2 * count} if count else {}),
             truth_fields={"boxes": 4, "labels": 1, "crowd": 1, "area": 1} | ({"joints": 3 * count} if count else {}),
@@ -79,8 +79,8 @@ class CocoAP(ImageMetric):
         for name, side in (("detections", detections), ("truth", truth)):
             if len(self.sigmas) and side["joints"].shape[-2] != len(self.sigmas):
                 raise InputError(
-                    f"CocoAP: {name} have {side['joints'].shape[-2]} joints and there are {len(self.sigmas)} sigmas; "
-                    "give one sigma per joint"
+                    f"CocoAP: {name} have {side['joints'].shape[-2]} joints but there are {len(self.sigmas)} sigmas; "
+                    "give one per joint"
                 )
         super().update(detections, truth, image_id)
 
@@ -167,8 +167,8 @@ def _truth_rows(images: np.ndarray, truth: Columns) -> list[dict[str, Any]]:
 
 
 def _result_rows(images: np.ndarray, detections: Columns, iou_type: str) -> list[dict[str, Any]]:
-    """Detections as what both libraries make of COCO's result files: with ids, and the area of the boxes or of the
-    joints' extent, which says where a detection that hits nothing belongs."""
+    """Detections as both libraries load COCO's result files: with ids, and the area of the boxes or of the joints'
+    extent, which assigns unmatched detections to an area."""
     rows: list[dict[str, Any]] = [
         {"id": n + 1, "image_id": int(images[image]), "category_id": int(label), "score": float(score), "iscrowd": 0}
         for n, (image, label, score) in enumerate(
@@ -189,7 +189,7 @@ def _result_rows(images: np.ndarray, detections: Columns, iou_type: str) -> list
 
 
 def _best(detections: Columns, most: int) -> Columns:
-    """The best ``most`` detections of each image and class, the others never count; equal scores keep their order."""
+    """The best ``most`` detections of each image and class; equal scores keep their order."""
     order = np.lexsort((-detections["scores"], detections["labels"], detections["image"]))
     pairs = np.stack([detections["image"][order], detections["labels"][order]], 1)
     _, first, group = np.unique(pairs, axis=0, return_index=True, return_inverse=True)

@@ -3,10 +3,10 @@
 The protocol of the benchmark's offline tool (Geiger et al., "Are we ready for autonomous driving?", CVPR 2012;
 cvlibs.net), with 11 recall points as first published and with 40 (Simonelli et al., arXiv:1905.12365, Sec. 5).
 
-For each class, kind of overlap and difficulty there are two passes. The first gives every truth the best-scored
-detection that overlaps it; the scores of the hits are sampled at 41 recalls. The second, at each of these thresholds,
-gives every truth the detection that overlaps it most. Both are one rule here: truth by truth, in the order of the file,
-the first free detection in an order of preference; all images and thresholds at once.
+For each class, kind of overlap and difficulty there are two passes. The first assigns to every ground-truth object the
+best-scored detection that overlaps it; the scores of the matches are sampled at 41 recalls. The second, at each of
+these thresholds, assigns the detection with the largest overlap. Both follow one rule here: object by object, in the
+order of the file, the first free detection in an order of preference; all images and thresholds at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PLACE = {"boxes": 4, "alpha": 1, "dimensions": 3, "location": 3, "yaw": 1}
 
 
 class Difficulty(NamedTuple):
-    """What still counts: boxes of at least this height in pixels, occlusion and truncation of at most this much."""
+    """Limits of objects that count: minimum box height in pixels, maximum occlusion and truncation."""
 
     height: int
     occlusion: int
@@ -45,20 +45,20 @@ Curves = dict[str, np.ndarray]
 class KittiAP(ImageMetric):
     """AP of boxes, footprints and 3D boxes and AOS, as KITTI's offline tool computes them.
 
-    ``overlap``: how much overlap counts as found. ``official``: more than 0.7 for a car, 0.5 for every other class;
+    ``overlap``: IoU that counts as a match. ``official``: more than 0.7 for a car, 0.5 for every other class;
     ``relaxed``: in bird's-eye view and 3D 0.5 for a car, 0.25 for every other class, in 2D as official. Names are
     compared without their case.
 
-    Truth rows with ``crowd & neutral`` (Van for Car, Person_sitting for Pedestrian) are neither hit nor missed; those
-    with label -1 (DontCare) absorb false positives; other crowd rows are not there. Detections with label -1 are of a
-    class that is not evaluated: the tool lets those that are too small take part all the same.
+    Truth rows with ``crowd & neutral`` (Van for Car, Person_sitting for Pedestrian) count neither way; those with label
+    -1 (DontCare) absorb false positives; other crowd rows are excluded. Detections with label -1 belong to a class that
+    is not evaluated; as in the tool, those that are too small still take part.
 
     ``compute()`` returns values in 0 .. 1: first ``AP`` (mean of the next four), ``AP_2d, AOS, AP_bev, AP_3d`` (means
     over the classes of moderate, 40 recall points), then ``car_3d_moderate_R40`` and its like. NaN where the tool
     reports nothing: a class that no detection has, a class of which every detection has the location -1000 (bev, 3d),
     AOS when any detection has the alpha -10. In the means, a class without objects does not count, and one with objects
-    that was never detected counts as 0, so that finding nothing is no advantage. ``per_class`` then holds
-    ``{name: {2D, AOS, BEV, 3D, objects}}``, and ``curves`` the precision at the 41 recalls by ``car_3d_moderate``.
+    but no detections counts as 0, so finding nothing does not raise the mean. ``per_class`` then holds ``{name: {2D,
+    AOS, BEV, 3D, objects}}``, and ``curves`` the precision at the 41 recalls by ``car_3d_moderate``.
     """
 
     def __init__(self, class_names: Sequence[str], overlap: str = "official", **kwargs: Any) -> None:
@@ -113,7 +113,7 @@ class KittiAP(ImageMetric):
 
 
 def limit_of(class_name: str, kind: str, protocol: str) -> float:
-    """The overlap that a hit must exceed."""
+    """The overlap that a match must exceed."""
     is_car = class_name.lower() == "car"
     if protocol == "relaxed" and kind != "2d":
         return 0.5 if is_car else 0.25
@@ -177,13 +177,13 @@ def _curve(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Precision and orientation similarity ``[41]`` of one class.
 
-    ``goals``: its truth rows and neutral ones. Of the detections, ``mine`` says which are of the class, ``absorbed``
-    which lie in a region that nobody cares for. ``candidates``: detection, goal, and their overlap, beyond the limit.
+    ``goals``: its truth rows and neutral ones. Of the detections, ``mine`` marks those of the class, ``absorbed`` those
+    in a DontCare region. ``candidates``: detection, goal, and their overlap, beyond the limit.
     """
     # Float32 has 0.3 as a little more than 0.3.
     is_easier = (goals["occlusion"] <= difficulty.occlusion) & (goals["truncation"] <= difficulty.truncation + 1e-6)
     counts = (goals["crowd"] == 0) & is_easier & (goals["height"] >= difficulty.height)
-    # A small detection may take a goal, whatever its class, and is then neither a hit nor a false positive.
+    # A small detection of any class may take a goal, and is then neither a hit nor a false positive.
     small = found["height"] < difficulty.height
     valid = mine & ~small
     detection, goal, overlap = (column[(valid | small)[candidates[0]]] for column in candidates)
@@ -201,7 +201,8 @@ def _curve(
     could_be_false = valid & ~absorbed
     rising = np.sort(scores[could_be_false])
     false = len(rising) - np.searchsorted(rising, thresholds) - np.append(could_be_false, False)[taken].sum(0)
-    # No hit and nothing wrong at a threshold: the tool divides 0 by 0, here it is 0 before the curve is made monotone.
+    # No hits and no false positives at a threshold: the tool divides 0 by 0; here it is 0 before the curve is made
+    # monotone.
     total = np.maximum(hits.sum(0) + false, 1)
     curves = np.zeros((2, RECALLS))
     curves[0, : len(thresholds)] = hits.sum(0) / total

@@ -1,4 +1,4 @@
-"""The base of the metrics: rows of numbers per image, gathered across processes, each image counted once."""
+"""Base of the metrics: rows of numbers per image, gathered across processes; each image counts once."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class ImageMetric(Metric):
     """Collects detections and truth of images; a subclass computes from what ``collected`` returns.
 
     ``detection_fields`` and ``truth_fields``: how many numbers a row has of each field (1 for a field without a last
-    axis). Works across processes: an image that distributed padding brought twice counts once, and a process that saw
-    no image still takes part.
+    axis). Works across processes: images duplicated by distributed padding count once, and processes without images
+    take part.
     """
 
     full_state_update = False
     headline: tuple[str, ...] = ()
-    """Names of results worth a place in a line; the first one, of which more is better, picks the best checkpoint."""
+    """Names of the main results; the first (higher is better) selects the best checkpoint."""
     plotted: tuple[str, ...] = ()
-    """Names of results worth a curve over epochs, all in 0 .. 1."""
+    """Names of results to plot over epochs, all in 0 .. 1."""
     detection_fields: Mapping[str, int]
     truth_fields: Mapping[str, int]
 
@@ -35,7 +35,7 @@ class ImageMetric(Metric):
         super().__init__(**kwargs)
         self.detection_fields, self.truth_fields = dict(detection_fields), dict(truth_fields)
         self.per_class: dict[str, dict[str, float]] = {}
-        # A visit is one passing of one image through this metric; it ties rows to images and tells duplicates apart.
+        # A visit is one update with one image; it links rows to images and distinguishes duplicates.
         self.add_state("images", [], dist_reduce_fx="cat")  # int64 [N, 2]: image id, visit
         self.add_state("detection_rows", [], dist_reduce_fx="cat")  # float [N, sum of detection_fields]
         self.add_state("detection_visits", [], dist_reduce_fx="cat")  # int64 [N]
@@ -63,7 +63,7 @@ class ImageMetric(Metric):
         self._visits = 0
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        # A rank that saw no image must still take part in the gathering, with rows of the right shape.
+        # A rank without images must still take part in gathering, with rows of the right shape.
         for name, width, dtype in (
             ("images", 2, torch.int64),
             ("detection_rows", sum(self.detection_fields.values()), _real(self.device)),
@@ -77,13 +77,13 @@ class ImageMetric(Metric):
         super().sync(*args, **kwargs)
 
     def table(self, results: Mapping[str, float]) -> str:
-        """The numbers as text, three to a line; a dash where there was nothing to find."""
+        """The numbers as text, three per line; a dash if undefined."""
         wide = max(6, *(len(name) + 1 for name in results))
         cells = [f"{name:<{wide}}{'     -' if v != v else f'{v:6.3f}'}" for name, v in results.items()]
         return "\n".join("    ".join(cells[start : start + 3]) for start in range(0, len(cells), 3))
 
     def class_table(self, most: int = 100) -> str:
-        """``per_class`` as text; empty where there is none."""
+        """``per_class`` as text; empty if there is none."""
         if not self.per_class:
             return ""
         width = max(5, *(len(name) for name in self.per_class))

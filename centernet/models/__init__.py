@@ -1,4 +1,4 @@
-"""Networks: backbone -> neck -> CenterHead. They know no task, no loss and no data."""
+"""Networks: backbone -> neck -> CenterHead. Independent of tasks, losses and data."""
 
 from centernet.models.centernet import ARCHITECTURES, CenterNet, build_network
 from centernet.models.head import CenterHead

@@ -43,7 +43,7 @@ def network_spec(backbone: str | Mapping[str, Any]) -> dict[str, Any]:
     """The full plain-data description of a network: ``{name, body, options, neck: {name, ...}, head_channels,
     head_start}``, where ``body`` is the timm name of the backbone and ``options`` go to ``timm.create_model``.
 
-    ``backbone`` is a name of ``ARCHITECTURES`` or of timm, or a mapping with ``name`` and what shall differ.
+    ``backbone`` is a name of ``ARCHITECTURES`` or of timm, or a mapping with ``name`` and the keys that differ.
     """
     given = {"name": backbone} if isinstance(backbone, str) else dict(backbone)
     name = given.pop("name")
@@ -51,7 +51,7 @@ def network_spec(backbone: str | Mapping[str, Any]) -> dict[str, Any]:
     base.pop("about", None)  # for people; the description is stored in checkpoints
     known = ("body", "options", "neck", "head_channels", "head_start")
     if unknown := [key for key in given if key not in known]:
-        raise InputError(f"backbone {name!r} has no option {unknown[0]!r}; it has {', '.join(known)}")
+        raise InputError(f"backbone {name!r} has no option {unknown[0]!r}; choose from {', '.join(known)}")
     given = {key: value for key, value in given.items() if value is not None}
     neck = given.pop("neck", None)
     if isinstance(neck, str):
@@ -69,8 +69,8 @@ def build_network(
     """Build a network from plain data.
 
     ``pretrained``: True for timm's weights of the backbone (needs the hub, once), a path for a local weight file of the
-    backbone, False for none. Raises ``InputError`` for an unknown name (close ones are proposed), a neck that does not
-    fit, or weights that cannot be had.
+    backbone, False for none. Raises ``InputError`` for an unknown name (with close names), an incompatible neck, or
+    unavailable weights.
     """
     spec = network_spec(backbone)
     body = _create_backbone(spec["body"], pretrained, spec["options"])
@@ -95,7 +95,7 @@ def build_network(
 
 
 def divisor_of(backbone: str | Mapping[str, Any]) -> int:
-    """What the input sizes of a network must be multiples of; nothing is allocated for that."""
+    """The number that the input sizes of a network must be multiples of; allocates no weights."""
     with torch.device("meta"):
         return build_network(backbone, {}).divisor
 
@@ -124,7 +124,7 @@ def _create_backbone(name: str, pretrained: bool | str | Path, extra: Mapping[st
     options: dict[str, Any] = {"features_only": True, **extra}
     if isinstance(pretrained, (str, Path)):
         if not Path(pretrained).is_file():
-            raise InputError(f"pretrained={pretrained}: no such weight file; give a file, true or false")
+            raise InputError(f"pretrained={pretrained} is not an existing file; give a weight file, true or false")
         options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(pretrained)}}
     elif pretrained:
         options["pretrained"] = True
@@ -136,13 +136,14 @@ def _create_backbone(name: str, pretrained: bool | str | Path, extra: Mapping[st
     except (RuntimeError, AttributeError, NotImplementedError) as error:
         if "pretrained" in options:
             raise InputError(
-                f"weights of {name!r} do not load from {pretrained}: {str(error).splitlines()[0]}"
+                f"pretrained={pretrained} does not fit {name!r} ({str(error).splitlines()[0]}); give weights of this "
+                "network"
             ) from error
         raise InputError(f"timm's {name!r} gives no feature maps ({error}); choose a convolutional backbone") from error
 
 
 def check_hub(name: str) -> None:
-    """Raise ``InputError`` within seconds when the weights of ``name`` are neither cached nor to be had."""
+    """Raise ``InputError`` early if the weights of ``name`` are neither cached nor downloadable."""
     import os
     import socket
     from urllib.parse import urlparse
@@ -151,7 +152,7 @@ def check_hub(name: str) -> None:
 
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None or not cfg.has_weights:
-        raise InputError(f"timm has no pretrained weights for {name!r}; say pretrained=false or pretrained=FILE")
+        raise InputError(f"timm has no pretrained weights for {name!r}; set pretrained=false or pretrained=FILE")
     if cfg.hf_hub_id:
         for file in ("model.safetensors", "pytorch_model.bin"):
             if isinstance(try_to_load_from_cache(cfg.hf_hub_id, file), str):
@@ -168,7 +169,7 @@ def check_hub(name: str) -> None:
     if constants.HF_HUB_OFFLINE and cfg.hf_hub_id:
         reason = "offline mode is set"
     else:
-        # A proxy, where one is set, is what has to be reached.
+        # If a proxy is set, it must be reachable instead.
         proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
         target = urlparse(proxy) if proxy else url
         try:
@@ -177,6 +178,6 @@ def check_hub(name: str) -> None:
             reason = str(error)
     if reason:
         raise InputError(
-            f"pretrained weights of {name!r} cannot be fetched from {url.hostname} ({reason}); "
-            "say pretrained=false to start from random weights, or pretrained=FILE for a local file"
+            f"pretrained weights of {name!r} cannot be downloaded from {url.hostname} ({reason}); set pretrained=false "
+            "for random weights, or pretrained=FILE for a local file"
         )

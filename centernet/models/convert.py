@@ -1,4 +1,5 @@
-"""Original checkpoints into ours: tensors renamed, the first convolution turned from BGR to RGB, all accounted for.
+"""Conversion of original checkpoints: renames tensors, changes the first convolution from BGR to RGB, checks
+completeness.
 
 ``originals.py`` holds the facts: names of tensors, heads and classes in xingyizhou/CenterNet and CenterNet-HarDNet.
 """
@@ -41,14 +42,14 @@ __all__ = ["Conversion", "ConversionReport", "convert", "convert_checkpoint", "c
 # How torch.save begins a file: a zip archive, or (before 1.6) the pickle of a magic number.
 ZIP_START = b"PK\x03\x04"
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-NO_CHECKPOINT = "this is no PyTorch checkpoint; give a .pth or .ckpt file written by torch.save"
+NO_CHECKPOINT = "the file is not a PyTorch checkpoint; give a .pth or .ckpt file written by torch.save"
 # How many differing tensors an error lists.
 LISTED = 3
 
 
 @dataclass
 class ConversionReport:
-    """What became of the tensors of a checkpoint; ``str()`` of it is for people."""
+    """Summary of a conversion; ``str()`` makes it readable."""
 
     backbone: str
     task: str
@@ -61,12 +62,12 @@ class ConversionReport:
     def __str__(self) -> str:
         lines = [
             f"{self.backbone}, task {self.task}, {self.num_classes} classes: {self.matched} tensors matched",
-            f"turned from BGR to RGB: {self.flipped}",
+            f"changed from BGR to RGB: {self.flipped}",
         ]
         if self.unused:
-            lines.append(f"left out, unused by the network ({len(self.unused)}): {', '.join(self.unused)}")
+            lines.append(f"dropped, unused by the network ({len(self.unused)}): {', '.join(self.unused)}")
         if self.added:
-            lines.append(f"batch counters that the file lacks, set to 0: {len(self.added)}")
+            lines.append(f"missing batch counters, set to 0: {len(self.added)}")
         return "\n".join(lines)
 
 
@@ -74,8 +75,8 @@ class Conversion(NamedTuple):
     """A converted checkpoint.
 
     ``state_dict`` of a ``CenterNet``; ``spec``: ``backbone`` (what ``build_network`` takes), ``task``, ``heads``
-    (channels by name), ``task_options`` that these heads ask for, ``facts`` of the data, ``num_classes``,
-    ``class_names`` (None where the number of classes does not tell), ``normalization``.
+    (channels by name), ``task_options`` that match these heads, ``facts`` of the data, ``num_classes``, ``class_names``
+    (None where the number of classes does not tell), ``normalization``.
     """
 
     state_dict: dict[str, Tensor]
@@ -84,18 +85,19 @@ class Conversion(NamedTuple):
 
 
 def read_checkpoint(path: str | Path) -> Any:
-    """The content of a ``.pth`` or ``.ckpt`` file, as plain data and tensors on the CPU; the file can run no code.
+    """The content of a ``.pth`` or ``.ckpt`` file, as plain data and tensors on the CPU, without running code of the
+    file.
 
-    Raises ``InputError`` for a file that is missing, truncated, no checkpoint, or that needs code to be read.
+    Raises ``InputError`` for a file that is missing, truncated, not a checkpoint, or that requires running code.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint file")
+        raise InputError(f"{path}: the file does not exist; give a checkpoint")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of foreign pickles; the message below says what is wrong
+            warnings.simplefilter("ignore")  # of foreign pickles; the message below is clearer
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file from anywhere can fail anyhow
+    except Exception as error:  # an arbitrary file can fail in any way
         raise InputError(f"{path}: {_why_unreadable(path, str(error))}") from None
 
 
@@ -107,8 +109,8 @@ def _why_unreadable(path: Path, message: str) -> str:
     code = found[1] if found else None if is_zip or is_legacy else _find_code(path)
     if code:
         return (
-            f"refused, because reading it would run code of its author's choice ({code}); "
-            "ask for a file with tensors only, such as torch.save(model.state_dict(), path)"
+            f"refused, because reading it would run its code ({code}); get a file with tensors only, such as from "
+            "torch.save(model.state_dict(), path)"
         )
     if is_zip and not zipfile.is_zipfile(path):
         return "the file is truncated (its archive has no end); download or copy it again"
@@ -117,7 +119,7 @@ def _why_unreadable(path: Path, message: str) -> str:
             if not any(name.endswith("/data.pkl") for name in archive.namelist()):
                 return NO_CHECKPOINT
         if "TorchScript" in message:
-            return "this is a TorchScript program, no checkpoint; give the .pth file that it was made from"
+            return "the file is a TorchScript program, not a checkpoint; give the .pth file it was made from"
     return "the file is truncated or damaged; download or copy it again" if is_zip or is_legacy else NO_CHECKPOINT
 
 
@@ -134,14 +136,14 @@ def _find_code(path: Path) -> str | None:
                 if "UNICODE" in operation.name:
                     words.append(str(argument))
     except (ValueError, OverflowError):
-        pass  # no pickle at all
+        pass  # not a pickle
     return None
 
 
 def convert_checkpoint(
     path: str | Path, arch: str | None = None, task: str | None = None, class_names: Sequence[str] | None = None
 ) -> Conversion:
-    """Read an original ``.pth`` file and convert it; see ``convert``. Messages begin with the path."""
+    """Read an original ``.pth`` file and convert it; see ``convert``. Errors start with the path."""
     try:
         return convert(read_checkpoint(path), arch, task, class_names)
     except InputError as error:
@@ -154,9 +156,9 @@ def convert(
 ) -> Conversion:
     """The content of an original checkpoint as the state of one of our networks.
 
-    ``arch`` (our name or the original's) and ``task`` are found from the tensors where they are not given. Strict:
-    every tensor of the checkpoint is either used or on the list of those known to be unused, and every tensor of the
-    network is there; anything else raises ``InputError``.
+    ``arch`` (our name or the original's) and ``task`` are inferred from the tensors if not given. Strict: every tensor
+    of the checkpoint is either used or listed as unused, and no tensor of the network is missing; anything else raises
+    ``InputError``.
     """
     tensors = unwrap(checkpoint)
     names = [_our_name(arch)] if arch else list(NETWORKS)
@@ -180,7 +182,9 @@ def convert(
     num_classes = channels[TASKS[task].classes]
     known, layout = CLASS_NAMES.get((task, num_classes)), TASKS[task]
     if class_names is not None and len(class_names) != num_classes:
-        raise InputError(f"the heads have {num_classes} classes, but {len(class_names)} class names were given")
+        raise InputError(
+            f"the heads have {num_classes} classes, but class_names has {len(class_names)}; give one name per class"
+        )
 
     family = FAMILIES[NETWORKS[best.name][1]]
     state = dict(best.state)
@@ -204,7 +208,7 @@ def convert(
 
 
 def _task_options(layout: Layout, channels: Mapping[str, int]) -> dict[str, Any]:
-    """What a task must be told, so that it has these heads."""
+    """Task options that produce these heads."""
     options: dict[str, Any] = {name: None for name in sorted(layout.optional) if name not in channels}
     return options | {name: told for name, told in layout.wide.items() if channels[name] > layout.channels[name][0]}
 
@@ -213,13 +217,13 @@ def unwrap(checkpoint: Any) -> dict[str, Tensor]:
     """The tensors by name, out of the wrappers ``state_dict`` and ``module.``."""
     if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get("state_dict"), Mapping):
         if "pytorch-lightning_version" in checkpoint:
-            raise InputError("this is already a checkpoint of PyTorch Lightning, not an original one; use it as it is")
+            raise InputError("the file is already a PyTorch Lightning checkpoint; use it without conversion")
         checkpoint = checkpoint["state_dict"]
     if not isinstance(checkpoint, Mapping) or not all(isinstance(key, str) for key in checkpoint):
-        raise InputError("this file holds no tensors by name; give a checkpoint or the state_dict of a network")
+        raise InputError("the file has no named tensors; give a checkpoint or the state_dict of a network")
     tensors = {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise InputError("this file holds no tensors by name; give a checkpoint or the state_dict of a network")
+        raise InputError("the file has no named tensors; give a checkpoint or the state_dict of a network")
     if all(key.startswith("module.") for key in tensors):
         tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
     return tensors
@@ -236,7 +240,7 @@ def _our_name(arch: str) -> str:
 
 
 def _head_key(key: str, stacked: bool) -> tuple[str, int, int, str] | None:
-    """Our head, stack, layer and parameter of an original's key, or None where it is no head's."""
+    """Our head, stack, layer and parameter for an original's key, or None if it does not belong to a head."""
     names = "|".join(sorted(HEADS, key=len, reverse=True))
     if stacked:
         found = re.fullmatch(rf"({names})\.(\d+)\.(0\.conv|1)\.(weight|bias)", key)
@@ -261,14 +265,14 @@ def _find_heads(tensors: Mapping[str, Tensor], stacked: bool) -> tuple[dict[str,
             hidden[head] = len(value)
     if not channels:
         raise InputError(
-            f"no head of CenterNet is in it (looked for {', '.join(HEADS)}); weights of a backbone alone are given as "
+            f"the checkpoint has no CenterNet heads (tried {', '.join(HEADS)}); pass weights of a backbone as "
             "pretrained=FILE"
         )
     return channels, hidden
 
 
 class _Match(NamedTuple):
-    """How well a checkpoint fits one network: what differs in ``body`` and ``heads``, in sentences."""
+    """Match of a checkpoint with one network; ``body`` and ``heads`` describe the differences."""
 
     name: str
     backbone: str | dict[str, Any]
@@ -313,7 +317,7 @@ def _match(tensors: Mapping[str, Tensor], name: str, channels: Mapping[str, int]
 
 
 def _with_head_width(name: str, channels: Mapping[str, int], hidden: Mapping[str, int]) -> str | dict[str, Any]:
-    """The network's name, or a mapping where the checkpoint's heads are not as wide as usual."""
+    """The network's name, or a mapping if the checkpoint's heads have an unusual width."""
     rule = network_spec(name)["head_channels"]
     widths = set(hidden.values())
     if len(widths) == 1 and any(
@@ -334,7 +338,7 @@ def _rename(key: str, family: Family) -> str:
 
 
 def _check_task(channels: Mapping[str, int], task: str | None) -> str:
-    """The task whose heads these are (the given one, or the only one that fits)."""
+    """The task that has these heads (the given one, or the only match)."""
     if task is not None and task not in TASKS:
         raise InputError(f"unknown task {task!r}; choose one of {', '.join(TASKS)}")
     problems = {name: _head_problems(channels, name) for name in ([task] if task else TASKS)}

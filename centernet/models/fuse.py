@@ -1,6 +1,6 @@
 """The inference form of a network: batch norm folded into convolutions, HarDBlocks without concatenated inputs.
 
-Both are exact up to rounding; what comes out is only good for inference.
+Both are exact up to rounding; the result is for inference only.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ def fuse(network: CenterNet) -> CenterNet:
 def _run_and_find_pairs(
     network: nn.Module, probe: Tensor
 ) -> tuple[list[dict[str, Tensor]], list[tuple[nn.Module, _BatchNorm]]]:
-    """What ``network`` makes of ``probe``, and its convolutions with a batch norm right behind them.
+    """The output of ``network`` for ``probe``, and its convolutions directly followed by a batch norm.
 
     A pair is a batch norm whose input is the output of a convolution that nothing else reads, both called once. Running
-    tells this for every architecture, whatever its layers are called.
+    the network finds them in any architecture, whatever the names of its layers.
     """
     made_by: dict[int, nn.Module] = {}
     readers: dict[int, list[nn.Module]] = {}
     calls: dict[nn.Module, int] = {}
-    alive: list[Any] = []  # tensors that live keep their identity to themselves
+    alive: list[Any] = []  # keep tensors alive, so ids stay unique
 
     def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         for value in inputs:
@@ -88,7 +88,7 @@ def _run_and_find_pairs(
 
 @torch.no_grad()
 def fold(convolution: nn.Module, norm: _BatchNorm) -> None:
-    """Give ``convolution`` the weights that make it compute what it and ``norm`` computed, in place."""
+    """Fold ``norm`` into the weights of ``convolution``, in place."""
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     shift = -norm.running_mean.double() * scale
     if norm.weight is not None:
@@ -126,7 +126,7 @@ class SplitHarDBlock(nn.Module):
                 links, layer = block.links[reader - 1], block.layers[reader - 1][0]
                 start = sum(block.widths[link] for link in links[: links.index(state)])
                 weights.append(layer.weight[:, start : start + block.widths[state]])
-                # A layer's bias comes once, with the state right before it.
+                # A layer's bias is added once, with the state directly before it.
                 biases.append(layer.bias if state == reader - 1 else torch.zeros_like(layer.bias))
             conv = nn.Conv2d(block.widths[state], sum(self.widths[state]), 3, padding=1, device=weights[0].device)
             conv.weight = nn.Parameter(torch.cat(weights).detach(), requires_grad=False)
@@ -146,7 +146,7 @@ class SplitHarDBlock(nn.Module):
 
 
 def _check_same(before: list[dict[str, Tensor]], after: list[dict[str, Tensor]]) -> None:
-    # A convolution that something besides its batch norm reads unseen would be off by far more than rounding is (TF32
+    # If anything besides the batch norm read a convolution unnoticed, the error would far exceed rounding (TF32
     # included).
     for old, new in zip(before, after, strict=True):
         for name, value in old.items():
@@ -155,7 +155,7 @@ def _check_same(before: list[dict[str, Tensor]], after: list[dict[str, Tensor]])
 
 
 def _what_remains(norm: _BatchNorm) -> nn.Module:
-    """What a batch norm does besides normalizing: timm's carry an activation."""
+    """The part of a batch norm besides normalization: timm's include an activation."""
     rest = [getattr(norm, name) for name in ("drop", "act", "aa") if isinstance(getattr(norm, name, None), nn.Module)]
     rest = [module for module in rest if not isinstance(module, nn.Identity)]
     return nn.Sequential(*rest) if len(rest) > 1 else rest[0] if rest else nn.Identity()

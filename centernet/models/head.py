@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from centernet.structures import Head, InputError
 
 STARTS = ("small_last", "small", "zero_bias", "kaiming", "default")
-# How far from zero the weights of regressions start under the two "small" rules.
+# Standard deviation of regression weights under the two "small" rules.
 SMALL = 0.001
 
 
@@ -20,10 +20,10 @@ class CenterHead(nn.Module):
     """Maps features to raw output maps (logits for heatmaps), one set of branches per stack.
 
     ``heads`` name -> ``Head``; ``hidden_channels`` width of the 3x3 convolution: a number (0: a single 1x1
-    convolution), or ``{at_least, per_channel}`` for max(at_least, per_channel * the head's channels). ``start``: how
-    the branches begin, apart from the last biases, which are those of ``heads`` (-2.19 for heatmaps):
+    convolution), or ``{at_least, per_channel}`` for max(at_least, per_channel * the head's channels). ``start``:
+    initialization of the branches, except the last biases, which come from ``heads`` (-2.19 for heatmaps):
 
-    - ``small_last``: last weights of regressions N(0, 0.001), so that the first steps belong to the heatmap
+    - ``small_last``: last weights of regressions N(0, 0.001), so the first steps train the heatmap
     - ``small``: all weights of regressions N(0, 0.001), biases 0
     - ``zero_bias``: biases of regressions 0
     - ``kaiming``: all weights uniform for ReLU, biases 0
@@ -42,7 +42,7 @@ class CenterHead(nn.Module):
     ) -> None:
         super().__init__()
         if start not in STARTS:
-            raise InputError(f"unknown start of the heads {start!r}; choose one of {', '.join(STARTS)}")
+            raise InputError(f"head_start={start!r} is unknown; choose one of {', '.join(STARTS)}")
         self.stacks = nn.ModuleList(
             nn.ModuleDict(
                 {name: _branch(in_channels, head, hidden_width(hidden_channels, head.channels), start)

@@ -13,8 +13,8 @@ class DeformConv2d(nn.Module):
     """Modulated deformable 3x3 convolution, DCNv2 (Zhu et al., 2019, arXiv:1811.11168).
 
     An ordinary convolution predicts 18 offsets (dy, dx interleaved) and 9 mask logits per position from the input; it
-    starts at zero, so that the layer starts as a plain convolution at half strength.
-    ``[B, in, H, W] -> [B, out, H, W]``.
+    is initialized to zero, so the layer starts as a plain convolution at half strength. ``[B, in, H, W] -> [B, out, H,
+    W]``.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -38,7 +38,7 @@ class DeformConv2d(nn.Module):
 
 
 def _no_autocast(device_type: str) -> contextlib.AbstractContextManager:
-    # The meta device, where networks are counted, knows no autocast.
+    # The meta device, used for counting, has no autocast.
     return contextlib.nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
 
 
@@ -65,7 +65,7 @@ def bilinear_kernel(size: int) -> Tensor:
 
 
 def bilinear_upsample(channels: int, factor: int) -> nn.ConvTranspose2d:
-    """A learned upsampling of each channel by itself that starts as the bilinear one."""
+    """Learned per-channel upsampling, initialized as bilinear."""
     layer = nn.ConvTranspose2d(
         channels, channels, 2 * factor, stride=factor, padding=factor // 2, groups=channels, bias=False
     )

@@ -1,4 +1,4 @@
-"""What the checkpoints of the two original repositories hold: names of tensors, heads, tasks, classes, colors.
+"""Contents of checkpoints of the two original repositories: names of tensors, heads, tasks, classes, colors.
 
 xingyizhou/CenterNet (Objects as Points) and PingoLH/CenterNet-HarDNet. Facts only; ``convert.py`` applies them.
 """
@@ -14,11 +14,11 @@ from centernet.joints import COCO_JOINTS
 
 @dataclass(frozen=True)
 class Family:
-    """How the tensors of one kind of network are called.
+    """Tensor names of one kind of network.
 
     ``renames``: (pattern, replacement) pairs for ``re.sub``, all applied in this order; ``unused``: patterns of tensors
-    that the original carries without using them; ``first``: our name of the convolution that sees the image; ``task``:
-    what boxes were published with.
+    that the original stores but does not use; ``first``: our name of the first convolution; ``task``: the task that
+    boxes were published with.
     """
 
     renames: tuple[tuple[str, str], ...]
@@ -33,7 +33,7 @@ def _numbered(word: str, ours: str, last: int = 3) -> tuple[tuple[str, str], ...
     return tuple((rf"\b{word}_{n}\b", f"{ours}.{n - 1}") for n in range(1, last + 1))
 
 
-_OURS = "backbone.body.model."  # backbones of our own sit inside timm's feature getter
+_OURS = "backbone.body.model."  # our backbones are wrapped in timm's feature getter
 
 FAMILIES: dict[str, Family] = {
     "resnet": Family(
@@ -147,9 +147,9 @@ class Layout:
     """The heads of a task, by our names: channels of each (several where the original has options), and which may lack.
 
     ``classes``: the head whose channels are the classes. A negative number of channels is that multiple of them; no
-    number at all: any. ``wide``: the options of a head that has more channels than the first choice; ``renamed``: heads
-    that this project's task calls otherwise. ``normalization``: of the colors (see ``NORMALIZATIONS``); ``tested``: at
-    which resolution and in which mode the published numbers were measured, where not as usual.
+    number means any. ``wide``: the options of a head that has more channels than the first choice; ``renamed``: heads
+    with another name in this project's task. ``normalization``: of the colors (see ``NORMALIZATIONS``); ``tested``:
+    resolution and mode of the published numbers, if not the default.
     """
 
     classes: str
@@ -201,7 +201,7 @@ TASKS: dict[str, Layout] = {
     "exdet": Layout(
         "center",
         {
-            # One channel: extreme points that know no class.
+            # One channel: class-agnostic extreme points.
             **dict.fromkeys(_EXTREMES, (CLASSES, 1)),
             "center": (CLASSES,),
             **{f"{name}_offset": (2,) for name in _EXTREMES},
@@ -226,7 +226,7 @@ VOC_CLASSES = (
 )  # fmt: skip
 KITTI_CLASSES = ("Pedestrian", "Car", "Cyclist")
 
-# What the published checkpoints of a task with this many classes detect, in the order of their channels.
+# Class names of published checkpoints by task and number of classes, in channel order.
 CLASS_NAMES: dict[tuple[str, int], tuple[str, ...]] = {
     ("ctdet", 80): COCO_CLASSES,
     ("ctdet_dense", 80): COCO_CLASSES,
@@ -252,13 +252,14 @@ def tested_as(task: str, network: str, num_classes: int) -> tuple[list[int], str
 
 
 def facts_of(channels: Mapping[str, int]) -> dict[str, Any]:
-    """What heads with these channels say of the data: joints other than COCO's are numbered, as no file names them."""
+    """Facts of the data that follow from head channels: joints other than COCO's are numbered, as no file names
+    them."""
     count = channels.get("joints", 0) // 2
     return {} if count in (0, len(COCO_JOINTS)) else {"joints": {"names": [f"joint_{n}" for n in range(count)]}}
 
 
 def mismatch_of(channels: Mapping[str, int]) -> str | None:
-    """What is wrong between heads that must go together, by the originals' names, or None."""
+    """A mismatch between related heads, by the originals' names, or None."""
     joints, heatmap = channels.get("joints", 0), channels.get("joint_heatmap")
     if heatmap is None or 2 * heatmap == joints:
         return None

@@ -25,7 +25,7 @@ def count_parameters(network: nn.Module) -> int:
 def count_macs(network: nn.Module, input_size: tuple[int, int]) -> int:
     """Multiply-accumulates of the convolutions for one image of ``input_size`` (height, width).
 
-    Runs the network once, on the device where it is: on ``meta`` this takes neither time nor memory.
+    Runs the network once, on the device where it is: on ``meta`` this needs almost no time and memory.
     """
     total = 0
 
@@ -51,6 +51,6 @@ def count_macs(network: nn.Module, input_size: tuple[int, int]) -> int:
 
 
 def build_counted(backbone: str | Mapping[str, Any], heads: Mapping[str, Head]) -> CenterNet:
-    """A network without weights (on ``meta``), to be counted."""
+    """A network without weights (on ``meta``), for counting."""
     with torch.device("meta"):
         return build_network(backbone, heads)

@@ -1,4 +1,5 @@
-"""Starting from another network's weights: what fits is copied, head rows by class name, the rest stays as it began."""
+"""Starting from another network's weights: copies matching tensors, head rows by class name, and keeps the rest
+initialized."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from centernet.structures import InputError
 
 @dataclass
 class TransferReport:
-    """What was copied and what was not, by names of tensors; ``str()`` of it is for people."""
+    """Names of tensors that were copied or not; ``str()`` makes it readable."""
 
     copied: list[str] = field(default_factory=list)
     by_class: list[str] = field(default_factory=list)
@@ -36,7 +37,7 @@ class TransferReport:
         if self.resized:
             lines.append(f"as initialized, because the shape differs: {_listed(self.resized)}")
         if self.missing:
-            lines.append(f"as initialized, because the checkpoint has none: {_listed(self.missing)}")
+            lines.append(f"as initialized, because the checkpoint lacks them: {_listed(self.missing)}")
         if self.unused:
             lines.append(f"in the checkpoint, but not in this network: {_listed(self.unused)}")
         return "\n".join(lines)
@@ -57,8 +58,8 @@ def copy_weights(
     """Copy ``state_dict`` (of a ``CenterNet``) into ``network`` where it fits, in place.
 
     ``class_names_from`` of the weights, ``class_names_to`` of the network: rows of ``class_heads`` (those whose
-    channels are the classes) go by name, and a class without a namesake keeps its initialization. Raises
-    ``InputError`` when nothing of the backbone fits.
+    channels are the classes) go by name, and other classes keep their initialization. Raises ``InputError`` if no
+    backbone tensor fits.
     """
     report = TransferReport(unused=[name for name in state_dict if name not in network.state_dict()])
     places = {name: row for row, name in enumerate(class_names_from)}
@@ -86,8 +87,8 @@ def copy_weights(
             report.copied.append(name)
     if not any(name.startswith("backbone.") and not name.endswith("num_batches_tracked") for name in report.copied):
         raise InputError(
-            "nothing of the checkpoint's backbone fits this one; choose the backbone that it was trained with "
-            f"(it has {_listed(list(state_dict), 2)})"
+            "no tensor of the checkpoint's backbone fits this one; choose the backbone that it was trained with (it "
+            f"has {_listed(list(state_dict), 2)})"
         )
     return report
 

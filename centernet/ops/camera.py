@@ -2,10 +2,10 @@
 
 KITTI's object benchmark (Geiger et al., 2012) and its development kit; Objects as Points, Sec. 4 (3D detection).
 
-Convention: camera space has x to the right, y down, z forward, in meters. A location is the middle of a box's bottom
+Convention: camera space has x to the right, y down, z forward, in meters. A location is the center of a box's bottom
 face; dimensions are (height, width, length); yaw turns around y, is 0 where the length lies along x, and grows from x
-toward -z. A camera matrix ``[3, 4]`` takes (x, y, z, 1) to (u w, v w, w), with (u, v) in pixels; the projective depth
-w is z + P[2, 3], which in KITTI is a few millimeters more than z. alpha is the yaw seen along the ray to the object.
+toward -z. A camera matrix ``[3, 4]`` takes (x, y, z, 1) to (u w, v w, w), with (u, v) in pixels; the projective depth w
+is z + P[2, 3], which in KITTI is a few millimeters more than z. alpha is the yaw seen along the ray to the object.
 """
 
 from __future__ import annotations

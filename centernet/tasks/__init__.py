@@ -1,4 +1,4 @@
-"""Tasks: what the maps mean. One file each, made of terms."""
+"""Tasks: the meaning of the output maps. One file each, composed of terms."""
 
 from centernet.tasks.base import Task, build_task, task_names
 

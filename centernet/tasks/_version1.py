@@ -1,4 +1,4 @@
-"""Task options as checkpoints of format 1 and older command lines name them, and where they are now."""
+"""Option names of tasks in checkpoints of format 1 and older command lines, and their current places."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ RENAMED: dict[str, dict[str, str]] = {
         "mean_dimensions": "dimensions.means",
     },
 }
-"""By task: the old option and its new place; below ``metric`` and ``facts`` it is no longer an option of the task."""
+"""By task: the old option and its new place; places below ``metric`` and ``facts`` are no longer options of the
+task."""
 
 TARGETS = {
     "center": {"supervise": "center"},
@@ -53,7 +54,7 @@ TARGETS = {
     "per_class": {"per_class": True},
 }
 HEADS = {"ctdet_dense": {"size": "box"}}
-"""Heads that have another name now."""
+"""Heads that were renamed."""
 
 
 def upgrade(task: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -71,15 +72,15 @@ def upgrade(task: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict
                 new.setdefault(part, {})["loss"] = value
         elif (place := RENAMED[task].get(name)) is not None:
             if value is None and name != "slots":
-                continue  # said nothing, and nobody answered
+                continue  # unset, so the default applies
             *path, last = place.split(".")
             node = new
             for step in path:
                 node = node.setdefault(step, {})
             node[last] = value
         else:
-            new[name] = value  # called the same today, or unknown: the task says so
+            new[name] = value  # same name today, or unknown: the task raises
     if "supervise" in new.get("size", {}) and new["size"]["supervise"] == "dense":
-        new["size"].pop("loss", None)  # dense supervision never looked at it
+        new["size"].pop("loss", None)  # dense supervision never used it
     new |= dict.fromkeys(left_out)
     return new, new.pop("facts", {}), new.pop("metric", {})

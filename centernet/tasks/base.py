@@ -1,8 +1,8 @@
-"""Task: a heatmap of points, a list of terms, a metric, and at most one step that ties terms together.
+"""Task: a heatmap of points, a list of terms, a metric, and at most one step that combines terms.
 
-Everything that follows from the terms is written here, once: targets, losses, decoding, flip testing, and what a
-flawless network would emit. A task is an object without parameters; it knows no data set, no network and no Lightning.
-A new one is a new file in this package with one subclass of ``Task`` (docs/adding.md).
+Everything that follows from the terms is implemented here, once: targets, losses, decoding, flip testing, and the
+output of a perfect network. A task has no parameters and does not depend on data sets, networks or Lightning. A new
+task is a file in this package with one subclass of ``Task`` (docs/adding.md).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ HEATMAP = "heatmap"
 
 
 class Task:
-    """Base of all tasks. A subclass sets ``name`` and ``TERMS`` and writes ``metric``.
+    """Base of all tasks. A subclass sets ``name`` and ``TERMS`` and implements ``metric``.
 
-    ``facts``: what the data says of itself (``ImageDataset.facts``), as plain data. Options nest as the terms do:
-    ``size={"weight": 0.1}``; ``offset=None`` leaves out one of the ``OPTIONAL`` terms. ``pad_objects``: None, or the
-    number of rows per image, full or empty, that losses at centers are means over (the original's ``max_objs`` in
-    monocular 3D); by default they are means over objects. Raises ``InputError`` for an unknown option or value.
+    ``stride``: input pixels per grid cell. ``facts``: metadata of the data (``ImageDataset.facts``), as plain data.
+    Options nest like the terms: ``size={"weight": 0.1}``; ``offset=None`` drops one of the ``OPTIONAL`` terms.
+    ``pad_objects``: None to average losses at centers over objects, or the number of rows per image, full or empty, to
+    average over (the original's ``max_objs`` in monocular 3D). Raises ``InputError`` for an unknown option or value.
     """
 
     name: ClassVar[str]
@@ -45,7 +45,7 @@ class Task:
     IMAGE_FIELDS: ClassVar[tuple[str, ...]] = ()
     """Fields of images (``centernet.fields``) that ``lift`` needs."""
     threshold: ClassVar[float] = 0.3
-    """Score from which a detection is worth drawing, when nobody says another one."""
+    """Default minimum score for drawing detections."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Task:
         self.facts = dict(facts or {})
         self.num_classes, self.stride = num_classes, stride
         if pad_objects is not None and not (isinstance(pad_objects, int) and pad_objects > 0):
-            raise InputError(f"task {self.name}: pad_objects={pad_objects!r} must be a positive number, or null")
+            raise InputError(f"task {self.name}: pad_objects={pad_objects!r} must be a positive integer or null")
         about = About(self.name, num_classes, stride, self.facts, pad_objects)
         if unknown := [option for option in options if option not in self.TERMS]:
             raise InputError(f"task {self.name} has no option {unknown[0]!r}; {did_you_mean(unknown[0], self.TERMS)}")
@@ -68,28 +68,29 @@ class Task:
             if not self._is_left_out(name, options.get(name, {}))
         }
         self.heatmap: Points = self.terms[HEATMAP]
-        self.wanted = about.wanted  # facts that only the data knows and nobody said
-        self.heads  # noqa: B018  says so at once when options do not go together
+        self.wanted = about.wanted  # facts that only the data has and that were not given
+        self.heads  # noqa: B018  raises early for incompatible options
 
     def _is_left_out(self, name: str, options: Any) -> bool:
         if options is None and name not in self.OPTIONAL:
             known = ", ".join(self.OPTIONAL) or "none"
-            raise InputError(f"task {self.name} needs {name}; terms that can be left out: {known}")
+            raise InputError(f"task {self.name}: {name}=null is not possible; terms that can be null: {known}")
         return options is None
 
     # What differs between tasks.
 
     def metric(self, class_names: Sequence[str], **options: Any) -> ImageMetric:
-        """A fresh metric; ``update(detections, truth, image_id)`` takes image space, ``compute()`` a flat dict."""
+        """A new metric: ``update(detections, truth, image_id)`` takes image space, ``compute()`` returns a flat
+        dict."""
         raise NotImplementedError
 
     def supervised(self, placed: Placed, objects: Objects) -> Mapping[str, Tensor]:
-        """Rules across terms: for terms that are not learned from every object, from which ones (bool ``[B, M]``)."""
+        """Rules across terms: for terms trained on some objects only, a mask of them (bool ``[B, M]``)."""
         return {}
 
     def finish(self, found: Detections, peaks: Peaks, maps: Outputs) -> Detections:
-        """The step that ties terms together: detections in input pixels, with ``center`` and ``size`` beside the boxes
-        that they make, as the task wants them."""
+        """The step that combines terms: adjusts detections in input pixels, which include ``center`` and ``size``
+        besides the boxes made from them."""
         return found
 
     def lift(self, detections: Detections, batch: Batch) -> Detections:
@@ -97,9 +98,10 @@ class Task:
         return move(detections, torch.linalg.inv(batch["input_from_image"]), partners_of(self.facts))
 
     def image_fields(self, given: Mapping[str, Any], image_size: Size) -> dict[str, Tensor]:
-        """What is given with an image of ``image_size`` (height, width) as the fields that ``lift`` needs."""
+        """Converts ``given``, known about an image of ``image_size`` (height, width), to the fields that ``lift``
+        needs."""
         if given := [name for name, value in given.items() if value is not None]:
-            raise InputError(f"task {self.name} takes nothing but the image; leave out {', '.join(given)}")
+            raise InputError(f"task {self.name} needs only the image; remove {', '.join(given)}")
         return {}
 
     # What follows from the terms.
@@ -115,7 +117,7 @@ class Task:
         return tuple(dict.fromkeys(field for term in self.terms.values() for field in term.needs))
 
     def check_data(self, fields: Mapping[str, Tensor], facts: Mapping[str, Any], where: str) -> None:
-        """Raise ``InputError`` when data with these fields and facts cannot be used; ``where`` names it."""
+        """Raise ``InputError`` if data with these fields and facts cannot be used; ``where`` names the data."""
         if missing := [field for field in self.needs if field not in fields]:
             hint = f"; use {source}" if (source := sources(missing)) else ""
             raise InputError(
@@ -147,13 +149,13 @@ class Task:
         return {"loss": sum(weights[part] * value for part, value in parts.items()), **parts}
 
     def activate(self, outputs: Outputs) -> Outputs:
-        """Raw maps to maps that ``decode`` reads: probabilities for heatmaps, meters for depth, ..."""
+        """Raw maps to maps that ``decode`` reads: probabilities for heatmaps, meters for depth, and so on."""
         return {name: self.terms[name].activate(raw) for name, raw in outputs.items()}
 
     def decode(self, maps: Outputs) -> Detections:
-        """Detections ``[B, K, ...]`` in input pixels from activated maps (see ``activate``), by falling score.
+        """Detections ``[B, K, ...]`` in input pixels from activated maps (see ``activate``), by decreasing score.
 
-        Without an offset the middle of the cell is the best guess, without a size boxes are as small as a point.
+        Without an offset, centers are the middles of cells; without a size, boxes have zero area.
         """
         peaks = self.heatmap.find(maps)
         found: Detections = {}
@@ -180,14 +182,16 @@ class Task:
         return merged
 
     def perfect(self, targets: Targets, grid_size: tuple[int, int]) -> Outputs:
-        """The raw output that a flawless network would give for ``targets``; makes every task its own test."""
+        """The raw output of a perfect network for ``targets``; lets every task test itself."""
         return {name: term.perfect(targets[name], grid_size) for name, term in self.terms.items()}
 
 
 def make_term(make: Callable[..., Term], name: str, about: About, options: Any) -> Term:
-    """A term with these options. Raises ``InputError`` for options that it does not have."""
+    """A term with these options. Raises ``InputError`` for unknown options."""
     if not isinstance(options, Mapping):
-        raise InputError(f"task {about.task}: {name}={options!r} must hold options, such as {{weight: 1.0}}")
+        raise InputError(
+            f"task {about.task}: {name}={options!r} must be a mapping of options; for example {{weight: 1.0}}"
+        )
     known = [option for option in _parameters(make) if option not in ("name", "about")]
     for option in options:
         if option not in known:
@@ -196,7 +200,7 @@ def make_term(make: Callable[..., Term], name: str, about: About, options: Any) 
 
 
 def _parameters(make: Callable[..., Term]) -> list[str]:
-    """Names of the arguments of a constructor, those of the classes above it where it hands them on."""
+    """Argument names of a constructor, including those of base classes that it forwards to."""
     cls, names = getattr(make, "func", make), []
     for part in cls.__mro__:
         if "__init__" not in vars(part):
@@ -209,7 +213,7 @@ def _parameters(make: Callable[..., Term]) -> list[str]:
 
 
 def _padded(target: Target, rows: int | None) -> Target:
-    """Targets at cells with at least so many rows, the new ones unsupervised."""
+    """Targets at cells, padded with unsupervised rows to at least this many."""
     if rows is None or not isinstance(target, AtCells) or target.cell.shape[1] >= rows:
         return target
     more = rows - target.cell.shape[1]
@@ -218,7 +222,7 @@ def _padded(target: Target, rows: int | None) -> Target:
 
 
 def task_names() -> list[str]:
-    """Names of all tasks: the files of this package, apart from this one and those with an underscore."""
+    """Names of all tasks: the files of this package, except this one and those with an underscore."""
     import centernet.tasks
 
     files = (m.name for m in pkgutil.iter_modules(centernet.tasks.__path__) if not m.ispkg)
@@ -240,7 +244,7 @@ def task_class(name: str) -> type[Task]:
 def build_task(name: str, num_classes: int, facts: Mapping[str, Any] | None = None, **options: Any) -> Task:
     """The task of this name (a file of this package). Raises ``InputError`` for an unknown name or option."""
     task = task_class(name)
-    names = dict.fromkeys((*_parameters(task), *task.TERMS))  # a subclass repeats what it hands on
+    names = dict.fromkeys((*_parameters(task), *task.TERMS))  # a subclass may repeat forwarded arguments
     own = [option for option in names if option not in ("num_classes", "facts")]
     for option in options:
         if option not in own:

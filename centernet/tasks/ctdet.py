@@ -15,7 +15,7 @@ from centernet.tasks.terms.points import Points
 
 
 class CtdetTask(Task):
-    """A center, the size of its box, and where in its cell it lies."""
+    """Center heatmap, box size, and offset in the cell."""
 
     name = "ctdet"
     TERMS = {"heatmap": Points, "size": Size, "offset": Offset}

@@ -16,7 +16,7 @@ from centernet.tasks.terms.points import Points
 
 
 class CtdetDenseTask(Task):
-    """Every cell of an object's window says where the object's center is and how large it is."""
+    """Every cell of an object's window predicts the object's center and size."""
 
     name = "ctdet_dense"
     TERMS = {"heatmap": partial(Points, margin=0), "box": DenseBox}

@@ -1,8 +1,8 @@
-"""ddd_dle: 3D boxes from one image, with what MonoDLE found about where they are lost.
+"""ddd_dle: 3D boxes from one image, with MonoDLE's findings on localization errors.
 
 Ma et al., "Delving into Localization Errors for Monocular 3D Object Detection", CVPR 2021 (arXiv:2103.16237): the
-projection of the 3D center is found instead of the 2D center, objects too far away to be located are left out of
-training, and dimensions are trained by what they cost in overlap.
+heatmap marks projected 3D centers instead of 2D centers, objects too distant to locate are ignored in training, and the
+loss of dimensions is weighted by overlap.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from centernet.tasks.terms.space import (
 
 
 class DddDleTask(Task):
-    """3D boxes at the projections of their centers, with depths that know how sure they are.
+    """3D boxes at their projected centers, with depth uncertainty.
 
     The heatmap, the 2D box and everything else belong to the cell that the 3D center is projected into. A score is the
-    peak's times the probability that the depth is right to within a meter, by the Laplace distribution that the network
-    says. (The authors multiply by a decreasing function of the spread that may exceed 1; exp(-spread) would put every
-    near guess before every far object.) All losses are means over objects; the authors give depth the weight 1.
+    peak's score times the probability, under the predicted Laplace distribution, that the depth is within a meter. (The
+    authors multiply by a decreasing function of the spread that may exceed 1; exp(-spread) would rank every near guess
+    above every far object.) All losses are means over objects; the authors use a depth weight of 1.
     """
 
     name = "ddd_dle"
@@ -61,7 +61,7 @@ class DddDleTask(Task):
         return known_in_space(self.terms["depth"], objects)
 
     def finish(self, found: Detections, peaks: Peaks, maps: Outputs) -> Detections:
-        """Scores are multiplied by the confidence of depth, and the detections sorted anew."""
+        """Multiply scores by depth confidence and sort the detections again."""
         found = dict(found)
         found["scores"] = found["scores"] * confidence_of(found.pop("depth_spread"))
         order = found["scores"].topk(found["scores"].shape[1]).indices

@@ -22,17 +22,17 @@ from centernet.tasks.terms.box import Offset, Size
 from centernet.tasks.terms.joints import JointHeatmap, JointOffset, Joints, joint_set
 from centernet.tasks.terms.points import Points
 
-# A peak of a joint heatmap below this probability is none; a joint farther from its peak than this share of the box's
-# longer side stays where the center says (both as in the original).
+# Peaks of joint heatmaps below this probability are discarded; a joint farther from its peak than this fraction of the
+# box's longer side keeps its regressed position (both as in the original).
 MIN_JOINT_SCORE, SNAP_DISTANCE = 0.1, 0.3
-# Where a missing peak is put: farther away than anything.
+# Position of a missing peak: farther away than any joint.
 NOWHERE = 1e4
 
 
 class MultiPoseTask(Task):
     """Boxes as in ``ctdet``, and the joints of each: offsets from the center, joint heatmaps, joint offsets.
 
-    ``unlabeled``: an object without any labeled joint supervises its center only (``center``, as the original), or its
+    ``unlabeled``: an object without labeled joints supervises its center only (``center``, as in the original), or its
     size and offset as well (``box``). Objects of a class that has no joints always supervise their box.
     """
 
@@ -58,7 +58,7 @@ class MultiPoseTask(Task):
         if unlabeled not in ("center", "box"):
             raise InputError(f"task {self.name}: unlabeled={unlabeled!r} is unknown; choose one of center, box")
         if options.get("joint_heatmap", {}) is None:
-            options["joint_offset"] = None  # it refines the peaks of that heatmap
+            options["joint_offset"] = None  # it refines that heatmap's peaks
         super().__init__(num_classes, stride, facts, **options)
         self.unlabeled = unlabeled
 
@@ -70,22 +70,21 @@ class MultiPoseTask(Task):
         if self.unlabeled == "box":
             return {}
         visibility = objects["joints"][..., 2]
-        # Of a class without joints nobody could label any.
+        # Objects of a class without joints have none to label.
         known = (visibility > 0).any(-1) | (visibility < 0).all(-1)
         return {"size": known, "offset": known}
 
     def finish(self, found: Detections, peaks: Peaks, maps: Outputs) -> Detections:
-        """Joints move to the peaks of their heatmaps, and get the probability there."""
+        """Snap joints to the peaks of their heatmaps; the peaks' probabilities become their scores."""
         if "joint_heatmap" not in self.terms:
             return {**found, "joint_scores": found["scores"][..., None].expand(found["joints"].shape[:-1])}
         joints, scores = self._snap(found["joints"] / self.stride, found["boxes"] / self.stride, maps)
         return {**found, "joints": joints * self.stride, "joint_scores": scores}
 
     def _snap(self, joints: Tensor, boxes: Tensor, maps: Outputs) -> tuple[Tensor, Tensor]:
-        """Joints ``[B, K, J, 2]`` moved to the nearest peak of their heatmap, and the heatmap there ``[B, K, J]``.
+        """Joints ``[B, K, J, 2]`` snapped to the nearest peak of their heatmap, and its values there ``[B, K, J]``.
 
-        A joint stays where it was regressed when that peak is weak, lies outside the box or too far away. Everything in
-        cells.
+        A joint keeps its regressed position if that peak is weak, outside the box, or too far away. All in cells.
         """
         height, width = maps["joint_heatmap"].shape[-2:]
         heatmap = suppress_non_peaks(maps["joint_heatmap"])
@@ -97,7 +96,7 @@ class MultiPoseTask(Task):
             peaks = peaks + 0.5
         peaks = torch.where((peak_scores > MIN_JOINT_SCORE)[..., None], peaks, -NOWHERE)
         regressed = joints.transpose(1, 2)  # [B, J, K, 2]
-        # Not torch.cdist: its matrix product loses the last digits, and the export has no operator for it.
+        # Not torch.cdist: its matrix product loses precision, and export has no operator for it.
         squared = (regressed[:, :, :, None] - peaks[:, :, None]).square().sum(-1)
         nearest, which = squared.min(-1)  # [B, J, K]
         snapped = peaks.gather(2, which[..., None].expand(-1, -1, -1, 2))
@@ -106,7 +105,7 @@ class MultiPoseTask(Task):
         is_near = nearest.sqrt() <= reach
         is_inside = ((snapped >= low) & (snapped <= high)).all(-1)
         is_snapped = is_near & is_inside & (snapped[..., 0] > -NOWHERE)
-        # What the heatmap says of a joint that was not snapped: its probability in the cell where it was regressed.
+        # The score of a joint that was not snapped is its heatmap's probability at the regressed cell.
         x, y = regressed.floor().unbind(-1)
         in_grid = (x >= 0) & (x < width) & (y >= 0) & (y < height)
         cell = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).long()

@@ -72,7 +72,7 @@ def test_the_order_of_classes_can_be_given(tmp_path):
     assert dataset.objects(0)["labels"].tolist() == [1]
     assert dataset.category_ids == [2, 1]
     with pytest.raises(
-        InputError, match=r"has the classes cat, dog, expected were cat, bird \(not in both: bird, dog\)"
+        InputError, match=r"has the classes cat, dog but cat, bird are required \(not in both: bird, dog\)"
     ):
         CocoDataset(path, images, eval_pipeline((32, 32)), class_names=["cat", "bird"])
 
@@ -115,7 +115,7 @@ def test_dropped_boxes_are_counted_in_one_line(tmp_path):
     assert [len(dataset.objects(n)["labels"]) for n in (0, 1)] == [1, 1]
     assert len(dataset.notes) == 1
     assert dataset.notes[0].endswith(
-        "instances_train.json: 3 boxes without area and 2 outside their image were dropped"
+        "instances_train.json: dropped 3 boxes without area and 2 boxes outside their image"
     )
 
 
@@ -123,7 +123,7 @@ def test_corner_boxes_in_a_file_of_corner_and_size_are_suspected(tmp_path):
     dataset = open_dataset(tmp_path, *({"image_id": 1, "bbox": [30, 20, 60, 45]} for _ in range(3)))
     assert len(dataset.notes) == 1
     assert dataset.notes[0].endswith(
-        "3 of 3 boxes reach beyond their image; COCO's bbox is [x, y, width, height], these look like [x1, y1, x2, y2]"
+        "3 of 3 boxes extend beyond their image; COCO's bbox is [x, y, width, height], these look like [x1, y1, x2, y2]"
     )
 
 
@@ -194,9 +194,9 @@ def bad_json(text: str) -> Any:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (bad_json("{"), r"instances_train\.json is not valid json .*; is the download complete\?"),
+        (bad_json("{"), r"instances_train\.json is not valid JSON .*; check that the download is complete"),
         (bad_json("[]"), "holds a list, not COCO annotations"),
-        (bad_json("\xff\xfe"), "is not valid json"),
+        (bad_json("\xff\xfe"), "is not valid JSON"),
         (lambda f: make_coco(f, categories=[]), "has an empty list of categories"),
         (lambda f: make_coco(f, images=[]), "has an empty list of images"),
         (lambda f: rewrite(f, categories=None), "has no 'categories'; COCO annotations need images, annotations and"),
@@ -204,13 +204,16 @@ def bad_json(text: str) -> Any:
         (lambda f: rewrite(f, images=None), "has no 'images'"),
         (
             lambda f: make_coco(f, [{**BOX, "image_id": 9}]),
-            "annotation 1 points to image 9, which is not in the json's",
+            "annotation 1 refers to image 9, which is not in the json's",
         ),
-        (lambda f: make_coco(f, [{**BOX, "category_id": 5}]), "annotation 1 points to category 5, which is not in the"),
-        (lambda f: make_coco(f, [{"image_id": 1}]), r"annotation 1 has bbox None; COCO wants \[x, y, width, height\]"),
+        (lambda f: make_coco(f, [{**BOX, "category_id": 5}]), "annotation 1 refers to category 5, which is not in the"),
+        (
+            lambda f: make_coco(f, [{"image_id": 1}]),
+            r"annotation 1 has bbox None; COCO requires \[x, y, width, height\]",
+        ),
         (lambda f: make_coco(f, [{"image_id": 1, "bbox": [1, 2, 3]}]), r"annotation 1 has bbox \[1, 2, 3\]"),
         (lambda f: make_coco(f, [{"bbox": [1, 2, 3, 4]}]), "annotation 1 has no 'image_id'"),
-        (lambda f: make_coco(f, images=[{"id": 1}, {"id": 1}]), "image id 1 is there twice"),
+        (lambda f: make_coco(f, images=[{"id": 1}, {"id": 1}]), "image id 1 appears twice"),
         (
             lambda f: make_coco(f, categories=[{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]),
             "two categories are called 'cat'; give every class its own name",
@@ -292,26 +295,26 @@ def test_both_splits_must_have_the_same_classes(tmp_path):
     make_coco(tmp_path, split="train")
     make_coco(tmp_path, split="val", categories=[{"id": 1, "name": "cat"}, {"id": 2, "name": "cow"}])
     data = data_of(root=tmp_path)
-    with pytest.raises(InputError, match=r"instances_val\.json has the classes cat, cow, expected were cat, dog"):
+    with pytest.raises(InputError, match=r"instances_val\.json has the classes cat, cow but cat, dog are required"):
         data.setup("fit")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "no data given; say data.root=DIR, or name data.train_annotations"),
-        ({"root": "absent"}, "data.root=.*absent does not exist or is no folder; give the folder that holds the data"),
-        ({"root": "empty"}, r"no train annotations in .*empty \(looked for annotations/instances_train2017\.json, "),
+        ({}, "no data given; set data.root=DIR, or set data.train_annotations"),
+        ({"root": "absent"}, "data.root=.*absent is not an existing folder; give the folder that holds the data"),
+        ({"root": "empty"}, r"no train annotations in .*empty \(tried annotations/instances_train2017\.json, "),
         (
             {"train_annotations": "absent.json"},
-            "train annotations .*absent.json do not exist; say data.train_annotations=",
+            "train annotations .*absent.json do not exist; set data.train_annotations=",
         ),
         (
             {"train_annotations": "made/annotations/instances_train.json", "train_images": "absent"},
-            "train images folder .*absent does not exist; say data.train_images=FOLDER",
+            "train image folder .*absent does not exist; set data.train_images=FOLDER",
         ),
         ({"root": "made", "validate_on": "test"}, "data.validate_on='test' is unknown; choose val or train"),
-        ({"root": "made", "test_mode": "fill"}, "test mode 'fill' is unknown; choose one of fit, keep, stretch"),
+        ({"root": "made", "test_mode": "fill"}, "test_mode='fill' is unknown; choose one of fit, keep, stretch"),
         (
             {"root": "made", "augment": {"warp": "crops"}},
             r"augment.warp='crops' is unknown; choose one of crop, jitter",
@@ -367,7 +370,7 @@ def test_training_images_without_annotations_can_be_left_out(tmp_path):
 def test_a_training_split_without_any_annotation_is_refused_where_empty_images_are_left_out(tmp_path):
     for split in ("train", "val"):
         make_coco(tmp_path, [], split=split)
-    with pytest.raises(InputError, match=r"the train data has no annotation at all"):
+    with pytest.raises(InputError, match=r"the train data has no annotations"):
         data_of(root=tmp_path, skip_empty=True).setup("fit")
 
 
@@ -380,7 +383,7 @@ def test_keep_evaluates_image_by_image_and_refuses_mixed_batches(tmp_path):
     data = data_of(root=tmp_path, test_mode="keep", eval_batch_size=2)
     data.setup("fit")
     with pytest.raises(
-        InputError, match=r"images of several sizes in one batch; test mode keep needs data.eval_batch_size=1"
+        InputError, match=r"images of different sizes; data.test_mode=keep requires data.eval_batch_size=1"
     ):
         next(iter(data.val_dataloader()))
 

@@ -119,28 +119,28 @@ def test_in_a_mosaic_joints_beyond_their_quarter_are_not_labeled(tmp_path):
     ("annotation", "options", "message"),
     [
         ({"keypoints": [1, 2, 2]}, {}, r"annotation 1 has 3 numbers in keypoints, but its category has 3 joints"),
-        ({"keypoints": [float("nan"), 2, 2] * 3}, {}, r"annotation 1 has keypoints that are no numbers"),
+        ({"keypoints": [float("nan"), 2, 2] * 3}, {}, r"annotation 1 has keypoints that are not finite"),
         (
             JOINTS,
             {"joints": {"names": ["a", "b"]}},
-            r"has 3 joints \(head, left_hand, right_hand\), data.joints names 2",
+            r"has 3 joints \(head, left_hand, right_hand\), but data.joints names 2",
         ),
         (
             JOINTS,
             {"joints": ["head"]},
-            r"data.joints=\['head'\] is no mapping; give names, flip_pairs, sigmas or skeleton",
+            r"data.joints=\['head'\] is not a mapping; give names, flip_pairs, sigmas or skeleton",
         ),
-        (JOINTS, {"joints": {"sigmas": 0.1}}, r"3 joints need 3 positive sigmas, given were 0.1"),
+        (JOINTS, {"joints": {"sigmas": 0.1}}, r"sigmas=0.1 does not fit 3 joints"),
         (
             JOINTS,
             {"categories": [{"id": 1, "name": "a", "keypoints": ["x", "x", "y"]}]},
-            r"category 1 has two joints called 'x'; give each its own name",
+            r"category 1 has two joints named 'x'; give each a unique name",
         ),
-        (JOINTS, {"joints": {"flip_pairs": [["head", "hat"]]}}, r"flip pair \['head', 'hat'\] names no joint 'hat'"),
+        (JOINTS, {"joints": {"flip_pairs": [["head", "hat"]]}}, r"flip pair \['head', 'hat'\] has unknown joint 'hat'"),
         (
             {"keypoints": [1, 2, 2]},
             {"categories": [{"id": 1, "name": "dot"}]},
-            r"annotations of category 1 have 1 joints, but neither it nor data.joints.names says what they are called",
+            r"annotations of category 1 have 1 joints without names; set data.joints=",
         ),
     ],
 )
@@ -164,7 +164,7 @@ def test_joints_without_left_and_right_are_noted(tmp_path):
     category = [{"id": 1, "name": "thing", "keypoints": ["front", "back"]}]
     dataset = open_dataset(tmp_path, BOX, categories=category)
     (note,) = dataset.notes
-    assert "none of the 2 joints is paired left and right" in note
+    assert "none of the 2 joints has a left-right pair" in note
     assert not open_dataset(tmp_path, BOX).notes
 
 

@@ -64,10 +64,10 @@ def test_windows_line_ends_are_read() -> None:
 @pytest.mark.parametrize(
     ("text", "with_scores", "message"),
     [
-        (f"Car {ROW}\nCar 1 2 3", False, "made.txt, line 2 has 4 columns; KITTI wants 15: type truncated occluded"),
-        (f"Car {ROW}", True, "made.txt, line 1 has 15 columns; KITTI wants 16: .* rotation_y score"),
+        (f"Car {ROW}\nCar 1 2 3", False, "made.txt, line 2 has 4 columns; KITTI requires 15: type truncated occluded"),
+        (f"Car {ROW}", True, "made.txt, line 1 has 15 columns; KITTI requires 16: .* rotation_y score"),
         (f"Car {ROW} 0.5 1", False, "made.txt, line 1 has 17 columns"),
-        (f"\nCar {ROW}".replace("8.41", "far"), False, "made.txt, line 2 has 'far' as z; KITTI wants numbers"),
+        (f"\nCar {ROW}".replace("8.41", "far"), False, "made.txt, line 2 has 'far' as z; KITTI requires a number"),
         (f"Car {ROW}".replace("1.89", "nan"), False, "made.txt, line 1 has 'nan' as h"),
     ],
 )
@@ -80,7 +80,7 @@ def test_missing_and_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"labels .*000007.txt does not exist"):
         read_labels(tmp_path / "000007.txt")
     (tmp_path / "picture.txt").write_bytes(b"\x89PNG\xff\xfe")
-    with pytest.raises(InputError, match=r"picture.txt is no text"):
+    with pytest.raises(InputError, match=r"picture.txt is not a text file"):
         read_labels(tmp_path / "picture.txt")
 
 
@@ -132,7 +132,7 @@ def test_a_neighbor_can_be_a_class_of_its_own() -> None:
 
 @pytest.mark.parametrize("names", [[], ["Car", "Car"], ["Car", "car"], ["DontCare"]])
 def test_classes_must_be_types_of_kitti(names: list[str]) -> None:
-    with pytest.raises(InputError, match=r"data.class_names=.* must be one or more different ones of Car, Van"):
+    with pytest.raises(InputError, match=r"data.class_names=.* must be one or more distinct types of Car, Van"):
         require_types(names)
 
 
@@ -150,10 +150,10 @@ def test_p2_is_found_whatever_else_the_calibration_holds(tmp_path: Path, others:
     ("text", "message"),
     [
         ("", r"000000.txt has no line P2 \(it has nothing\)"),
-        ("P0: 1\nP1: 2", r"000000.txt has no line P2 \(it has P0, P1\); KITTI wants 'P2:' and 12 numbers"),
-        ("P2: 1 2 3", "000000.txt: P2 has 3 numbers; KITTI wants 12"),
-        (P2.replace("604.0814", "middle"), "000000.txt: P2 has 'middle'; KITTI wants numbers"),
-        (P2.replace("707.0493", "0"), "000000.txt: P2 has the focal lengths 0 and 0, not > 0"),
+        ("P0: 1\nP1: 2", r"000000.txt has no line P2 \(it has P0, P1\); KITTI requires 'P2:' and 12 numbers"),
+        ("P2: 1 2 3", "000000.txt: P2 has 3 numbers; KITTI requires 12"),
+        (P2.replace("604.0814", "middle"), "000000.txt: P2 has 'middle'; KITTI requires a number"),
+        (P2.replace("707.0493", "0"), "000000.txt: P2 has the focal lengths 0 and 0; both must be positive"),
     ],
 )
 def test_a_calibration_without_a_sound_p2_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -187,7 +187,7 @@ def test_a_list_of_frames_keeps_its_order_and_spelling(tmp_path: Path) -> None:
     [
         ("\n", "train.txt lists no frame"),
         ("000001\nimage_2/000002.png\n", "train.txt, line 2 is 'image_2/000002.png'"),
-        ("000001\n000002\n1\n", "train.txt, line 3: frame 1 is there already in line 1"),
+        ("000001\n000002\n1\n", "train.txt, line 3: frame 1 is already in line 1"),
     ],
 )
 def test_a_bad_list_of_frames_is_named(tmp_path: Path, text: str, message: str) -> None:

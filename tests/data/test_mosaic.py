@@ -82,5 +82,5 @@ def test_validation_has_no_mosaics(shapes):
 
 
 def test_a_share_is_a_probability():
-    with pytest.raises(InputError, match=r"augment.mosaic=2.0 is no probability; choose 0 \(never\) to 1 \(always\)"):
+    with pytest.raises(InputError, match=r"augment.mosaic=2.0 is not a probability; choose a value from 0 to 1"):
         CocoDataModule("somewhere", augment={"mosaic": 2})

@@ -272,5 +272,5 @@ def test_a_hundred_detections_count_however_many_there_are():
 
 
 def test_an_unknown_backend_is_named():
-    with pytest.raises(ValueError, match="unknown backend 'coco'; choose one of faster-coco-eval, pycocotools"):
+    with pytest.raises(ValueError, match="backend='coco' is unknown; choose one of faster-coco-eval, pycocotools"):
         CocoAP(CLASSES, backend="coco")

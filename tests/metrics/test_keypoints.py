@@ -322,7 +322,7 @@ def test_a_rank_without_images_takes_part_with_empty_rows():
 
 @pytest.mark.parametrize("sigmas", [None, (), (0.1, 0.0), (0.1, -0.1)])
 def test_joints_need_sigmas(sigmas):
-    with pytest.raises(InputError, match=r"CocoAP: keypoints need one positive sigma per joint, given were"):
+    with pytest.raises(InputError, match=r"CocoAP: sigmas=.* is invalid; give one positive number per joint"):
         make_metric(sigmas=sigmas)
 
 
@@ -333,7 +333,7 @@ def test_an_unknown_kind_is_named():
 
 def test_joints_and_sigmas_must_be_as_many():
     truth = make_people([[0, 0, 50, 60]], torch.full((1, 4, 3), 20.0))
-    with pytest.raises(InputError, match="detections have 4 joints and there are 5 sigmas; give one sigma per joint"):
+    with pytest.raises(InputError, match="detections have 4 joints but there are 5 sigmas; give one per joint"):
         make_metric().update(found_as(truth), stack_objects([truth]), torch.tensor([1]))
     with pytest.raises(InputError, match="truth have 4 joints"):
         make_metric().update(found_as(truth, torch.zeros(1, 5, 2)), stack_objects([truth]), torch.tensor([1]))

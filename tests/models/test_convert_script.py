@@ -99,7 +99,7 @@ def test_a_converted_file_is_read_like_one_of_ours(tmp_path: Path, monkeypatch: 
 
 
 def test_bad_input_is_one_sentence_and_a_failing_exit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SystemExit, match=r"^error: .*none\.pth: no such checkpoint file$"):
+    with pytest.raises(SystemExit, match=r"^error: .*none\.pth: the file does not exist; give a checkpoint$"):
         run(monkeypatch, tmp_path / "none.pth", tmp_path / "out.ckpt")
     assert not (tmp_path / "out.ckpt").exists()
 

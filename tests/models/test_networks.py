@@ -182,5 +182,5 @@ def test_unknown_options_of_a_neck_are_named() -> None:
 
 
 def test_an_unknown_option_of_a_network_is_named():
-    with pytest.raises(InputError, match="backbone 'resnet18' has no option 'nek'; it has body, options, neck, "):
+    with pytest.raises(InputError, match="backbone 'resnet18' has no option 'nek'; choose from body, options, neck, "):
         build_network({"name": "resnet18", "nek": "deconv"}, HEADS)

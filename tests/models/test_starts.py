@@ -73,7 +73,7 @@ def test_each_architecture_names_its_start(name: str, start: str) -> None:
 
 
 def test_an_unknown_start_is_refused() -> None:
-    with pytest.raises(InputError, match="unknown start of the heads 'zero'; choose one of small_last, small"):
+    with pytest.raises(InputError, match="head_start='zero' is unknown; choose one of small_last, small"):
         build_network({"name": "resnet18", "head_start": "zero"}, HEADS)
 
 

@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_reported_by_its_reason() -> None:
     assert "head.stacks.0.offset.0.weight" in report.unused
     text = str(report)
     assert "because the shape differs: head.stacks.0.heatmap.0.weight" in text
-    assert "because the checkpoint has none: head.stacks.0.depth.0.weight" in text
+    assert "because the checkpoint lacks them: head.stacks.0.depth.0.weight" in text
     assert "in the checkpoint, but not in this network: head.stacks.0.offset.0.weight" in text
 
 
@@ -99,5 +99,5 @@ def test_rows_are_not_copied_into_a_head_of_another_width() -> None:
 
 def test_another_backbone_is_refused() -> None:
     old = make(2, backbone={**BACKBONE, "name": "convnext_atto"})
-    with pytest.raises(InputError, match="nothing of the checkpoint's backbone fits this one; choose the backbone"):
+    with pytest.raises(InputError, match="no tensor of the checkpoint's backbone fits this one; choose the backbone"):
         copy_weights(make(2), old.state_dict(), ["a", "b"], ["a", "b"], CLASS_HEADS)

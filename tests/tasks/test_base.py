@@ -97,7 +97,7 @@ def test_each_optional_term_can_be_left_out_and_no_other(name):
             assert task.decode(random_outputs(task))["boxes"].shape == (1, 100, 4)
         else:
             known = ", ".join(cls.OPTIONAL) or "none"
-            message = f"^task {name} needs {term}; terms that can be left out: {known}$"
+            message = f"^task {name}: {term}=null is not possible; terms that can be null: {known}$"
             with pytest.raises(InputError, match=message):
                 build_task(name, 3, **{term: None})
 
@@ -130,15 +130,15 @@ def test_detections_have_no_center_and_no_size_of_their_own_and_fall_in_score(na
             "joints, joint_heatmap, joint_offset",
         ),
         ("ctdet", {"offset": {"wheels": 4}}, "task ctdet: offset has no option 'wheels'; choose one of weight, "),
-        ("ctdet", {"offset": True}, "task ctdet: offset=True must hold options, such as {weight: 1.0}"),
-        ("ddd", {"pad_objects": 0}, "task ddd: pad_objects=0 must be a positive number, or null"),
-        ("ddd", {"pad_objects": 2.5}, "task ddd: pad_objects=2.5 must be a positive number, or null"),
+        ("ctdet", {"offset": True}, "task ctdet: offset=True must be a mapping of options; for example {weight: 1.0}"),
+        ("ddd", {"pad_objects": 0}, "task ddd: pad_objects=0 must be a positive integer or null"),
+        ("ddd", {"pad_objects": 2.5}, "task ddd: pad_objects=2.5 must be a positive integer or null"),
         (
             "ctdet",
             {"pad_objects": 50, "size": {"loss": "smooth_l1"}},
-            "task ctdet: pad_objects does not go with size.loss=smooth_l1",
+            "task ctdet: pad_objects is incompatible with size.loss=smooth_l1",
         ),
-        ("ddd_dle", {"pad_objects": 50}, "task ddd_dle: pad_objects does not go with depth.loss=laplacian"),
+        ("ddd_dle", {"pad_objects": 50}, "task ddd_dle: pad_objects is incompatible with depth.loss=laplacian"),
     ],
 )
 def test_what_does_not_fit_is_said_in_one_sentence(name, options, message):
@@ -184,7 +184,7 @@ def test_data_without_a_needed_field_is_refused_with_the_data_that_has_it(name, 
 
 def test_a_task_that_takes_only_the_image_says_so():
     assert build_task("ctdet", 3).image_fields({"focal": None, "calibration": None}, (4, 6)) == {}
-    with pytest.raises(InputError, match=r"task ctdet takes nothing but the image; leave out focal$"):
+    with pytest.raises(InputError, match=r"task ctdet needs only the image; remove focal$"):
         build_task("ctdet", 3).image_fields({"focal": 700.0, "calibration": None}, (4, 6))
     camera = build_task("ddd", 3).image_fields({"focal": 700.0, "calibration": None}, (40, 60))["calibration"]
     assert (camera.shape, camera[0, 0].item()) == ((3, 4), 700)

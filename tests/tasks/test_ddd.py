@@ -422,7 +422,7 @@ def test_data_without_3d_labels_is_refused():
     ("options", "message"),
     [
         ({"heatmap": {"ignore": "box"}}, "task ddd: heatmap.ignore='box' is unknown; choose one of gaussian, region"),
-        ({"pad_objects": 0}, "task ddd: pad_objects=0 must be a positive number, or null"),
+        ({"pad_objects": 0}, "task ddd: pad_objects=0 must be a positive integer or null"),
         ({"depth": {"focal": -1.0}}, "task ddd: depth.focal=-1.0 must be a number above 0"),
         ({"heatmap": {"radius": "round"}}, "task ddd: heatmap.radius='round' is unknown"),
         ({"pad_object": 4}, "task ddd has no option 'pad_object'; did you mean pad_objects?"),

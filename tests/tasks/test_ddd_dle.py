@@ -222,7 +222,7 @@ def test_data_without_projected_centers_is_refused():
         ({"dimensions": {"means": [[1, 2, 3]]}}, "task ddd_dle: dimensions.means=[[1, 2, 3]] must hold three positive"),
         ({"dimensions": {"means": [[1, 2, 0]] * 3}}, "task ddd_dle: dimensions.means="),
         ({"heatmap": {"ignore": "box"}}, "task ddd_dle: heatmap.ignore='box' is unknown"),
-        ({"pad_objects": 50}, "task ddd_dle: pad_objects does not go with depth.loss=laplacian"),
+        ({"pad_objects": 50}, "task ddd_dle: pad_objects is incompatible with depth.loss=laplacian"),
     ],
 )
 def test_a_bad_option_is_named_with_what_there_is(options, message):

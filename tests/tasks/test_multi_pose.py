@@ -306,7 +306,7 @@ def test_the_heads_are_those_of_the_original():
         ({"unlabeled": "x"}, r"unlabeled='x' is unknown; choose one of center, box"),
         (
             {"size": None},
-            r"task multi_pose needs size; terms that can be left out: offset, joint_heatmap, joint_offset",
+            r"task multi_pose: size=null is not possible; terms that can be null: offset, joint_heatmap, joint_offset",
         ),
     ],
 )
@@ -319,14 +319,14 @@ def test_a_wrong_option_is_refused_in_one_sentence(options, message):
 @pytest.mark.parametrize(
     ("joints", "message"),
     [
-        ({"flip_pairs": [["a", "c"]]}, r"flip pair \['a', 'c'\] names no joint 'c'; the joints are a, b"),
-        ({"flip_pairs": [[0, 2]]}, r"flip pair \[0, 2\] names no joint 2"),
+        ({"flip_pairs": [["a", "c"]]}, r"flip pair \['a', 'c'\] has unknown joint 'c'; choose from a, b"),
+        ({"flip_pairs": [[0, 2]]}, r"flip pair \[0, 2\] has unknown joint 2"),
         ({"flip_pairs": [[1, 1]]}, r"joins a joint with itself"),
         ({"names": ["a", "b", "c"], "flip_pairs": [[0, 1], [1, 2]]}, r"joint 'b' is in two flip pairs"),
-        ({"names": ["a", "a"]}, r"two joints are called 'a'"),
-        ({"sigmas": [0.1]}, r"2 joints need 2 positive sigmas"),
-        ({"pairs": []}, r"pairs is unknown; there are names, flip_pairs, sigmas and skeleton"),
-        ({"skeleton": [["a"]]}, r"skeleton line \['a'\] must hold two joints"),
+        ({"names": ["a", "a"]}, r"two joints are named 'a'"),
+        ({"sigmas": [0.1]}, r"sigmas=\[0.1\] does not fit 2 joints"),
+        ({"pairs": []}, r"pairs is unknown; choose from names, flip_pairs, sigmas and skeleton"),
+        ({"skeleton": [["a"]]}, r"skeleton line \['a'\] does not hold two joints"),
     ],
 )
 def test_joints_of_the_data_that_make_no_sense_are_refused_in_one_sentence(joints, message):
@@ -350,7 +350,7 @@ def test_data_that_pairs_joints_otherwise_is_refused():
     fields = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0), "joints": torch.zeros(0, 5, 3)}
     task = MultiPoseTask(1, facts=FIVE)
     task.check_data(fields, FIVE, "the data")
-    with pytest.raises(InputError, match=r"the data and the model pair left and right joints differently"):
+    with pytest.raises(InputError, match=r"the data and the model have different left-right pairs"):
         task.check_data(fields, {"joints": {**FIVE["joints"], "flip_pairs": []}}, "the data")
 
 

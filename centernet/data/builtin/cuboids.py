@@ -2,8 +2,8 @@
 
 Deterministic from a seed; train and val come from different seeds. Boxes of KITTI's types and sizes stand on a plane
 1.65 m below a camera like KITTI's, at two thirds of its resolution. Depth can be read from where they touch the ground
-and from their size, heading from lights, windows and faces. There are occluded and cut objects, neighboring types,
-ignored regions and frames without objects, so that everything the benchmark brings is met without a download.
+and from their size, heading from lights, windows and faces. The scenes include occluded and truncated objects,
+neighboring types, ignored regions and frames without objects, so all cases of the benchmark occur without a download.
 
 Convention: as in ``centernet.ops.camera``; pixels of the image have their centers at whole numbers.
 """

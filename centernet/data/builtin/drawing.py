@@ -1,4 +1,4 @@
-"""What data that draws itself shares: folders that appear whole, splits with seeds of their own, files and shapes."""
+"""Shared by the built-in data sets: atomic creation of folders, a seed per split, files and shapes."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class Split(NamedTuple):
     seed: int
 
     def scenes(self, draw: Callable[[np.random.Generator], Any]) -> Iterator[Any]:
-        """What ``draw`` makes of one random generator per scene; fewer scenes are the first of more."""
+        """The results of ``draw`` with one random generator per scene; a smaller split is a prefix of a larger one."""
         return (draw(np.random.default_rng((self.version, self.seed, n))) for n in range(self.count))
 
 
 class DrawnData:
-    """What turns the data module of a format into one that draws its files below ``root`` on first use.
+    """Mixin that makes the data module of a format draw its files below ``root`` on first use.
 
-    Comes before that module among the bases. ``kind`` names the data and its usual folder, ``write`` draws it,
-    ``usual`` are options of the format's module that are this data's own.
+    List it before that module among the bases. ``kind`` names the data and its default folder, ``write`` draws it,
+    ``usual`` holds its defaults for options of the format's module.
     """
 
     kind: str
@@ -75,7 +75,7 @@ def draw_splits(
     val: int = 100,
     seed: int = 0,
 ) -> Path:
-    """Let ``write`` draw so many scenes per split into ``folder`` unless they are there already; returns the folder."""
+    """Draw these splits into ``folder`` with ``write`` unless they already exist; returns the folder."""
 
     def draw(draft: Path) -> None:
         write(draft, Split(kind, version, "train", train, 0, 2 * seed))
@@ -85,11 +85,11 @@ def draw_splits(
 
 
 def draw_once(folder: str | Path, wanted: Mapping[str, Any], draw: Callable[[Path], None]) -> Path:
-    """Let ``draw`` fill ``folder`` unless what is ``wanted`` is there already; returns the folder.
+    """Fill ``folder`` with ``draw`` unless it already holds what is ``wanted``; returns the folder.
 
-    The folder appears whole or not at all: it is drawn beside its place, under a name that no other process has, and
-    moved there. Whoever is second takes what is there. ``wanted`` (plain data, with the ``kind`` and version of the
-    drawing) is written into it. Raises ``InputError`` where something else lies there.
+    The folder is created atomically: drawn under a name unique to the process, then moved into place. A process that
+    comes second uses the existing folder. ``wanted`` (plain data, with the ``kind`` and version of the drawing) is
+    written into it. Raises ``InputError`` if the folder holds something else.
     """
     folder = Path(folder)
     if is_drawn(folder, wanted):
@@ -112,16 +112,16 @@ def draw_once(folder: str | Path, wanted: Mapping[str, Any], draw: Callable[[Pat
 
 
 def is_drawn(folder: Path, wanted: Mapping[str, Any]) -> bool:
-    """Whether a folder holds exactly what is wanted; ``InputError`` where it holds what may not be replaced."""
+    """Whether a folder holds exactly what is wanted; raises ``InputError`` if its content must not be replaced."""
     try:
         names = os.listdir(folder)
         there = json.loads((folder / STAMP).read_text()) if STAMP in names else {}
     except FileNotFoundError:  # nothing is there, or another process is just replacing it
         return False
     if names and not there:
-        raise InputError(f"{folder} is not empty and was not drawn by this package; give another data.root")
+        raise InputError(f"{folder} is not empty and was not drawn by this package; set another data.root")
     if there.get("kind", wanted["kind"]) != wanted["kind"]:  # earlier versions noted no kind
-        raise InputError(f"{folder} holds {there['kind']}, not {wanted['kind']}; give another data.root")
+        raise InputError(f"{folder} holds {there['kind']}, not {wanted['kind']}; set another data.root")
     return there == wanted
 
 
@@ -135,7 +135,7 @@ def write_coco_split(
 ) -> None:
     """Write scenes (RGB uint8 ``[H, W, 3]``, annotations in COCO's fields without ids) as one split in COCO's layout.
 
-    The seed sets the image ids of splits apart; ``prefix`` of the json's name; ``quality`` of the JPEGs.
+    The seed makes image ids of splits distinct; ``prefix``: of the json's name; ``quality``: of the JPEGs.
     """
     for name in (split.name, "annotations"):
         (root / name).mkdir(exist_ok=True)

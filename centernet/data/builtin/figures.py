@@ -1,8 +1,8 @@
 """figures: small scenes with stick figures that the package draws itself, written as real COCO keypoint files.
 
-Deterministic from a seed; train and val come from different seeds. The figures face us, so that a person's left is at
-the image's right, and have COCO's 17 joints. There are overlaps, hidden joints and joints outside the image, tiny
-figures without labeled joints, crowd regions and images without anybody.
+Deterministic from a seed; train and val come from different seeds. The figures face the camera, so a person's left is
+at the image's right, and have COCO's 17 joints. The scenes include overlaps, hidden joints, joints outside the image,
+tiny figures without labeled joints, crowd regions and images without people.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ VERSION = 1
 CROWD_SHARE, EMPTY_SHARE, TINY_SHARE = 0.08, 0.06, 0.07
 # Pixels from head to sole: of figures with joints, of tiny ones without, of those in a crowd.
 HEIGHTS, TINY_HEIGHTS, CROWD_HEIGHT = (40.0, 112.0), (16.0, 24.0), 16.0
-_SCALE = 4  # scenes are drawn so many times larger and averaged down
+_SCALE = 4  # scenes are drawn this many times larger and averaged down
 
-# A figure in shares of its height, with the origin between the hips, x to the image's right and y down.
+# A figure in fractions of its height, with the origin between the hips, x to the image's right and y down.
 HEAD, EAR = 0.17, 0.055  # radii
 NECK = np.array([0.0, -0.27])
 FACE = {"nose": (0.0, 0.05), "eye": (0.075, -0.03), "ear": (0.165, 0.02)}  # from the middle of the head
@@ -59,7 +59,7 @@ class Figure(NamedTuple):
 class Canvas:
     """A picture on which discs, limbs and polygons are drawn, one over the other, in image pixels.
 
-    It remembers which joint every point of it shows: what is drawn as joint n can be seen where n still stands.
+    It records which joint each pixel shows: joint n is visible wherever n has not been overdrawn.
     """
 
     def __init__(self, background: np.ndarray) -> None:
@@ -82,7 +82,7 @@ class Canvas:
             cv2.fillPoly(layer, [_fixed(points)], value, cv2.LINE_8, drawing.SUBPIXEL)
 
     def shows(self, point: np.ndarray, joint: int) -> bool:
-        """Whether a point lies in the image and what is seen there is this joint."""
+        """Whether a point lies in the image and shows this joint."""
         x, y = np.floor((point + 0.5) * _SCALE).astype(int)
         return self.contains(point) and bool(self.owner[y, x] == joint)
 
@@ -158,7 +158,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any
             continue
         boxes.append(box)
         placed.append((figure, outline[:, 0]))
-    placed.sort(key=lambda pair: pair[0].joints[:, 1].max())  # who stands lower is nearer
+    placed.sort(key=lambda pair: pair[0].joints[:, 1].max())  # lower figures are nearer
     for n, (figure, _) in enumerate(placed):
         draw_figure(canvas, figure, first=n * len(COCO_JOINTS))
     for n, (figure, outline) in enumerate(placed):

@@ -1,7 +1,7 @@
 """shapes: small scenes that the package draws itself, written as real COCO files.
 
-Deterministic from a seed; train and val come from different seeds. There are overlaps, small objects, images without
-objects and crowd regions, so that everything a real data set can bring is met on any machine without a download.
+Deterministic from a seed; train and val come from different seeds. The scenes include overlaps, small objects, images
+without objects and crowd regions, so any machine can exercise all cases without a download.
 """
 
 from __future__ import annotations

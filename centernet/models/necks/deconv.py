@@ -67,5 +67,5 @@ def _upsample(in_channels: int, out_channels: int, bilinear: str | None) -> nn.C
         for channel in range(min(in_channels, out_channels)):
             layer.weight.data[channel, channel] = bilinear_kernel(4)
     else:
-        raise InputError(f"unknown bilinear start {bilinear!r}; choose first, all or null")
+        raise InputError(f"bilinear={bilinear!r} is unknown; choose first, all or null")
     return layer

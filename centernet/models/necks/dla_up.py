@@ -17,7 +17,7 @@ from centernet.structures import InputError
 
 
 class Aggregation(nn.Module):
-    """Walks from the finest of several levels to the coarsest and merges each into what it has so far.
+    """Merges levels one by one, from the finest to the coarsest.
 
     ``in_channels`` of the levels, finest first (the finest must already have ``out_channels``); ``factors`` by which
     they are coarser than the finest. Returns the state after each merge, all at the finest resolution: one map less

@@ -1,4 +1,4 @@
-"""Terms: what can be said about an object at its point. A task is a choice of them."""
+"""Terms: properties of objects, predicted at their points. A task is a set of terms."""
 
 from centernet.tasks.terms.base import About, HeatmapTerm, Peaks, Placed, Regression, Term
 from centernet.tasks.terms.points import Points

@@ -1,4 +1,4 @@
-"""What is said about observation angles: in two overlapping bins, or in twelve.
+"""Terms of observation angles: two overlapping bins, or twelve bins.
 
 Mousavian et al., 2017 (arXiv:1612.00496), Sec. 3, as Objects as Points uses it; MonoDLE (arXiv:2103.16237) for twelve.
 """
@@ -12,17 +12,17 @@ from centernet.ops.camera import wrap_angle
 from centernet.structures import Detections, Objects, Target
 from centernet.tasks.terms.base import About, Peaks, Placed, Regression
 
-# The two bins of alpha: their middles, and how far they reach to either side (they overlap by 60 degrees).
+# The two bins of alpha: their centers and half-widths (they overlap by 60 degrees).
 BIN_MIDDLES = (-torch.pi / 2, torch.pi / 2)
 BIN_REACH = 2 * torch.pi / 3
 HEADING_BINS = 12
 HEADING_STEP = 2 * torch.pi / HEADING_BINS
-# A logit that is as good as certain.
+# A logit of near certainty.
 SURE = 10.0
 
 
 class Angle(Regression):
-    """Observation angle ``alpha`` in -pi .. pi by some code; a subclass is the code."""
+    """Observation angle ``alpha`` in -pi .. pi; a subclass defines the encoding."""
 
     needs = ("alpha",)
 
@@ -34,7 +34,7 @@ class Angle(Regression):
         raise NotImplementedError
 
     def angle(self, values: Tensor) -> Tensor:
-        """Angles ``[...]`` that values ``[..., C]`` of the map stand for."""
+        """Angles ``[...]`` encoded by values ``[..., C]`` of the map."""
         raise NotImplementedError
 
     def truth(self, placed: Placed, objects: Objects) -> tuple[Tensor, Tensor]:
@@ -45,26 +45,26 @@ class Angle(Regression):
 
 
 class TwoBins(Angle):
-    """Two bins that overlap: is the angle in it (two logits), and where (sine and cosine of the residual)."""
+    """Two overlapping bins, each with two logits (outside, inside) and the sine and cosine of the residual."""
 
     known_losses = ("multi_bin",)
     channels = 8
 
     def code(self, alpha: Tensor) -> Tensor:
-        """Whether the angle lies in each bin (0 or 1), and where: alpha minus the bin's middle, not wrapped (only its
-        sine and cosine count), 0 outside."""
+        """Whether the angle lies in each bin (0 or 1), and the residual: alpha minus the bin's center, not wrapped
+        (only its sine and cosine matter), 0 outside."""
         residual = alpha[..., None] - alpha.new_tensor(BIN_MIDDLES)
         inside = (wrap_angle(residual).abs() < BIN_REACH).to(alpha.dtype)
         return torch.cat([inside, torch.where(inside > 0, residual, 0)], -1)
 
     def angle(self, values: Tensor) -> Tensor:
-        """By the bin that is surer to hold the angle."""
+        """From the bin with the higher inside logit."""
         bins = values.unflatten(-1, (2, 4))
         angle = torch.atan2(bins[..., 2], bins[..., 3]) + values.new_tensor(BIN_MIDDLES)
         return wrap_angle(torch.where(bins[..., 0, 1] > bins[..., 1, 1], angle[..., 0], angle[..., 1]))
 
     def mirror(self, values: Tensor) -> Tensor:
-        # alpha becomes pi - alpha: both bins change into themselves, and the residual changes its sign.
+        # alpha becomes pi - alpha: both bins map to themselves, and residuals change sign.
         return values * values.new_tensor([1, 1, -1, 1] * 2)[:, None, None]
 
     def perfect(self, target: Target, grid_size: tuple[int, int]) -> Tensor:
@@ -74,13 +74,13 @@ class TwoBins(Angle):
 
 
 class TwelveBins(Angle):
-    """Twelve directions: which one is nearest (logits), and for each how much further the angle is (radians)."""
+    """Twelve directions: a logit for each, and the residual from each (radians)."""
 
     channels = 2 * HEADING_BINS
     known_losses = ("heading_bins",)
 
     def code(self, alpha: Tensor) -> Tensor:
-        """Number of the nearest direction, and how much further the angle is."""
+        """Index of the nearest direction, and the residual."""
         nearest = (alpha / HEADING_STEP).round()
         return torch.stack([nearest % HEADING_BINS, alpha - nearest * HEADING_STEP], -1)
 
@@ -90,7 +90,7 @@ class TwelveBins(Angle):
         return wrap_angle((which * HEADING_STEP + residuals.gather(-1, which)).squeeze(-1))
 
     def mirror(self, values: Tensor) -> Tensor:
-        # Direction n changes places with 6 - n, and residuals change their sign.
+        # Directions n and 6 - n are swapped, and residuals change sign.
         mirrored = [(HEADING_BINS // 2 - n) % HEADING_BINS for n in range(HEADING_BINS)]
         logits, residuals = values.chunk(2, 1)
         return torch.cat([logits[:, mirrored], -residuals[:, mirrored]], 1)

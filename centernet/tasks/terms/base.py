@@ -1,6 +1,6 @@
-"""Term: one thing that is said about an object at its point, and everything that follows from saying it.
+"""Term: one property of an object, predicted at its point, and everything that follows from it.
 
-Objects as Points, Sec. 3: a head, its target and its loss; Sec. 4.1: what is read at a peak.
+Objects as Points, Sec. 3: a head, its target and its loss; Sec. 4.1: reading it at a peak.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from centernet.structures import HEATMAP_BIAS, AtCells, DenseMap, Detections, He
 
 @dataclass(frozen=True)
 class About:
-    """What is known of a task before its terms: ``facts`` is what the data says of itself, as plain data."""
+    """What terms may know about their task; ``facts``: metadata of the data, as plain data."""
 
     task: str
     num_classes: int
     stride: int = 4
     facts: Mapping[str, Any] = field(default_factory=dict)
     pad_objects: int | None = None
-    wanted: set[str] = field(default_factory=set)  # facts that a term asked for in vain
+    wanted: set[str] = field(default_factory=set)  # facts that a term requested and the data lacks
 
 
 class Placed(NamedTuple):
@@ -38,15 +38,15 @@ class Placed(NamedTuple):
     boxes: Tensor  # [B, M, 4] clipped
     size: Tensor  # [B, M, 2] width, height
     center: Tensor  # [B, M, 2] the object's point
-    corner: Tensor  # [B, M, 2] of the cell that holds the point
-    cell: Tensor  # int64 [B, M] its flat index, 0 where there is no object
-    present: Tensor  # bool [B, M] a crowd region or an object, with something of it inside the grid
+    corner: Tensor  # [B, M, 2] the cell that holds the point
+    cell: Tensor  # int64 [B, M] its flat index, 0 without an object
+    present: Tensor  # bool [B, M] a crowd region or an object, at least partly inside the grid
     is_object: Tensor  # bool [B, M] trained as an object
-    radius: Tensor  # int64 [B, M] of its Gaussian, 0 where there is no object
+    radius: Tensor  # int64 [B, M] of its Gaussian, 0 without an object
 
 
 class Peaks(NamedTuple):
-    """The K best points of each image, by falling score."""
+    """The K best points of each image, by decreasing score."""
 
     scores: Tensor  # [B, K]
     labels: Tensor  # int64 [B, K]
@@ -55,18 +55,19 @@ class Peaks(NamedTuple):
 
 
 class Term:
-    """One output map: what the network emits, how truth becomes its target, and how it is read.
+    """One output map: its head, how ground truth becomes its target, and how to read it.
 
-    A subclass writes ``head``, ``encode`` and ``read``, and what differs of the rest. Constructors take the term's name
-    (of its head, its target and its loss in the log), what is known of the task, and the options of the term.
+    A subclass implements ``head``, ``encode`` and ``read``, and overrides the rest where it differs. Constructors take
+    the term's name (of its head, its target and its loss in the log), ``about`` the task, and the term's options; they
+    raise ``InputError`` for an invalid option.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
     """Fields that objects must have (``centernet.fields``)."""
     reads_peaks: ClassVar[bool] = True
-    """Whether there is something to ``read`` at the peaks of objects."""
+    """Whether ``read`` applies at the peaks of objects."""
     is_merged: ClassVar[bool] = True
-    """Whether flip testing takes the mean with the mirrored image, or keeps the plain one."""
+    """Whether flip testing averages with the mirrored image or keeps the plain one."""
 
     def __init__(self, name: str, about: About, weight: float = 1.0) -> None:
         self.name, self.about = name, about
@@ -74,12 +75,12 @@ class Term:
 
     @property
     def head(self) -> Head:
-        """What the network must emit, and how it is supervised."""
+        """The output map that the network must emit, and its supervision."""
         raise NotImplementedError
 
     @property
     def weights(self) -> dict[str, float]:
-        """Share in the total loss of each part that ``losses`` returns."""
+        """Weight in the total loss of each part that ``losses`` returns."""
         return {self.name: self.head.weight}
 
     def encode(self, placed: Placed, objects: Objects) -> Target:
@@ -87,7 +88,7 @@ class Term:
         raise NotImplementedError
 
     def activate(self, raw: Tensor) -> Tensor:
-        """The raw map ``[B, C, H, W]`` as what it means, float32."""
+        """The raw map ``[B, C, H, W]`` as probabilities, meters, or whatever it represents; float32."""
         return raw.float()
 
     def losses(self, raw: Tensor, target: Target) -> dict[str, Tensor]:
@@ -97,16 +98,17 @@ class Term:
     def read(self, values: Tensor, peaks: Peaks) -> Detections:
         """Fields of detections, in input pixels, from the values ``[B, K, C]`` of the activated map at the peaks.
 
-        ``center [B, K, 2]`` and ``size [B, K, 2]`` become boxes; everything else stays as it is named.
+        ``center [B, K, 2]`` and ``size [B, K, 2]`` become boxes; other fields keep their names.
         """
         raise NotImplementedError
 
     def mirror(self, values: Tensor) -> Tensor:
-        """What the activated map of a mirrored image, flipped back ``[B, C, H, W]``, says of the image itself."""
+        """The activated map ``[B, C, H, W]`` of a mirrored image, already flipped back, converted to the original
+        image."""
         return values
 
     def perfect(self, target: Target, grid_size: tuple[int, int]) -> Tensor:
-        """The raw map that a flawless network would emit for a target."""
+        """The raw map of a perfect network for a target."""
         if isinstance(target, DenseMap):
             return target.value
         rows, count, channels = target.value.shape
@@ -118,12 +120,12 @@ class Term:
         return flat.transpose(1, 2).reshape(rows, channels, *grid_size)
 
     def check_facts(self, facts: Mapping[str, Any], where: str) -> None:
-        """Raise ``InputError`` when what other data says of itself does not fit this term; ``where`` names it."""
+        """Raise ``InputError`` if the facts of other data do not fit this term; ``where`` names the data."""
 
     def number(
         self, option: str, value: Any, least: float = -math.inf, above: float = -math.inf, below: float = math.inf
     ) -> Any:
-        """``value``, if it is a number in range; else an ``InputError`` that names the option."""
+        """``value`` if it is a number in range; otherwise raises ``InputError``, naming the option."""
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or not (least <= value and above < value < below):
             bounds = (("of at least", least), ("above", above), ("below", below))
@@ -134,7 +136,7 @@ class Term:
         return value
 
     def choice(self, option: str, value: Any, known: Iterable[Any]) -> Any:
-        """``value``, if it is one of those known; else an ``InputError`` that lists them."""
+        """``value`` if it is one of ``known``; otherwise raises ``InputError``, listing them."""
         if value not in (known := tuple(known)):
             listed = ", ".join(str(one) for one in known)
             raise InputError(
@@ -143,7 +145,8 @@ class Term:
         return value
 
     def fact(self, name: str, said: Any) -> Any:
-        """An option that the data may decide: what was said, or, for ``data``, the data's fact (None without one)."""
+        """An option that may come from the data: the given value or, for ``data``, the data's fact (None without
+        one)."""
         if not (isinstance(said, str) and said == "data"):
             return said
         if self.about.facts.get(name) is None:
@@ -180,16 +183,16 @@ class HeatmapTerm(Term):
 class Regression(Term):
     """Values of objects, supervised at their centers or in every cell under their Gaussians.
 
-    A subclass writes ``truth``. ``supervise``: ``center``, or ``dense`` (weighted by the Gaussian; where windows
-    overlap, the object with the larger weight has the cell). ``loss``: ``l1`` or ``smooth_l1`` at centers; dense
-    supervision is L1. With ``About.pad_objects`` the mean is over so many rows per image, full or empty.
+    A subclass implements ``truth``. ``supervise``: ``center``, or ``dense`` (weighted by the Gaussian; where windows
+    overlap, the object with the larger weight owns the cell). ``loss``: ``l1`` or ``smooth_l1`` at centers; dense
+    supervision is L1. With ``About.pad_objects``, the mean is over this many rows per image, full or empty.
     """
 
     channels: int
     known_losses: ClassVar[tuple[str, ...]] = ("l1", "smooth_l1")
     positions: ClassVar[tuple[bool, ...]] = ()
-    """For each pair of channels that are masked together: whether it is a place on the grid, which a cell tells as seen
-    from itself. None: no channel is."""
+    """For each group of channels that are masked together: whether it is a position on the grid, predicted relative to
+    the cell. None: no group is."""
     sharpness: ClassVar[float] = 6.0
     unit_sum: ClassVar[bool] = False
     """The weights of dense supervision, see ``gaussian_windows``."""
@@ -201,7 +204,7 @@ class Regression(Term):
         self.supervise = self.choice("supervise", supervise, ("center", "dense"))
         self.loss = self.choice("loss", loss or self.known_losses[0], self.known_losses)
         if self.supervise == "dense" and self.loss != "l1":
-            raise InputError(f"task {about.task}: {name}.loss={loss} is for supervise=center; dense takes l1")
+            raise InputError(f"task {about.task}: {name}.loss={loss} requires supervise=center; use loss=l1 with dense")
 
     @property
     def head(self) -> Head:
@@ -211,12 +214,15 @@ class Regression(Term):
         elif self.about.pad_objects is not None:
             loss = f"mean_{loss}"
             if loss not in LOSSES:
-                raise InputError(f"task {self.about.task}: pad_objects does not go with {self.name}.loss={self.loss}")
+                raise InputError(
+                    f"task {self.about.task}: pad_objects is incompatible with {self.name}.loss={self.loss}; set "
+                    "pad_objects=null"
+                )
         return Head(self.channels, loss, self.weight)
 
     def truth(self, placed: Placed, objects: Objects) -> tuple[Tensor, Tensor]:
-        """Values ``[B, M, C]`` (places on the grid in cells), and where they are known: bool ``[B, M]``, or ``[B, M,
-        G]`` for G groups of equally many channels."""
+        """Values ``[B, M, C]`` (positions in cells), and where they are known: bool ``[B, M]``, or ``[B, M, G]`` for G
+        groups of equally many channels."""
         raise NotImplementedError
 
     def encode(self, placed: Placed, objects: Objects) -> Target:
@@ -231,11 +237,11 @@ class Regression(Term):
         return AtCells(placed.cell, torch.where(known if known.ndim == 3 else known[..., None], value, 0), known)
 
     def _origin(self, points: Tensor) -> Tensor:
-        """What is subtracted from the values of a group, said in a cell at ``points [..., 2]``."""
+        """What is subtracted from the values of each group in a cell at ``points [..., 2]``."""
         return torch.cat([points if is_place else torch.zeros_like(points) for is_place in self.positions], -1)
 
     def _under_gaussians(self, placed: Placed, value: Tensor, known: Tensor) -> DenseMap:
-        """Every cell of an object's window says the object's values; where nothing is known they weigh 0."""
+        """Every cell of an object's window predicts the object's values; unknown values have weight 0."""
         (count, _), (height, width) = placed.cell.shape, placed.grid_size
         known = known if known.ndim == 3 else known[..., None]
         groups, channels = known.shape[-1], value.shape[-1] // known.shape[-1]

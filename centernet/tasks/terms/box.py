@@ -1,4 +1,4 @@
-"""What is said about 2D boxes: size, offset in the cell, or both at once.
+"""Terms of 2D boxes: size, offset in the cell, or both in one head.
 
 Objects as Points, Sec. 3 (Eqs. 2 and 3); HarDNet (Chao et al., 2019, arXiv:1909.00948), as its authors train CenterNet.
 """
@@ -53,8 +53,8 @@ class Size(Regression):
 
 
 class Offset(Regression):
-    """Where in its cell an object's point lies, x and y in 0 .. 1. Flip testing keeps the plain image's, as the
-    original does."""
+    """Position of an object's point in its cell, x and y in 0 .. 1. Flip testing keeps the plain image's, as in the
+    original."""
 
     positions = (True,)
     channels = 2
@@ -73,17 +73,17 @@ class Offset(Regression):
 
 
 class BoxOffset(Offset):
-    """Where the middle of the 2D box lies, as seen from the cell of an object whose point is another one; in cells."""
+    """Center of the 2D box in cells, relative to the object's cell, when the object's point is another one."""
 
     def truth(self, placed: Placed, objects: Objects) -> tuple[Tensor, Tensor]:
         return (placed.boxes[..., :2] + placed.boxes[..., 2:]) / 2, placed.is_object
 
 
 class DenseBox(Regression):
-    """Size and center in one head of four channels, said in every cell of an object's window, as HarDNet does.
+    """Size and center in one head of four channels, supervised in every cell of an object's window, as in HarDNet.
 
-    Width, height, and x and y to the center as seen from the cell, in cells. The weights are a Gaussian of a quarter of
-    the heatmap's width that sums to 1 for each object, so that small and large objects count the same.
+    Width, height, and x and y from the cell to the center, in cells. The weights are a Gaussian of a quarter of the
+    heatmap's width that sums to 1 for each object, so small and large objects have the same weight.
     """
 
     channels = 4

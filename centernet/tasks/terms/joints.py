@@ -1,4 +1,4 @@
-"""What is said about joints: where they are as seen from the object's center, and heatmaps to snap them to.
+"""Terms of joints: offsets from the object's center, and heatmaps to snap them to.
 
 Objects as Points, Sec. 4.2 and 5.3.
 """
@@ -62,23 +62,22 @@ class Joints(Regression):
         if len(theirs) != len(mine):
             raise InputError(
                 f"{where} has {len(theirs)} joints ({', '.join(theirs[:4])}, ...), the model has {len(mine)} "
-                f"({', '.join(mine[:4])}, ...)"
+                f"({', '.join(mine[:4])}, ...); use data with the same joints"
             )
         for place, (a, b) in enumerate(zip(theirs, mine, strict=True)):
             if a != b:
                 raise InputError(
-                    f"joint {place} is {a!r} in {where} and {b!r} in the model; they must be the same "
-                    "(data.joints={names: [...]} renames those of the data)"
+                    f"joint {place} is {a!r} in {where} and {b!r} in the model; use data with the same joints "
+                    "or rename them with data.joints={names: [...]}"
                 )
         if {frozenset(pair) for pair in there.flip_pairs} != {frozenset(pair) for pair in self.joints.flip_pairs}:
             raise InputError(
-                f"{where} and the model pair left and right joints differently; "
-                "data.joints={flip_pairs: [...]} sets the pairs of the data"
+                f"{where} and the model have different left-right pairs; set data.joints={{flip_pairs: [...]}}"
             )
 
 
 class JointHeatmap(HeatmapTerm):
-    """A channel for each joint, with Gaussians as wide as those of the objects; no loss inside crowd regions."""
+    """One channel per joint, with the Gaussian radii of the objects; no loss inside crowd regions."""
 
     needs = ("joints",)
 
@@ -106,7 +105,7 @@ class JointHeatmap(HeatmapTerm):
 
 
 class JointOffset(Regression):
-    """Where in its cell a joint lies, said in the joint's cell; flip testing keeps the plain image's."""
+    """Position of a joint in its cell, predicted in that cell; flip testing keeps the plain image's."""
 
     needs = ("joints",)
     positions = (True,)

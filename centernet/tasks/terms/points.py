@@ -1,4 +1,4 @@
-"""The heatmap of points: where objects are, how wide their Gaussians, and what counts neither way.
+"""The heatmap of points: object centers, their Gaussians, and ignored regions.
 
 Objects as Points, Sec. 3 (Eq. 1, the Gaussians) and Sec. 4.1 (peaks).
 """
@@ -23,7 +23,7 @@ from centernet.ops.heatmap import (
 from centernet.structures import DenseMap, Objects, Outputs
 from centernet.tasks.terms.base import About, HeatmapTerm, Peaks, Placed
 
-# The largest value of a heatmap that is no center: the loss hardly pushes it down any more.
+# The largest value of a heatmap cell that is not a center: its penalty is almost 0.
 NO_CENTER = 0.9999
 
 
@@ -33,7 +33,7 @@ class Points(HeatmapTerm):
     - ``radius``: ``centernet`` (the original's formula), ``cornernet`` (the intended one) or ``proportional``, at
       ``min_overlap``.
     - ``crowds``: ``ignore`` (no loss inside crowd regions) or ``objects`` (trained like objects, as the original does).
-    - ``margin``: boxes are clipped this many cells before the grid's end; the original keeps them off the last cell.
+    - ``margin``: boxes are clipped this many cells before the grid's end; the original excludes the last cell.
     - ``max_detections``: peaks per image.
     """
 
@@ -63,19 +63,19 @@ class Points(HeatmapTerm):
         self.max_detections = int(self.number("max_detections", max_detections, least=1))
 
     def place(self, objects: Objects, grid_size: tuple[int, int]) -> Placed:
-        """Where padded objects (input pixels) lie on a grid of this size, and which of them are trained."""
+        """Place padded objects (input pixels) on a grid of this size and select those to train on."""
         height, width = grid_size
         boxes = clip_boxes(objects["boxes"].float() / self.about.stride, width - self.margin, height - self.margin)
         sides = torch.stack(box_sides(boxes), -1)
         present = objects["valid"] & (sides > 0).all(-1)
         is_object = present & ~objects["crowd"] if self.crowds == "ignore" else present
-        is_object = is_object & (objects["labels"] >= 0)  # -1: a region that is ignored for every class
+        is_object = is_object & (objects["labels"] >= 0)  # -1: a region ignored for every class
         center = (boxes[..., :2] + boxes[..., 2:]) / 2
         none = torch.zeros_like(objects["labels"])
         return self.locate(Placed(grid_size, boxes, sides, center, center, none, present, is_object, none))
 
     def locate(self, placed: Placed) -> Placed:
-        """The same with cells and radii, which follow from ``center`` and ``is_object``."""
+        """The same, with cells and radii recomputed from ``center`` and ``is_object``."""
         corner = placed.center.floor()
         cell = torch.where(placed.is_object, corner[..., 1] * placed.grid_size[1] + corner[..., 0], 0).long()
         rows = placed.is_object.nonzero(as_tuple=True)
@@ -96,7 +96,7 @@ class Points(HeatmapTerm):
         return self.ignore(heatmap, placed, labels)
 
     def ignore(self, heatmap: Tensor, placed: Placed, labels: Tensor) -> DenseMap:
-        """The heatmap ``[B, C, H, W]`` without weight inside of what counts neither way."""
+        """The heatmap ``[B, C, H, W]`` with zero weight inside ignored objects."""
         ignored = placed.present & ~placed.is_object
         if not ignored.any():
             return DenseMap(heatmap)
@@ -106,7 +106,7 @@ class Points(HeatmapTerm):
         return DenseMap(heatmap, (~regions).to(heatmap.dtype))
 
     def region(self, boxes: Tensor) -> Tensor:
-        """The part of the grid that ignored boxes ``[N, 4]`` stand for."""
+        """The parts of the grid that ignored boxes ``[N, 4]`` cover."""
         return boxes
 
     def find(self, maps: Outputs) -> Peaks:
@@ -119,9 +119,9 @@ class Points(HeatmapTerm):
 class StreetPoints(Points):
     """Points as the original's monocular 3D task draws them: sides are not rounded before the radius is computed.
 
-    ``ignore``: around objects that count neither way the heatmap is not pushed down under a ``gaussian``, or in the
-    whole box (``region``). A center stays one whatever is ignored around it; in the original an ignored object
-    overwrites the centers of the objects that the annotation names before it.
+    ``ignore``: for ignored objects, the heatmap is not penalized under a ``gaussian``, or in the whole box
+    (``region``). A center remains a center; in the original, an ignored object overwrites the centers of objects
+    annotated before it.
     """
 
     rounds_sides = False
@@ -160,7 +160,7 @@ class StreetPoints(Points):
 class ProjectedPoints(StreetPoints):
     """As ``StreetPoints``, but the point of an object is the projection of its 3D center (MonoDLE, Sec. 4.1).
 
-    Objects with a center outside the grid are dropped, those beyond ``max_depth`` meters are ignored (Sec. 4.2).
+    Objects with a center outside the grid are dropped; those beyond ``max_depth`` meters are ignored (Sec. 4.2).
     """
 
     needs = (*StreetPoints.needs, "location", "center_3d")
@@ -185,6 +185,6 @@ class ProjectedPoints(StreetPoints):
 
 
 def classes_of(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Every pair of a row of ``labels [N]`` and a class that it stands for; -1 stands for all of them."""
+    """All pairs (row of ``labels [N]``, class); a label of -1 pairs with every class."""
     classes = torch.arange(num_classes, device=labels.device)
     return ((labels[:, None] == classes) | (labels[:, None] == -1)).nonzero(as_tuple=True)

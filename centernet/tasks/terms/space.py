@@ -1,4 +1,4 @@
-"""What is said about 3D boxes at a point: depth and dimensions, plainly or as MonoDLE says them; lifting them to space.
+"""Terms of 3D boxes: depth and dimensions, in the original's or MonoDLE's form, and lifting to camera space.
 
 Objects as Points, Sec. 4 and appendix; Ma et al., "Delving into Localization Errors for Monocular 3D Object Detection",
 CVPR 2021 (arXiv:2103.16237).
@@ -21,23 +21,23 @@ from centernet.structures import Batch, Detections, Objects, Target
 from centernet.tasks.terms.base import About, Peaks, Placed, Regression
 from centernet.tasks.terms.box import Offset
 
-# What the original adds to a sigmoid before it divides by it.
+# Added to a sigmoid before dividing by it, as in the original.
 DEPTH_MARGIN = 1e-6
-# How wrong a depth may be (meters) and still count as right in a detection's score.
+# Depth error (meters) still counted as correct in a detection's score.
 DEPTH_TOLERANCE = 1.0
-# Logarithm of a spread of almost nothing.
+# Logarithm of a near-zero spread.
 CERTAIN = -10.0
-# (h, w, l) in meters: the means over KITTI's pedestrians, cars and cyclists as MonoDLE gives them, and a usual car.
+# (h, w, l) in meters: MonoDLE's means over KITTI's pedestrians, cars and cyclists, and a typical car.
 KITTI_DIMENSIONS = ((1.76, 0.66, 0.84), (1.53, 1.63, 3.88), (1.74, 0.60, 1.76))
 USUAL_DIMENSIONS = (1.5, 1.6, 3.9)
 
 
 class Depth(Regression):
-    """Distance along the camera's axis in meters, said as 1 / sigmoid - 1.
+    """Distance along the camera's axis in meters, encoded as 1 / sigmoid - 1.
 
-    ``focal``: focal length in input pixels that depths belong to. With it the network learns and says how far away
-    things look to such a camera, whatever the image's own camera and scale, and lifting multiplies by the ratio of the
-    two focal lengths. ``data``: what the data says; None: depth is taken as it is, as in the original.
+    ``focal``: reference focal length in input pixels. The network then predicts depth normalized to this camera,
+    independent of the image's own camera and scale, and lifting multiplies by the ratio of the two focal lengths.
+    ``data``: the data's fact; None: no normalization, as in the original.
     """
 
     needs = ("location",)
@@ -56,7 +56,7 @@ class Depth(Regression):
         return depth, placed.is_object
 
     def rescaled(self, objects: Objects) -> Tensor | None:
-        """Objects ``[B, M]`` whose depth does not fit what is seen, None where that is nowhere."""
+        """Objects ``[B, M]`` whose depth does not match the image's scale, or None."""
         return None if self.focal is not None and "focal" in objects else objects.get("rescaled")
 
     def activate(self, raw: Tensor) -> Tensor:
@@ -72,8 +72,8 @@ class Depth(Regression):
         return torch.logit((1 / (depth.double() + 1) - DEPTH_MARGIN).clamp(min=DEPTH_MARGIN)).to(depth.dtype)
 
     def scale(self, batch: Batch) -> Tensor:
-        """What lifting multiplies the depths of each image by, ``[B]``: 1, or this camera's focal length in input
-        pixels, divided by ``focal``."""
+        """The factor ``[B]`` by which lifting multiplies depths: 1, or the camera's focal length in input pixels
+        divided by ``focal``."""
         camera = calibration_of(batch)
         if self.focal is None:
             return torch.ones_like(camera[:, 0, 0])
@@ -113,10 +113,10 @@ class Dimensions(Regression):
 
 
 class RelativeDimensions(Dimensions):
-    """The difference from the mean dimensions of the class, trained by what it costs in 3D overlap (MonoDLE, Sec. 4.3).
+    """Difference from the mean dimensions of the class, with a loss weighted by 3D overlap (MonoDLE, Sec. 4.3).
 
-    ``means``: [h, w, l] in meters of each class; ``data``: what the data says, else those of KITTI's pedestrian, car
-    and cyclist for three classes, else a car's.
+    ``means``: [h, w, l] in meters of each class; ``data``: the data's fact, else those of KITTI's pedestrian, car and
+    cyclist for three classes, else a car's.
     """
 
     known_losses = ("dimension_aware_l1",)
@@ -144,7 +144,7 @@ class RelativeDimensions(Dimensions):
         return torch.cat([dimensions - self.of_classes(objects["labels"], dimensions), dimensions], -1), known
 
     def of_classes(self, labels: Tensor, like: Tensor) -> Tensor:
-        """Mean dimensions ``[..., 3]`` of the classes ``[...]``; labels that name none may hold anything."""
+        """Mean dimensions ``[..., 3]`` of the classes ``[...]``; arbitrary for invalid labels."""
         return like.new_tensor(self.means)[labels.clamp(0, self.about.num_classes - 1)]
 
     def read(self, values: Tensor, peaks: Peaks) -> Detections:
@@ -155,21 +155,21 @@ class RelativeDimensions(Dimensions):
 
 
 class ProjectedOffset(Offset):
-    """Where in its cell the projection of an object's 3D center lies."""
+    """Position of an object's projected 3D center in its cell."""
 
     def read(self, values: Tensor, peaks: Peaks) -> Detections:
         return {"center_3d": (peaks.corner + values) * self.about.stride}
 
 
 def confidence_of(spread: Tensor) -> Tensor:
-    """Probability that a depth is right to ``DEPTH_TOLERANCE``, for Laplace distributions with these standard
-    deviations (meters, same shape)."""
+    """Probability that a depth is within ``DEPTH_TOLERANCE``, for Laplace distributions with these standard deviations
+    (meters, same shape)."""
     return -torch.expm1(-(2**0.5) * DEPTH_TOLERANCE / spread)
 
 
 def known_in_space(depth: Depth, objects: Objects) -> dict[str, Tensor]:
-    """Depth and dimensions are not learned from objects that augmentation has rescaled, unless depth is that of one and
-    the same camera."""
+    """Masks objects that augmentation has rescaled for depth and dimensions, unless depth is normalized by the focal
+    length."""
     rescaled = depth.rescaled(objects)
     return {} if rescaled is None else {"depth": ~rescaled, "dimensions": ~rescaled}
 
@@ -178,15 +178,15 @@ def calibration_of(batch: Batch) -> Tensor:
     """The cameras ``[B, 3, 4]`` of a batch."""
     if "calibration" not in batch:
         raise InputError(
-            "3D boxes need the camera of every image, but the batch has no calibration; give the matrix P2 [3, 4] of a "
-            "KITTI calib file, or a focal length in pixels"
+            "3D boxes need the camera of every image, but the batch has no calibration; give the matrix P2 [3, 4] of "
+            "a KITTI calib file or a focal length in pixels"
         )
     return batch["calibration"]
 
 
 def camera_fields(given: Mapping[str, Any], image_size: ImageSize) -> dict[str, Tensor]:
-    """The image field ``calibration`` (float64 ``[3, 4]``) from what is given: ``calibration``, or the ``focal`` length
-    in image pixels of a camera that looks through the middle of an image of ``image_size`` (height, width)."""
+    """The image field ``calibration`` (float64 ``[3, 4]``) from the given ``calibration``, or from the ``focal`` length
+    in image pixels of a camera whose axis meets the middle of an image of ``image_size`` (height, width)."""
     focal, given_camera = given.get("focal"), given.get("calibration")
     if focal is not None and not 0 < focal < float("inf"):
         raise InputError(f"focal={focal} is not a focal length; give it in pixels of the image (KITTI: 721)")
@@ -201,7 +201,8 @@ def camera_fields(given: Mapping[str, Any], image_size: ImageSize) -> dict[str, 
         ) from None
     if camera.shape != (3, 4) or not torch.isfinite(camera).all() or not (camera[0, 0] > 0 and camera[1, 1] > 0):
         raise InputError(
-            f"calibration has the shape {list(camera.shape)} or no focal lengths; give P2 [3, 4] of a camera"
+            f"calibration of shape {list(camera.shape)} is not a camera matrix with positive focal lengths; give P2 "
+            "[3, 4]"
         )
     return {"calibration": camera}
 
@@ -210,14 +211,14 @@ def lift_to_space(detections: Detections, batch: Batch, depth: Depth) -> Detecti
     """Detections in image pixels with ``location``, ``yaw`` and ``corners`` in camera space, by ``center_3d``, depth,
     dimensions and alpha; boxes end at the image's last pixel.
 
-    Every image has its own camera, and depth means z, as it was trained. (The original uses the first camera of a
-    batch, takes depth for the projective one, a few millimeters more in KITTI, and moves sizes by the translation.)
-    Raises ``InputError`` when there is no calibration.
+    Every image has its own camera, and depth is z, as in training. (The original uses the first camera of a batch,
+    treats depth as projective, a few millimeters more in KITTI, and shifts sizes by the translation.) Raises
+    ``InputError`` without a calibration.
     """
     camera, center, dimensions = calibration_of(batch), detections["center_3d"], detections["dimensions"]
     lifted = dict(detections)
     if "image_size" in batch:
-        # As results are written and as KITTI labels what is cut: boxes end at the index of the last pixel.
+        # As in KITTI's labels and result files, boxes end at the index of the last pixel.
         last = batch["image_size"].to(lifted["boxes"]).flip(-1).repeat(1, 2)[:, None] - 1
         lifted["boxes"] = lifted["boxes"].clamp(min=0).minimum(last)
     meters = (detections["depth"] * depth.scale(batch)[:, None]).to(center.dtype)
@@ -229,7 +230,7 @@ def lift_to_space(detections: Detections, batch: Batch, depth: Depth) -> Detecti
 
 
 def put_true_depth(detections: Detections, objects: Objects, scale: Tensor | float = 1.0) -> Detections:
-    """Detections with the depth of the objects that they show: how good would they be if depth were known?
+    """Detections with ground-truth depth, to measure the cost of depth errors.
 
     ``detections [B, K, ...]`` before lifting and padded ``objects [B, M, ...]``, both in input pixels; a detection
     takes the depth of the object of its class whose box it overlaps most, if that is more than half (IoU). ``scale

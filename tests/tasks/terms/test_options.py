@@ -72,7 +72,7 @@ def test_a_number_is_finite_and_not_negative(task, term, option, value):
         (
             "ctdet",
             {"size": {"supervise": "dense", "loss": "smooth_l1"}},
-            "task ctdet: size.loss=smooth_l1 is for supervise=center; dense takes l1",
+            "task ctdet: size.loss=smooth_l1 requires supervise=center; use loss=l1 with dense",
         ),
         ("ctdet", {"offset": {"weight": -0.5}}, "task ctdet: offset.weight=-0.5 must be a number of at least 0"),
         (
@@ -93,8 +93,8 @@ def test_a_number_is_finite_and_not_negative(task, term, option, value):
         ),
         ("ddd", {"rotation": {"bins": 4}}, "task ddd: rotation has no option 'bins'; choose one of weight"),
         ("ddd", {"heatmap": {"max_depth": 40}}, "task ddd: heatmap has no option 'max_depth'; did you mean "),
-        ("ddd", {"size": 0.1}, "task ddd: size=0.1 must hold options, such as {weight: 1.0}"),
-        ("ddd", {"offset": False}, "task ddd: offset=False must hold options, such as {weight: 1.0}"),
+        ("ddd", {"size": 0.1}, "task ddd: size=0.1 must be a mapping of options; for example {weight: 1.0}"),
+        ("ddd", {"offset": False}, "task ddd: offset=False must be a mapping of options; for example {weight: 1.0}"),
         (
             "ddd_dle",
             {"dimensions": {"means": [[1, 2, 3]] * 2}},
