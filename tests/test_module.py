@@ -166,9 +166,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, plainly):
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path)
-    with pytest.raises(
-        InputError, match=r"evil\.ckpt: refused, because reading it would run its code"
-    ):
+    with pytest.raises(InputError, match=r"evil\.ckpt: refused, because reading it would run its code"):
         read_checkpoint(path)
     assert not mark.exists()
 
@@ -225,7 +223,9 @@ def test_a_checkpoint_of_another_run_is_not_continued(trained, shapes, tmp_path,
 
 def test_classes_in_another_order_than_the_data_are_refused(shapes, tmp_path):
     module = CtdetModule(class_names=["disc", "box", "star", "triangle"], backbone=tiny.NETWORK)
-    with pytest.raises(InputError, match="class 2 is 'triangle' in the data and 'star' in the model; use the same classes"):
+    with pytest.raises(
+        InputError, match="class 2 is 'triangle' in the data and 'star' in the model; use the same classes"
+    ):
         build_trainer(tmp_path).fit(module, build_data(shapes))
 
 
@@ -335,7 +335,10 @@ def test_more_objects_than_detections_are_warned_of(shapes, tmp_path, caplog):
         ({"num_classes": 3, "normalization": "voc"}, "normalization='voc' is unknown; did you mean coco"),
         ({"num_classes": 3, "backbone": "resnet81"}, r"unknown backbone 'resnet81'; did you mean .*resnet18"),
         ({"num_classes": 3, "schedule": {"speed": 1}}, "schedule: .*'speed'"),
-        ({"num_classes": 3, "task_options": {"of_set": None}}, "task ctdet has no option 'of_set'; did you mean offset"),
+        (
+            {"num_classes": 3, "task_options": {"of_set": None}},
+            "task ctdet has no option 'of_set'; did you mean offset",
+        ),
         (
             {"num_classes": 3, "task_options": {"heatmap": {"radios": 1}}},
             "task ctdet: heatmap has no option 'radios'; did you mean radius",

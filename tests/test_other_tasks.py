@@ -234,7 +234,10 @@ def test_a_pose_model_evaluates_other_files_with_the_same_joints_only(command, f
         (["task=ddd", "data=figures"], "use data=cuboids (built in), or data=kitti"),
         (["task=multi_pose", "data=coco_pose", "data.joints={flip_pairs: [[nose, hat]]}"], "has unknown joint 'hat'"),
         (["task=ddd", "data=kitti"], "no data given; set data.root=DIR"),
-        (["task=ddd", "data=cuboids", "augment=ddd", "augment.mosaic=1"], "augment.mosaic=1.0 is not supported with 3D labels"),
+        (
+            ["task=ddd", "data=cuboids", "augment=ddd", "augment.mosaic=1"],
+            "augment.mosaic=1.0 is not supported with 3D labels",
+        ),
     ],
 )
 def test_data_that_does_not_fit_the_task_is_one_sentence_and_an_exit_code(command, overrides, message, figures):

@@ -98,7 +98,10 @@ def test_a_description_in_an_older_checkpoint_keeps_its_meaning():
         ({"decay": "linear"}, "schedule.decay='linear' is unknown; choose one of step, cosine, constant"),
         ({"lr": -1.0}, "schedule.lr=-1.0 is not positive"),
         ({"epochs": 0}, "schedule.epochs=0 is too small; use at least 1"),
-        ({"learning_rate": 1.0}, "schedule: .*unexpected keyword argument 'learning_rate'; choose from optimizer, lr, "),
+        (
+            {"learning_rate": 1.0},
+            "schedule: .*unexpected keyword argument 'learning_rate'; choose from optimizer, lr, ",
+        ),
     ],
 )
 def test_a_bad_option_is_named_with_what_there_is(options, message):

@@ -223,7 +223,12 @@ def test_one_epoch_and_another_after_a_resume_equal_two(command):
     assert [row["train/loss"] for row in histories[0]] == [row["train/loss"] for row in histories[1]]
     assert len(histories[1]) == 2
     refused = command(
-        "train", *SHORT, "data=coco", f"data.root={straight.folder}/data/shapes", "task.heatmap.max_detections=50", f"ckpt={last}"
+        "train",
+        *SHORT,
+        "data=coco",
+        f"data.root={straight.folder}/data/shapes",
+        "task.heatmap.max_detections=50",
+        f"ckpt={last}",
     )
     assert "Traceback" not in refused.output
 
@@ -408,11 +413,19 @@ def damage(pets: Path, how: str) -> None:
         (["data=cocoo"], "", "unknown data 'cocoo'; did you mean coco"),
         (["backbone=vit_tiny_patch16_224"], "", "vit_tiny_patch16_224"),
         (["backbone.neck={name: deconf}"], "", "unknown neck 'deconf'; choose one of "),
-        (["task.heatmap.radius=round"], "", "radius='round' is unknown; choose one of centernet, cornernet, proportional"),
+        (
+            ["task.heatmap.radius=round"],
+            "",
+            "radius='round' is unknown; choose one of centernet, cornernet, proportional",
+        ),
         (["schedule.optimizer=lion"], "", "schedule.optimizer='lion' is unknown; choose one of adam, adamw, sgd"),
         (["augment.warp=zoom"], "", "augment.warp='zoom' is unknown; choose one of crop, jitter"),
         (["+augment.flipp=1"], "", "augment.flipp is unknown; RandomCropWarp has the options scales, border, flip"),
-        (["+augment.color.hue=1"], "", "augment.color.hue is unknown; ColorJitter has the options brightness, contrast, "),
+        (
+            ["+augment.color.hue=1"],
+            "",
+            "augment.color.hue is unknown; ColorJitter has the options brightness, contrast, ",
+        ),
         (["+data.speed=1"], "", "data: got an unexpected keyword argument 'speed'; run python train.py --help data"),
         (["data.batch_size=0"], "", "data.batch_size=0 is too small; use at least 1"),
         (["data.limit=0"], "", "data.limit=0 is too small; use at least 1"),
@@ -422,7 +435,11 @@ def damage(pets: Path, how: str) -> None:
         (["resolution=[64,wide]"], "", "resolution=[64, 'wide'] must be [height, width], such as [512,512]"),
         (["data.test_mode=fill"], "", "test_mode='fill' is unknown; choose one of fit, keep, stretch"),
         (["data.on_bad_image=skipp"], "", "data.on_bad_image='skipp' is unknown; choose error or skip"),
-        (["pretrained=absent.pth"], "", "pretrained=absent.pth is not an existing file; give a weight file, true or false"),
+        (
+            ["pretrained=absent.pth"],
+            "",
+            "pretrained=absent.pth is not an existing file; give a weight file, true or false",
+        ),
         (["ckpt=absent.ckpt"], "", "absent.ckpt: the file does not exist; give a checkpoint"),
         (["ckpt=pets/train/1.png"], "", "pets/train/1.png: the file is not a PyTorch checkpoint"),
     ],

@@ -207,7 +207,10 @@ def bad_json(text: str) -> Any:
             "annotation 1 refers to image 9, which is not in the json's",
         ),
         (lambda f: make_coco(f, [{**BOX, "category_id": 5}]), "annotation 1 refers to category 5, which is not in the"),
-        (lambda f: make_coco(f, [{"image_id": 1}]), r"annotation 1 has bbox None; COCO requires \[x, y, width, height\]"),
+        (
+            lambda f: make_coco(f, [{"image_id": 1}]),
+            r"annotation 1 has bbox None; COCO requires \[x, y, width, height\]",
+        ),
         (lambda f: make_coco(f, [{"image_id": 1, "bbox": [1, 2, 3]}]), r"annotation 1 has bbox \[1, 2, 3\]"),
         (lambda f: make_coco(f, [{"bbox": [1, 2, 3, 4]}]), "annotation 1 has no 'image_id'"),
         (lambda f: make_coco(f, images=[{"id": 1}, {"id": 1}]), "image id 1 appears twice"),

@@ -241,7 +241,9 @@ def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
     make_kitti(tmp_path, {"000009": [CAR]}, split="other", size=(48, 160))
     make_kitti(tmp_path, {"000000": [CAR], "000001": [CAR]})
     (tmp_path / "ImageSets" / "train.txt").write_text("000000\n000009\n000001\n")
-    with pytest.raises(InputError, match=r"frame 000009 .* is 160x48 pixels, but the other images are about 320x96; depth"):
+    with pytest.raises(
+        InputError, match=r"frame 000009 .* is 160x48 pixels, but the other images are about 320x96; depth"
+    ):
         read(tmp_path)
 
 
@@ -297,7 +299,9 @@ def test_a_root_without_lists_or_data_is_named(root: Path, tmp_path: Path) -> No
     (tmp_path / "empty" / "ImageSets").mkdir(parents=True)
     for name in ("train", "val"):
         (tmp_path / "empty" / "ImageSets" / f"{name}.txt").write_text("000000\n")
-    with pytest.raises(InputError, match=r"images folder .*image_2 does not exist; arrange the data as training/image_2"):
+    with pytest.raises(
+        InputError, match=r"images folder .*image_2 does not exist; arrange the data as training/image_2"
+    ):
         set_up(tmp_path / "empty")
 
 
@@ -390,9 +394,7 @@ def test_augmentation_that_leaves_no_depth_to_learn_is_noted(root: Path, options
 
 
 def test_training_is_not_judged_by_frames_without_labels(root: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"data.val_split=test has no labels to select the best checkpoint by"
-    ):
+    with pytest.raises(InputError, match=r"data.val_split=test has no labels to select the best checkpoint by"):
         KittiDataModule(root, splits=make_list(root, "test"), val_split="test", num_workers=0).setup("fit")
 
 

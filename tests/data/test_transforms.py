@@ -296,9 +296,13 @@ def test_an_unknown_option_is_an_error():
         train_pipeline((32, 32), "zoom")
     with pytest.raises(InputError, match="test_mode='crop' is unknown; choose one of fit, keep, stretch"):
         eval_pipeline((32, 32), "crop")
-    with pytest.raises(InputError, match=r"augment.flipp is unknown; RandomCropWarp has the options scales, border, flip"):
+    with pytest.raises(
+        InputError, match=r"augment.flipp is unknown; RandomCropWarp has the options scales, border, flip"
+    ):
         train_pipeline((32, 32), flipp=0.5)
-    with pytest.raises(InputError, match=r"augment.color.bright is unknown; ColorJitter has the options brightness, contrast, "):
+    with pytest.raises(
+        InputError, match=r"augment.color.bright is unknown; ColorJitter has the options brightness, contrast, "
+    ):
         train_pipeline((32, 32), color={"bright": 0.5})
 
 

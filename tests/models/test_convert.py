@@ -304,9 +304,7 @@ def test_code_in_a_file_is_refused_and_does_not_run(tmp_path: Path, kind: str) -
     else:
         torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
     message = unreadable(path)
-    assert re.match(
-        r"refused, because reading it would run its code \((posix|nt)\.mkdir\);", message
-    )
+    assert re.match(r"refused, because reading it would run its code \((posix|nt)\.mkdir\);", message)
     assert not target.exists()
 
 
