@@ -54,12 +54,13 @@ WITH_VALUE = {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-
 COMMANDS = {
     "train": """CenterNet: objects as points. Trains a network, evaluates it and draws its predictions.
 
-  python train.py                                        built-in data: a first run in minutes on a CPU python train.py
-  data=coco data.root=DIR                your own data in COCO format python train.py experiment=ctdet_dla34
-  data.root=COCO  a published training python train.py backbone=resnet18 resolution=[256,256] schedule.epochs=30 python
-  train.py -m backbone=resnet18,resnet34          sweep: one run per value, one table of results python train.py ...
-  ckpt=RUN/last.ckpt                 continue a stopped run python eval.py ckpt=RUN/best.ckpt
-  evaluate""",
+  python train.py                                        built-in data: a first run in minutes on a CPU
+  python train.py data=coco data.root=DIR                your own data in COCO format
+  python train.py experiment=ctdet_dla34 data.root=COCO  a published training
+  python train.py backbone=resnet18 resolution=[256,256] schedule.epochs=30
+  python train.py -m backbone=resnet18,resnet34          a sweep: one run per value, one table of results
+  python train.py ... ckpt=RUN/last.ckpt                 continue a stopped run
+  python eval.py ckpt=RUN/best.ckpt                      evaluate""",
     "eval": """CenterNet: objects as points. Evaluates a checkpoint and draws its predictions.
 
   python eval.py ckpt=RUN/best.ckpt                      on the validation data of its training

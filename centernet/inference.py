@@ -149,6 +149,6 @@ def _pairs(
     for image, known in itertools.zip_longest(images, about, fillvalue=absent):
         if image is absent or known is absent:
             raise InputError(
-                "the images and what is known of them differ in number; give one mapping for all images, or one each"
+                "images and about differ in length; give one mapping for all images, or one per image"
             )
         yield image, known

@@ -234,5 +234,5 @@ def test_the_line_about_a_network_is_not_part_of_its_description():
 
 def test_close_words_are_proposed_and_else_all_are_listed():
     assert did_you_mean("dla43", ["dla34", "dlav0_34", "resnet18"]) == "did you mean dla34, dlav0_34?"
-    assert did_you_mean("x", ["b", "a"]) == "choose one of a, b"
+    assert did_you_mean("x", ["b", "a"]) == "choose one of b, a"
     assert did_you_mean("x", ["b", "a"], "see the list") == "see the list"

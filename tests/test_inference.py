@@ -140,13 +140,13 @@ def test_images_are_taken_only_when_their_batch_is_due(images, batch_size):
 
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_a_batch_holds_at_least_one_image(batch_size):
-    with pytest.raises(InputError, match=f"^batch_size={batch_size} is too small; give at least 1$"):
+    with pytest.raises(InputError, match=f"^batch_size={batch_size} is too small; use at least 1$"):
         Predictor(build_detector(), NAMES, (64, 96), batch_size=batch_size)
 
 
 @pytest.mark.parametrize("count", [0, 3, 5])
 def test_what_is_known_of_images_must_be_of_as_many(predictor, images, count):
-    with pytest.raises(InputError, match=r"^the images and what is known of them differ in number; give one mapping"):
+    with pytest.raises(InputError, match=r"^images and about differ in length; give one mapping"):
         predictor.predict(images, about=[{}] * count)
     assert len(predictor.predict(images, about=[{}] * 4)) == 4
 
@@ -162,7 +162,7 @@ def test_an_image_that_cannot_be_had_is_named_and_not_called_a_missing_one(predi
 
 
 def test_a_task_refuses_what_it_has_no_use_for(predictor, images):
-    with pytest.raises(InputError, match=r"^task ctdet takes nothing but the image; leave out focal$"):
+    with pytest.raises(InputError, match=r"^task ctdet needs only the image; remove focal$"):
         predictor(images[0], focal=700.0)
 
 

@@ -115,18 +115,18 @@ def test_facts_that_the_model_was_built_without_are_told(cuboids, tmp_path, capl
     data = KittiDataModule(cuboids, resolution=(64, 192), batch_size=4, num_workers=0)
     options = {"task": "ddd_dle", "backbone": tiny.NETWORK}
     quick = {"max_steps": 1, "limit_val_batches": 0, "enable_checkpointing": False}
-    advice = "the model was built without; DddModule.for_data(data) takes what the data says"
+    advice = "the model was built without it; use DddModule.for_data(data)"
     with caplog.at_level(logging.WARNING):
         build_trainer(tmp_path, **quick).fit(DddModule.for_data(data, **options), data)
         assert advice not in caplog.text
         build_trainer(tmp_path, **quick).fit(DddModule(num_classes=3, **options), data)
-    assert f"the data says focal, mean_dimensions, but {advice}" in caplog.text
+    assert f"the data provides focal, mean_dimensions, but {advice}" in caplog.text
 
 
 def test_a_divisor_that_is_not_the_networks_is_refused(shapes, tmp_path):
     module = CtdetModule(class_names=SHAPES, backbone=tiny.NETWORK)
     data = build_data(shapes, test_mode="keep", divisor=16)
-    message = r"keep pads images to multiples of 16, but this network needs multiples of 32; .* divisor=32$"
+    message = r"keep pads images to multiples of 16, but this network needs multiples of 32; set divisor=32"
     with pytest.raises(InputError, match=message):
         build_trainer(tmp_path).validate(module, data, verbose=False)
     assert data.divisor == 16
