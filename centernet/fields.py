@@ -30,7 +30,7 @@ class Geometry(Enum):
     POINTS = "x, y in pixels, optionally followed by a visibility"
     LENGTH = "pixels: scales with the image"
     VIEWING_ANGLE = "radians around the vertical, as seen by the camera: a mirror maps it to pi minus itself"
-    PLANE_ANGLE = "radians on the image plane, from x toward y: rotates and flips with the image"
+    PLANE_ANGLE = "radians on the image plane, from x toward y: a direction, which rotates and flips with the image"
 
 
 class Field(NamedTuple):

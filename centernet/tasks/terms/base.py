@@ -233,11 +233,14 @@ class Regression(Term):
             known = known.repeat_interleave(value.shape[-1] // known.shape[-1], -1)
         if any(self.positions):
             origin = self._origin(placed.corner)
-            value = value - origin.repeat(1, 1, value.shape[-1] // origin.shape[-1])
+            groups = value.shape[-1] // origin.shape[-1]
+            value = value - (origin if groups == 1 else origin.repeat(1, 1, groups))
         return AtCells(placed.cell, torch.where(known if known.ndim == 3 else known[..., None], value, 0), known)
 
     def _origin(self, points: Tensor) -> Tensor:
         """What is subtracted from the values of each group in a cell at ``points [..., 2]``."""
+        if all(self.positions) and len(self.positions) == 1:
+            return points
         return torch.cat([points if is_place else torch.zeros_like(points) for is_place in self.positions], -1)
 
     def _under_gaussians(self, placed: Placed, value: Tensor, known: Tensor) -> DenseMap:
