@@ -148,7 +148,5 @@ def _pairs(
     absent = object()
     for image, known in itertools.zip_longest(images, about, fillvalue=absent):
         if image is absent or known is absent:
-            raise InputError(
-                "images and about differ in length; give one mapping for all images, or one per image"
-            )
+            raise InputError("images and about differ in length; give one mapping for all images, or one per image")
         yield image, known
