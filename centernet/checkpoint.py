@@ -7,16 +7,15 @@ normalization, how an image becomes an input, and (from the command line) the co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from centernet.detector import Detector
+from centernet.detector import Detector, build_detector
 from centernet.errors import InputError
 from centernet.models import convert
-from centernet.models.centernet import build_network, network_spec
 from centernet.tasks import build_task
 from centernet.tasks._version1 import HEADS, upgrade
 
@@ -87,22 +86,6 @@ def load_detector(path: str | Path) -> tuple[Detector, dict[str, Any]]:
     )
     load_weights(detector.network, content, path)
     return detector, content[KEY]
-
-
-def build_detector(
-    task: str,
-    class_names: Sequence[str] | int,
-    backbone: str | Mapping[str, Any],
-    pretrained: bool | str = False,
-    normalization: str = "coco",
-    task_options: Mapping[str, Any] | None = None,
-    facts: Mapping[str, Any] | None = None,
-) -> Detector:
-    """A detector from plain data: the task for these classes (names or their number), then a network with its heads."""
-    count = class_names if isinstance(class_names, int) else len(class_names)
-    made = build_task(task, count, facts, **(task_options or {}))
-    network = build_network(network_spec(backbone), made.heads, pretrained).to(memory_format=torch.channels_last)
-    return Detector(network, made, normalization)
 
 
 def load_weights(network: torch.nn.Module, content: Mapping[str, Any], path: str | Path) -> None:

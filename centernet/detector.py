@@ -6,16 +6,17 @@ non-maximum suppression.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from centernet.errors import InputError, did_you_mean
-from centernet.models.centernet import CenterNet
+from centernet.models.centernet import CenterNet, build_network, network_spec
 from centernet.models.fuse import fuse
 from centernet.structures import Batch, Detections, Outputs
-from centernet.tasks.base import Task
+from centernet.tasks import Task, build_task
 
 # Mean and standard deviation of RGB in 0 .. 1. CenterNet uses "coco" for COCO. For KITTI and VOC it applies ImageNet's
 # values, in RGB order, to BGR images: their converted weights expect "imagenet_swapped".
@@ -89,3 +90,19 @@ class Detector(nn.Module):
         Same outputs up to rounding; see ``centernet.models.fuse``.
         """
         return Detector(fuse(self.network), self.task, self.normalization).to(self.mean.device)
+
+
+def build_detector(
+    task: str,
+    class_names: Sequence[str] | int,
+    backbone: str | Mapping[str, Any],
+    pretrained: bool | str = False,
+    normalization: str = "coco",
+    task_options: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Detector:
+    """A detector from plain data: the task for these classes (names or their number), then a network with its heads."""
+    count = class_names if isinstance(class_names, int) else len(class_names)
+    made = build_task(task, count, facts, **(task_options or {}))
+    network = build_network(network_spec(backbone), made.heads, pretrained).to(memory_format=torch.channels_last)
+    return Detector(network, made, normalization)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from centernet.joints import JointSet
-from centernet.ops.affine import is_mirrored, transform_boxes, transform_points
+from centernet.ops.affine import is_mirrored, scale_of, transform_boxes, transform_points
 from centernet.ops.camera import wrap_angle
 from centernet.structures import Detections, Objects, Rows
 
@@ -88,12 +88,12 @@ _UNKNOWN = Field("any other result of a task")
 
 class Picture(NamedTuple):
     """Fields that are drawn together: ``kind`` names the function (``centernet.visualize``), which takes these ``rows``
-    (those in ``missing`` may be absent), the ``fact`` of the data and the ``image`` field that it needs. ``hides`` is
+    (those in ``optional`` may be absent), the ``fact`` of the data and the ``image`` field that it needs. ``hides`` is
     the kind that it replaces."""
 
     kind: str
     rows: tuple[str, ...]
-    missing: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     fact: str | None = None
     image: str | None = None
     hides: str | None = None
@@ -102,7 +102,7 @@ class Picture(NamedTuple):
 PICTURES = (
     Picture("solid", ("boxes", "dimensions", "location", "yaw"), image="calibration", hides="box"),
     Picture("box", ("boxes",)),
-    Picture("skeleton", ("joints", "joint_scores"), missing=("joint_scores",), fact="joints"),
+    Picture("skeleton", ("joints", "joint_scores"), optional=("joint_scores",), fact="joints"),
 )
 
 IMAGE_FIELDS = tuple(name for name, field in FIELDS.items() if field.of == "image")
@@ -131,8 +131,7 @@ def move(rows: Rows, matrix: Tensor, partners: Partners | None = None) -> Rows:
         elif field.geometry is Geometry.POINTS:
             value = _move_points(matrix, value)
         elif field.geometry is Geometry.LENGTH:
-            scale = torch.linalg.det(matrix[..., :2, :2]).abs().sqrt()
-            value = value * scale[..., None].to(value.dtype)
+            value = value * scale_of(matrix)[..., None].to(value.dtype)
         elif field.geometry is Geometry.PLANE_ANGLE:
             along = torch.stack([value.cos(), value.sin()], -1).to(matrix.dtype) @ matrix[..., :2, :2].mT
             value = torch.atan2(along[..., 1], along[..., 0]).to(value.dtype)

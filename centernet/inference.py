@@ -17,6 +17,7 @@ from centernet.data.transforms import eval_pipeline, warp_image
 from centernet.detector import Detector
 from centernet.errors import InputError
 from centernet.fields import unbatch
+from centernet.tasks import Task
 
 Image = str | Path | np.ndarray
 
@@ -67,7 +68,7 @@ class Predictor:
         return cls(detector, names, device=device, batch_size=batch_size, **spec)
 
     @property
-    def task(self) -> Any:
+    def task(self) -> Task:
         """The task of the detector: its ``threshold``, its ``facts``, its ``heads``."""
         return self.detector.task
 

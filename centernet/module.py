@@ -15,18 +15,18 @@ from centernet.checkpoint import (
     FORMAT,
     KEY,
     USUAL_EVAL,
-    build_detector,
     difference,
     load_weights,
     read_checkpoint,
     upgrade_checkpoint,
 )
+from centernet.detector import build_detector
 from centernet.errors import InputError, NonFiniteLossError
 from centernet.metrics.rows import ImageMetric
 from centernet.models.centernet import network_spec
 from centernet.schedule import Schedule
 from centernet.structures import Batch
-from centernet.tasks import Task
+from centernet.tasks import Task, task_names
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,8 @@ class CenterNetModule(pl.LightningModule):
     ``CenterNetModule.for_data(data, ...)`` takes classes and facts from a data module.
     """
 
-    TASK: ClassVar[str] = "ctdet"
+    TASK: ClassVar[str | None] = None
+    """The task of a named module; this class takes it as an argument."""
     BACKBONE: ClassVar[str] = "resnet18"
     NORMALIZATION: ClassVar[str] = "coco"
 
@@ -63,17 +64,24 @@ class CenterNetModule(pl.LightningModule):
         metric_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if (task := task or self.TASK) is None:
+            raise InputError(f"no task is given; give task, one of {', '.join(task_names())}")
         if num_classes is None and class_names is None:
             raise InputError("neither num_classes nor class_names is given; give one of them")
         if num_classes is not None and class_names is not None and num_classes != len(class_names):
             raise InputError(
                 f"num_classes={num_classes}, but class_names has {len(class_names)} names; make them agree"
             )
-        task, normalization = task or self.TASK, normalization or self.NORMALIZATION
         self.task_options, self.metric_options = dict(task_options or {}), dict(metric_options or {})
         self.backbone = network_spec(backbone or self.BACKBONE)
         self.detector = build_detector(
-            task, num_classes or len(class_names), self.backbone, pretrained, normalization, self.task_options, facts
+            task,
+            class_names or num_classes,
+            self.backbone,
+            pretrained,
+            normalization or self.NORMALIZATION,
+            self.task_options,
+            facts,
         )
         self.schedule = Schedule.of(schedule)
         self.class_names = None if class_names is None else list(class_names)
@@ -82,7 +90,7 @@ class CenterNetModule(pl.LightningModule):
         self.run_config: dict[str, Any] | None = None  # resolved, plain; set by the command line
         # How images become inputs; kept from a loaded checkpoint unless a data module replaces it.
         self.eval_spec: dict[str, Any] | None = None
-        self.save_hyperparameters({**self.description()["module"], "pretrained": str(pretrained)})
+        self.save_hyperparameters({**self.description()["module"], "pretrained": pretrained})
 
     @classmethod
     def for_data(cls, data: Any, **options: Any) -> CenterNetModule:

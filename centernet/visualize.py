@@ -196,7 +196,7 @@ def pictures_of(rows: Mapping[str, Any], look: Look) -> list[Picture]:
     shown = [
         picture
         for picture in PICTURES
-        if all(name in rows for name in picture.rows if name not in picture.missing)
+        if all(name in rows for name in picture.rows if name not in picture.optional)
         and (picture.fact is None or picture.fact in look.facts)
         and (picture.image is None or picture.image in look.image_fields)
     ]

@@ -302,7 +302,7 @@ def test_the_first_missing_field_that_only_some_data_has_says_which():
 def test_pictures_are_drawn_from_fields_of_the_table():
     kinds = [picture.kind for picture in PICTURES]
     for picture in PICTURES:
-        assert {*picture.rows, *picture.missing} <= FIELDS.keys()
-        assert set(picture.missing) <= set(picture.rows)
+        assert {*picture.rows, *picture.optional} <= FIELDS.keys()
+        assert set(picture.optional) <= set(picture.rows)
         assert picture.image is None or FIELDS[picture.image].of == "image"
         assert picture.hides is None or picture.hides in kinds

@@ -33,7 +33,7 @@ from centernet.data.kitti_format import (
     write_results,
 )
 from centernet.data.transforms import EvalWarp, seed_pipeline
-from centernet.ops.affine import Size
+from centernet.ops.affine import Size, scale_of
 from centernet.ops.boxes import clip_boxes
 from centernet.ops.camera import project
 from centernet.structures import Detections, InputError, Objects
@@ -310,6 +310,14 @@ class KittiDataModule(CenterNetDataModule):
 
     def _find(self, path: Path) -> Path:
         return path if path.exists() else self.root / path
+
+
+def _scale(matrix: np.ndarray) -> float:
+    return float(scale_of(torch.from_numpy(matrix)))
+
+
+def _find(self, path: Path) -> Path:
+    return path if path.exists() else self.root / path
 
 
 def _scale(matrix: np.ndarray) -> float:

@@ -81,3 +81,8 @@ def transform_boxes(matrix: Tensor, boxes: Tensor) -> Tensor:
 def is_mirrored(matrix: Tensor) -> Tensor:
     """Whether matrices ``[..., 3, 3]`` mirror the image (bool ``[...]``): left and right change places."""
     return torch.linalg.det(matrix[..., :2, :2]) < 0
+
+
+def scale_of(matrix: Tensor) -> Tensor:
+    """How much longer lengths become ``[...]`` under matrices ``[..., 3, 3]``: the square root of the area's factor."""
+    return torch.linalg.det(matrix[..., :2, :2]).abs().sqrt()

@@ -61,7 +61,9 @@ class Task:
             raise InputError(f"task {self.name}: pad_objects={pad_objects!r} must be a positive integer or null")
         about = About(self.name, num_classes, stride, self.facts, pad_objects)
         if unknown := [option for option in options if option not in self.TERMS]:
-            raise InputError(f"task {self.name} has no option {unknown[0]!r}; {did_you_mean(unknown[0], self.TERMS)}")
+            names = dict.fromkeys((*_parameters(type(self)), *self.TERMS))  # a subclass may repeat forwarded arguments
+            known = [name for name in names if name not in ("num_classes", "facts")]
+            raise InputError(f"task {self.name} has no option {unknown[0]!r}; {did_you_mean(unknown[0], known)}")
         self.terms = {
             name: make_term(make, name, about, options.get(name, {}))
             for name, make in self.TERMS.items()
@@ -199,7 +201,7 @@ def make_term(make: Callable[..., Term], name: str, about: About, options: Any) 
     return make(name, about, **options)
 
 
-def _parameters(make: Callable[..., Term]) -> list[str]:
+def _parameters(make: Callable[..., Any]) -> list[str]:
     """Argument names of a constructor, including those of base classes that it forwards to."""
     cls, names = getattr(make, "func", make), []
     for part in cls.__mro__:
@@ -243,10 +245,4 @@ def task_class(name: str) -> type[Task]:
 
 def build_task(name: str, num_classes: int, facts: Mapping[str, Any] | None = None, **options: Any) -> Task:
     """The task of this name (a file of this package). Raises ``InputError`` for an unknown name or option."""
-    task = task_class(name)
-    names = dict.fromkeys((*_parameters(task), *task.TERMS))  # a subclass may repeat forwarded arguments
-    own = [option for option in names if option not in ("num_classes", "facts")]
-    for option in options:
-        if option not in own:
-            raise InputError(f"task {name} has no option {option!r}; {did_you_mean(option, own)}")
-    return task(num_classes, facts=facts, **options)
+    return task_class(name)(num_classes, facts=facts, **options)

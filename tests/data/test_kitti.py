@@ -110,7 +110,7 @@ def test_jpeg_images_are_found_too(tmp_path: Path) -> None:
 def test_facts_are_the_classes_mean_dimensions_and_the_focal_length_of_the_input(root: Path) -> None:
     make_kitti(root, {"000002": [PEDESTRIAN, CAR, VAN.replace("1.50 1.60 4.00", "3.00 3.00 9.00")]}, split="val")
     facts = read(root, "val").facts
-    # No cyclist: the mean of all objects; a van is no object.
+    # No cyclist: the mean of all objects, to which the van does not belong.
     assert facts["mean_dimensions"] == [[1.8, 0.6, 0.8], [1.5, 1.6, 4.0], pytest.approx([1.65, 1.1, 2.4])]
     # The image is fitted into 64 rows of 96, because the input is relatively wider.
     assert facts["focal"] == pytest.approx(180 * 64 / 96)

@@ -149,7 +149,7 @@ def test_what_does_not_fit_is_said_in_one_sentence(name, options, message):
 
 
 def test_a_task_that_is_made_without_its_name_minds_its_options_as_well():
-    with pytest.raises(InputError, match=r"task ctdet has no option 'sizes'; did you mean size\?"):
+    with pytest.raises(InputError, match=r"task ctdet has no option 'sizes'; did you mean size, stride\?"):
         task_class("ctdet")(3, sizes={})
 
 

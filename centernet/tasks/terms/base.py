@@ -144,11 +144,10 @@ class Term:
             )
         return value
 
-    def fact(self, name: str, said: Any) -> Any:
-        """An option that may come from the data: the given value or, for ``data``, the data's fact (None without
-        one)."""
-        if not (isinstance(said, str) and said == "data"):
-            return said
+    def fact(self, name: str, value: Any) -> Any:
+        """An option that may come from the data: ``value`` or, for ``data``, the data's fact (None without one)."""
+        if not (isinstance(value, str) and value == "data"):
+            return value
         if self.about.facts.get(name) is None:
             self.about.wanted.add(name)
         return self.about.facts.get(name)
@@ -191,8 +190,8 @@ class Regression(Term):
     channels: int
     known_losses: ClassVar[tuple[str, ...]] = ("l1", "smooth_l1")
     positions: ClassVar[tuple[bool, ...]] = ()
-    """For each group of channels that are masked together: whether it is a position on the grid, predicted relative to
-    the cell. None: no group is."""
+    """For each pair of channels in a group (see ``truth``): whether it is a position (x, y) on the grid, predicted
+    relative to the cell. Empty: none is."""
     sharpness: ClassVar[float] = 6.0
     unit_sum: ClassVar[bool] = False
     """The weights of dense supervision, see ``gaussian_windows``."""
@@ -239,7 +238,7 @@ class Regression(Term):
 
     def _origin(self, points: Tensor) -> Tensor:
         """What is subtracted from the values of each group in a cell at ``points [..., 2]``."""
-        if all(self.positions) and len(self.positions) == 1:
+        if self.positions == (True,):
             return points
         return torch.cat([points if is_place else torch.zeros_like(points) for is_place in self.positions], -1)
 

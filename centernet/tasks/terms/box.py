@@ -18,8 +18,6 @@ from centernet.tasks.terms.base import About, Peaks, Placed, Regression
 class Size(Regression):
     """Width and height in cells; ``per_class``: a pair of channels for each class, supervised in the object's own."""
 
-    positions = (False,)
-
     def __init__(
         self,
         name: str,

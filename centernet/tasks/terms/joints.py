@@ -16,6 +16,7 @@ from centernet.joints import JointSet
 from centernet.ops.heatmap import draw_gaussians, draw_regions
 from centernet.structures import AtCells, DenseMap, Detections, Objects
 from centernet.tasks.terms.base import About, HeatmapTerm, Peaks, Placed, Regression, Term
+from centernet.tasks.terms.box import Offset
 
 
 def joint_set(term: Term) -> JointSet:
@@ -104,14 +105,11 @@ class JointHeatmap(HeatmapTerm):
         return values[:, self.joints.mirrored]
 
 
-class JointOffset(Regression):
-    """Position of a joint in its cell, predicted in that cell; flip testing keeps the plain image's."""
+class JointOffset(Offset):
+    """Position of a joint in its cell, predicted in that cell."""
 
     needs = ("joints",)
-    positions = (True,)
-    channels = 2
     reads_peaks = False
-    is_merged = False
 
     def __init__(self, name: str, about: About, weight: float = 1.0, loss: str = "l1") -> None:
         super().__init__(name, about, weight, "center", loss)
@@ -122,7 +120,3 @@ class JointOffset(Regression):
         flat = (cells[..., 1] * placed.grid_size[1] + cells[..., 0]).long()
         offset = torch.where(is_shown[..., None], points - cells, 0)
         return AtCells(flat.flatten(1), offset.flatten(1, 2), is_shown.flatten(1))
-
-    def mirror(self, values: Tensor) -> Tensor:
-        x, y = values.split(1, 1)
-        return torch.cat([1 - 1 / self.about.stride - x, y], 1)

@@ -71,17 +71,19 @@ class Points(HeatmapTerm):
         is_object = present & ~objects["crowd"] if self.crowds == "ignore" else present
         is_object = is_object & (objects["labels"] >= 0)  # -1: a region ignored for every class
         center = (boxes[..., :2] + boxes[..., 2:]) / 2
-        none = torch.zeros_like(objects["labels"])
-        return self.locate(Placed(grid_size, boxes, sides, center, center, none, present, is_object, none))
-
-    def locate(self, placed: Placed) -> Placed:
-        """The same, with cells and radii recomputed from ``center`` and ``is_object``."""
-        corner = placed.center.floor()
-        cell = torch.where(placed.is_object, corner[..., 1] * placed.grid_size[1] + corner[..., 0], 0).long()
-        rows = placed.is_object.nonzero(as_tuple=True)
+        center, present, is_object = self.locate(objects, grid_size, center, present, is_object)
+        corner = center.floor()
+        cell = torch.where(is_object, corner[..., 1] * width + corner[..., 0], 0).long()
+        rows = is_object.nonzero(as_tuple=True)
         radius = torch.zeros_like(cell)
-        radius[rows] = self.radii(placed.size[rows])
-        return placed._replace(corner=corner, cell=cell, radius=radius)
+        radius[rows] = self.radii(sides[rows])
+        return Placed(grid_size, boxes, sides, center, corner, cell, present, is_object, radius)
+
+    def locate(
+        self, objects: Objects, grid_size: tuple[int, int], center: Tensor, present: Tensor, is_object: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The points of objects, and which are ``present`` and trained (see ``Placed``), from those of their boxes."""
+        return center, present, is_object
 
     def radii(self, size: Tensor) -> Tensor:
         """Radii int64 ``[N]`` of the Gaussians of objects with these sizes ``[N, 2]`` (width, height in cells)."""
@@ -169,19 +171,16 @@ class ProjectedPoints(StreetPoints):
         super().__init__(name, about, **options)
         self.max_depth = self.number("max_depth", max_depth, above=0)
 
-    def place(self, objects: Objects, grid_size: tuple[int, int]) -> Placed:
-        is_far = objects["location"][..., 2] > self.max_depth
-        placed = super().place({**objects, "crowd": objects["crowd"] | is_far}, grid_size)
-        center = objects["center_3d"].float() / self.about.stride
-        corner, (height, width) = center.floor(), grid_size
+    def locate(
+        self, objects: Objects, grid_size: tuple[int, int], center: Tensor, present: Tensor, is_object: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        is_object = is_object & (objects["location"][..., 2] <= self.max_depth)
+        projected = objects["center_3d"].float() / self.about.stride
+        corner, (height, width) = projected.floor(), grid_size
         is_inside = (corner >= 0).all(-1) & (corner[..., 0] < width) & (corner[..., 1] < height)
-        is_object = placed.is_object & is_inside
-        placed = placed._replace(
-            center=torch.where(is_object[..., None], center, placed.center),
-            present=placed.present & (is_inside | ~placed.is_object),
-            is_object=is_object,
-        )
-        return self.locate(placed)
+        present = present & (is_inside | ~is_object)
+        is_object = is_object & is_inside
+        return torch.where(is_object[..., None], projected, center), present, is_object
 
 
 def classes_of(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from centernet.errors import InputError
 from centernet.ops.affine import Size as ImageSize
+from centernet.ops.affine import scale_of
 from centernet.ops.boxes import pairwise_iou
 from centernet.ops.camera import box_corners, camera_matrix, unproject, yaw_of_alpha
 from centernet.structures import Batch, Detections, Objects, Target
@@ -77,8 +78,7 @@ class Depth(Regression):
         camera = calibration_of(batch)
         if self.focal is None:
             return torch.ones_like(camera[:, 0, 0])
-        scale = torch.linalg.det(batch["input_from_image"][:, :2, :2]).abs().sqrt()
-        return camera[:, 0, 0] * scale.to(camera) / self.focal
+        return camera[:, 0, 0] * scale_of(batch["input_from_image"]).to(camera) / self.focal
 
 
 class DepthWithSpread(Depth):
