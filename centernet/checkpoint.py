@@ -15,7 +15,7 @@ import torch
 
 from centernet.detector import Detector, build_detector
 from centernet.errors import InputError
-from centernet.models import convert
+from centernet.models.files import read_file
 from centernet.tasks import build_task
 from centernet.tasks._version1 import HEADS, upgrade
 
@@ -40,7 +40,7 @@ _MOVED = {
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint of this project on the CPU, in the current format. Raises ``InputError`` for other
     files."""
-    content = convert.read_checkpoint(path)
+    content = read_file(path)
     if not isinstance(content, dict):
         raise InputError(
             f"{path} is not a checkpoint of this project; convert originals with scripts/convert_checkpoint.py"

@@ -1,7 +1,6 @@
 """The command line before Hydra reads it: help texts, option names of earlier versions, choices of groups.
 
-Help comes from the text of the YAML files and the table of networks; nothing is composed and no heavy modules are
-imported.
+Help comes from the text of the YAML files (``choices``) and the table of networks; no heavy modules are imported.
 """
 
 from __future__ import annotations
@@ -10,20 +9,12 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
 
 import yaml
 
 from centernet.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
+from centernet.choices import CONFIGS, Default, Node, defaults, groups, options, read_choice, read_nodes
 from centernet.errors import InputError, did_you_mean
-
-HERE = Path(__file__).resolve().parent
-# The configuration is beside the package in a checkout and inside it in an installed wheel.
-CONFIGS = next(
-    (folder for folder in (HERE.parent / "configs", HERE / "configs") if (folder / "train.yaml").is_file()), HERE
-)
 
 # Renamed options, by their former dotted keys.
 RENAMED = {
@@ -46,8 +37,6 @@ RENAMED = {
     "task.overlap": "metric.overlap",
     "task.evaluator": "metric.backend",
 }
-# Choices of only one of the commands.
-EVAL_ONLY = {("data", "checkpoint")}
 # Options of Hydra that take a value.
 WITH_VALUE = {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--package", "-p"}
 
@@ -150,160 +139,6 @@ def _options_in(value: str) -> list[str]:
     return [word.strip("'\" ") for word in value.removeprefix("choice(").strip("()[]").split(",")]
 
 
-# Groups and their options.
-
-
-def groups() -> list[str]:
-    """The groups of options, without Hydra's own."""
-    return sorted(path.name for path in CONFIGS.iterdir() if path.is_dir() and re.match(r"(?!hydra$)[a-z]", path.name))
-
-
-def options(group: str, command: str = "") -> dict[str, str]:
-    """The options of a group with one line about each, for ``command`` if given. Files that begin with an underscore
-    are base files, not options."""
-    paths = [path for path in (CONFIGS / group).glob("*.yaml") if not path.stem.startswith("_")]
-    found = {path.stem: about(path) for path in sorted(paths, key=lambda path: _natural(path.stem))}
-    if group == "backbone":
-        found |= {name: spec["about"] for name, spec in ARCHITECTURES.items()}
-    if command == "train":
-        found = {option: line for option, line in found.items() if (group, option) not in EVAL_ONLY}
-    return found
-
-
-def about(path: Path) -> str:
-    """The description of a YAML: its first comment line that is neither a package nor a command."""
-    lines = [line for line in header(path.read_text()) if not line.startswith(("@package", "python "))]
-    return lines[0] if lines else ""
-
-
-def header(text: str) -> list[str]:
-    """The comment lines at the beginning of a YAML, without `#`."""
-    lines = []
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.removeprefix("#").strip())
-    return lines
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-class Default(NamedTuple):
-    """A line of a defaults list: ``- group: option   # comment``."""
-
-    group: str
-    option: str
-    comment: str
-
-
-def defaults(command: str) -> list[Default]:
-    """The groups of a command with their defaults. Groups without a comment are not listed in help."""
-    lines = (CONFIGS / f"{command}.yaml").read_text().splitlines()
-    matches = (re.fullmatch(r"  - (\w+): (\w+)(?:\s+# (.*))?", line) for line in lines)
-    return [Default(m[1], m[2], m[3] or "") for m in matches if m]
-
-
-# The options of a choice, with their comments.
-
-
-@dataclass(frozen=True)
-class Node:
-    """A key of a YAML: its value as written (or the keys below it), the trailing comment, the comments above."""
-
-    value: str | dict[str, Node]
-    comment: str = ""
-    above: tuple[str, ...] = ()
-
-
-def read_nodes(text: str) -> dict[str, Node]:
-    """The keys of a YAML with their comments, without its defaults list."""
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    lines = text.splitlines()
-    first = len(header(text))
-
-    def read(mapping: yaml.MappingNode) -> dict[str, Node]:
-        nodes = {}
-        for key, value in mapping.value:
-            row = key.start_mark.line
-            top = row
-            while top > first and lines[top - 1].lstrip().startswith("#"):
-                top -= 1
-            above = tuple(line.strip() for line in lines[top:row])
-            if isinstance(value, yaml.MappingNode) and not value.flow_style:
-                rest, content = lines[row][key.end_mark.column + 1 :], read(value)
-            else:
-                end = value.end_mark
-                rest = lines[end.line][end.column :] if end.line < len(lines) else ""
-                content = text[value.start_mark.index : end.index].strip()
-            comment = rest.strip() if rest.strip().startswith("#") else ""
-            nodes[key.value] = Node(content, comment, above)
-        return nodes
-
-    nodes = read(root) if isinstance(root, yaml.MappingNode) else {}
-    nodes.pop("defaults", None)
-    return nodes
-
-
-def merge_nodes(base: dict[str, Node], over: dict[str, Node]) -> dict[str, Node]:
-    """``base`` with the values of ``over``; a key keeps its comments if ``over`` has none."""
-    merged = dict(base)
-    for key, new in over.items():
-        old = base.get(key, Node(""))
-        both = isinstance(old.value, dict) and isinstance(new.value, dict)
-        value = merge_nodes(old.value, new.value) if both else new.value
-        merged[key] = Node(value, new.comment or old.comment, new.above or old.above)
-    return merged
-
-
-class Choice(NamedTuple):
-    """The content of ``group=option``: comments of its file, its choices in other groups, and its keys at their places
-    in the whole configuration."""
-
-    header: list[str]
-    chooses: dict[str, str]
-    nodes: dict[str, Node]
-
-
-def read_choice(group: str, option: str) -> Choice:
-    """A choice with everything inherited from other files of its group."""
-    text = (CONFIGS / group / f"{option}.yaml").read_text()
-    lines = header(text)
-    chooses: dict[str, str] = {}
-    inherited: dict[str, Node] = {}
-    for entry in yaml.safe_load(text).get("defaults", []):
-        if isinstance(entry, dict):
-            chooses |= {str(key).removeprefix("override ").lstrip("/"): str(name) for key, name in entry.items()}
-        elif entry != "_self_":
-            parent = read_choice(group, entry)
-            chooses |= parent.chooses
-            inherited = merge_nodes(inherited, parent.nodes)
-    nodes = read_nodes(text)
-    if "@package _global_" not in lines:
-        nodes = {group: Node(nodes)}
-    return Choice([line for line in lines if not line.startswith("@package")], chooses, merge_nodes(inherited, nodes))
-
-
-def show_nodes(nodes: dict[str, Node]) -> str:
-    """Keys as YAML, with aligned comments."""
-    rows = list(_rows(nodes, ""))
-    width = max((len(left) for left, comment in rows if comment and len(left) <= 44), default=0)
-    return "\n".join(f"{left:<{width}}  {comment}".rstrip() for left, comment in rows)
-
-
-def _rows(nodes: dict[str, Node], indent: str) -> Iterator[tuple[str, str]]:
-    for number, (key, node) in enumerate(nodes.items()):
-        if number and not indent and node.above:
-            yield "", ""
-        yield from ((indent + line, "") for line in node.above)
-        if isinstance(node.value, dict):
-            yield f"{indent}{key}:", node.comment
-            yield from _rows(node.value, indent + "  ")
-        else:
-            yield f"{indent}{key}: {node.value}".rstrip(), node.comment
-
-
 # The texts.
 
 
@@ -382,3 +217,22 @@ def _help_backbone(name: str) -> str:
     shown = yaml.safe_dump(made, sort_keys=False, default_flow_style=None, width=100)
     lines = "\n".join(f"  {line}" for line in shown.splitlines())
     return f"backbone={name}\n{spec['about']}\n\n{show_nodes({'backbone': Node(nodes)})}\n\nmade of:\n{lines}"
+
+
+def show_nodes(nodes: dict[str, Node]) -> str:
+    """Keys as YAML, with aligned comments."""
+    rows = list(_rows(nodes, ""))
+    width = max((len(left) for left, comment in rows if comment and len(left) <= 44), default=0)
+    return "\n".join(f"{left:<{width}}  {comment}".rstrip() for left, comment in rows)
+
+
+def _rows(nodes: dict[str, Node], indent: str) -> Iterator[tuple[str, str]]:
+    for number, (key, node) in enumerate(nodes.items()):
+        if number and not indent and node.above:
+            yield "", ""
+        yield from ((indent + line, "") for line in node.above)
+        if isinstance(node.value, dict):
+            yield f"{indent}{key}:", node.comment
+            yield from _rows(node.value, indent + "  ")
+        else:
+            yield f"{indent}{key}: {node.value}".rstrip(), node.comment

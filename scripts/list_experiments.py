@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from centernet.cli import Node, defaults, options, read_choice
+from centernet.choices import Node, defaults, options, read_choice
 
 COLUMNS = ("preset", "network", "task", "data", "schedule", "published")
 

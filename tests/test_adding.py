@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import centernet.tasks
-from centernet import app, cli
+from centernet import app, choices
 from centernet.fields import move, partners_of, stack_objects
 from centernet.inference import Predictor
 from centernet.joints import COCO_JOINTS
@@ -30,11 +30,11 @@ def printed(path: str) -> str:
 def tilt(tmp_path_factory, monkeypatch):
     """The printed task and its YAML, where the package looks for them."""
     place = tmp_path_factory.mktemp("added")
-    configs = shutil.copytree(cli.CONFIGS, place / "configs")
+    configs = shutil.copytree(choices.CONFIGS, place / "configs")
     (configs / "task" / "tilt.yaml").write_text(printed("configs/task/tilt.yaml"))
     (place / "tilt.py").write_text(printed("centernet/tasks/tilt.py"))
     monkeypatch.setattr(centernet.tasks, "__path__", [*centernet.tasks.__path__, str(place)])
-    for module in (cli, app):
+    for module in (choices, app):
         monkeypatch.setattr(module, "CONFIGS", configs)
     yield
     sys.modules.pop("centernet.tasks.tilt", None)

@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from centernet import app, cli
+from centernet import app, choices, cli
 from centernet.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from centernet.errors import InputError, did_you_mean
 from centernet.models.centernet import network_spec
@@ -57,7 +57,7 @@ def test_the_evaluation_lists_its_own_groups_and_keys():
 
 def test_files_to_inherit_from_are_not_offered():
     for group in GROUPS:
-        assert not [option for option in cli.options(group) if option.startswith("_")]
+        assert not [option for option in choices.options(group) if option.startswith("_")]
     assert not re.search(r"^  _", cli.help_text("train"), re.MULTILINE)
 
 
@@ -193,7 +193,9 @@ def test_an_old_name_works_on_the_command_line_also_in_a_sweep(command):
 
 
 def test_renamed_options_exist_under_their_new_names():
-    keys = cli.merge_nodes(cli.read_choice("data", "shapes").nodes, cli.read_choice("schedule", "auto").nodes)
+    keys = choices.merge_nodes(
+        choices.read_choice("data", "shapes").nodes, choices.read_choice("schedule", "auto").nodes
+    )
     for old, new in cli.RENAMED.items():
         group, _, key = new.partition(".")
         if group in keys:
@@ -208,7 +210,7 @@ def test_renamed_options_exist_under_their_new_names():
 def test_every_network_of_the_table_is_an_option_once_registered(name):
     app.register_backbones()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(cli.CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(choices.CONFIGS), version_base="1.3"):
         cfg = compose("train", [f"backbone={name}", "backbone.neck={bilinear: all}"])
     assert cfg.backbone == {"name": name, "neck": {"bilinear": "all"}, "head_channels": None}
 
@@ -217,7 +219,7 @@ def test_a_sweep_over_backbones_registers_all_of_them():
     for sweep in ("backbone=resnet18,convnext_pico", "backbone=choice(resnet18,convnext_nano)"):
         cli.understand_groups([sweep])
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(cli.CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(choices.CONFIGS), version_base="1.3"):
         names = [compose("train", [f"backbone={name}"]).backbone.name for name in ("convnext_pico", "convnext_nano")]
     assert names == ["convnext_pico", "convnext_nano"]
 

@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 from centernet import app, build
-from centernet.cli import read_choice
+from centernet.choices import read_choice
 from centernet.data.builtin.shapes import CLASSES
 from centernet.models import build_network
 from centernet.module import CtdetDenseModule

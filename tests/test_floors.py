@@ -35,7 +35,7 @@ for room in THIRD_FLOOR:
         *("data.transforms", "data.images"),
         *THIRD_FLOOR,
     }
-TOP_FLOOR = ("app", "build", "cli", "sweep")
+TOP_FLOOR = ("app", "build", "choices", "cli", "sweep")
 
 # Libraries that have one home (a room or a file of it); all others may not import them.
 HOMES: dict[str, set[str]] = {
@@ -53,7 +53,7 @@ GROUND_FLOOR = ("architectures", "errors", "fields", "joints", "ops", "structure
 # Who may name a task, or a field that only some tasks have; everybody else handles them without knowing which.
 KNOW_TASKS = {"tasks", "models.originals"}
 KNOW_FIELDS = {"tasks", "models.originals", "metrics", "fields", "joints"} | {
-    f"data.{reader}" for reader in ("builtin", "coco", "kitti", "kitti_format", "readers")
+    f"data.{reader}" for reader in ("builtin", "coco", "coco_format", "kitti", "kitti_format", "readers")
 }
 # The named modules are what a Python user calls a task; KITTI's evaluation is about nothing else.
 NAMED_BY_CALLERS = {"module": {"ctdet", "ctdet_dense", "multi_pose", "ddd"}}

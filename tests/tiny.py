@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,3 +102,12 @@ def make_coco(
 def alpha_of_yaw(camera: Tensor, yaw: Tensor, x: Tensor) -> Tensor:
     """Observation angles ``[..., N]`` in -pi .. pi of objects with this yaw, seen at the columns ``x [..., N]``."""
     return wrap_angle(yaw - ray_angle(camera, x)).to(yaw.dtype)
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """Every file below a folder with a checksum of its bytes."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

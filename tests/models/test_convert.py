@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from centernet.models import build_network
-from centernet.models.convert import convert, convert_checkpoint, read_checkpoint
+from centernet.models.convert import convert, convert_checkpoint
+from centernet.models.files import read_file
 from centernet.models.originals import CLASS_NAMES, COCO_CLASSES, FAMILIES, HEADS, NETWORKS, TASKS
 from centernet.structures import Head, InputError
 
@@ -238,7 +239,7 @@ NO_CHECKPOINT = "the file is not a PyTorch checkpoint; give a .pth or .ckpt file
 
 def unreadable(path: Path) -> str:
     with pytest.raises(InputError) as caught:
-        read_checkpoint(path)
+        read_file(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
@@ -249,7 +250,7 @@ def unreadable(path: Path) -> str:
 def test_files_of_new_and_old_pytorch_are_read(tmp_path: Path, as_zip: bool) -> None:
     path = tmp_path / "model.pth"
     torch.save(SMALL, path, _use_new_zipfile_serialization=as_zip)
-    assert torch.equal(read_checkpoint(path)["state_dict"]["weight"], SMALL["state_dict"]["weight"])
+    assert torch.equal(read_file(path)["state_dict"]["weight"], SMALL["state_dict"]["weight"])
 
 
 @pytest.mark.parametrize("as_zip", [True, False], ids=["zip", "legacy"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from centernet.data.builtin.cuboids import (
 from centernet.data.images import read_image
 from centernet.data.kitti_format import CLASSES, Labels, read_calibration, read_labels, read_split
 from centernet.ops.camera import box_corners, project
+from tests.tiny import digest
 
 TRAIN, VAL = 80, 4
 DECIMALS = 0.006  # half of the last decimal of a label, and a little
@@ -52,15 +52,6 @@ def rows_of(labels: Labels, wanted: np.ndarray) -> dict[str, torch.Tensor]:
     """The wanted rows as tensors."""
     names = ("boxes", "dimensions", "location", "yaw", "alpha", "truncation")
     return {name: torch.from_numpy(getattr(labels, name)[wanted]) for name in names}
-
-
-def digest(folder: Path) -> dict[str, str]:
-    """Every file below a folder with a checksum of its bytes."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_the_same_seed_draws_the_same_bytes_and_another_does_not(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -11,26 +10,16 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from centernet.data.builtin.figures import Canvas, FiguresDataModule, draw_figure, make_figure, write_figures
+from centernet.data.builtin.figures import Canvas, FiguresDataModule, draw_figure, make_figure
 from centernet.data.images import read_image
 from centernet.joints import COCO_JOINTS, COCO_SKELETON, JointSet
 
 JOINT = {name: n for n, name in enumerate(COCO_JOINTS)}
 
 
-def digest(folder: Path) -> dict[str, str]:
-    """Every file below a folder with a checksum of its bytes."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory) -> Path:
-    """Enough scenes that the rare ones are among them."""
-    return write_figures(tmp_path_factory.mktemp("drawn") / "figures", train=120, val=10, seed=3)
+def drawn(drawn_figures) -> Path:
+    return drawn_figures
 
 
 @pytest.fixture(scope="module")
@@ -46,41 +35,6 @@ def people(train) -> list[dict]:
 def joints_of(rows: list[dict]) -> np.ndarray:
     """Joints ``[M, 17, 3]``."""
     return np.array([row["keypoints"] for row in rows], float).reshape(-1, len(COCO_JOINTS), 3)
-
-
-def test_the_same_seed_draws_the_same_bytes_and_another_does_not(drawn, tmp_path):
-    assert digest(write_figures(tmp_path / "again", train=120, val=10, seed=3)) == digest(drawn)
-    other = digest(write_figures(tmp_path / "other", train=3, val=1, seed=4))
-    assert not set(other.values()) & set(digest(drawn).values())
-
-
-def test_fewer_images_are_the_first_of_more(drawn, tmp_path):
-    few = digest(write_figures(tmp_path / "few", train=3, val=1, seed=3))
-    many = digest(drawn)
-    assert all(few[name] == many[name] for name in few if name.endswith(".jpg"))
-
-
-def test_validation_shows_other_scenes_than_training(drawn):
-    files = digest(drawn)
-    train, val = ({files[name] for name in files if name.startswith(f"{split}/")} for split in ("train", "val"))
-    assert (len(train), len(val)) == (120, 10)
-    assert not train & val
-    ids = [{image["id"] for image in read(drawn, split)["images"]} for split in ("train", "val")]
-    assert not ids[0] & ids[1]
-
-
-def read(folder: Path, split: str) -> dict:
-    return json.loads((folder / "annotations" / f"person_keypoints_{split}.json").read_text())
-
-
-def test_nothing_is_drawn_twice_and_another_order_replaces_the_folder(tmp_path):
-    folder = write_figures(tmp_path / "figures", train=3, val=1)
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    write_figures(folder, train=3, val=1)
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    write_figures(folder, train=2, val=1)
-    assert len(list((folder / "train").iterdir())) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["figures"]  # no draft is left behind
 
 
 def test_the_category_is_the_person_of_coco(train):
@@ -222,5 +176,6 @@ def test_the_data_module_draws_on_first_use_and_hands_out_joints(tmp_path):
     assert batch["image"].shape == (2, 3, 64, 64)
     assert batch["objects"]["joints"].shape[2:] == (17, 3)
     assert JointSet.of(data.facts["joints"]) == JointSet.of()
-    written = joints_of(read(data.root, "val")["annotations"])
+    content = json.loads((data.root / "annotations" / "person_keypoints_val.json").read_text())
+    written = joints_of(content["annotations"])
     np.testing.assert_allclose(data.datasets["val"].fields["joints"], written, atol=1e-4)

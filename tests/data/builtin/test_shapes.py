@@ -2,72 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from centernet.data.builtin.shapes import CLASSES, ShapesDataModule, write_shapes
+from centernet.data.builtin.shapes import CLASSES, ShapesDataModule
 from centernet.data.images import read_image
 
 
-def digest(folder: Path) -> dict[str, str]:
-    """Every file below a folder with a checksum of its bytes."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory) -> Path:
-    """Enough scenes that the rare ones are among them."""
-    return write_shapes(tmp_path_factory.mktemp("drawn") / "shapes", train=90, val=10, seed=3)
+def drawn(drawn_shapes) -> Path:
+    return drawn_shapes
 
 
 @pytest.fixture(scope="module")
 def train(drawn) -> COCO:
     return COCO(str(drawn / "annotations" / "instances_train.json"))
-
-
-def test_the_same_seed_draws_the_same_bytes_and_another_does_not(drawn, tmp_path):
-    assert digest(write_shapes(tmp_path / "again", train=90, val=10, seed=3)) == digest(drawn)
-    other = digest(write_shapes(tmp_path / "other", train=3, val=1, seed=4))
-    assert not set(other.values()) & set(digest(drawn).values())
-
-
-def test_fewer_images_are_the_first_of_more(drawn, tmp_path):
-    few = digest(write_shapes(tmp_path / "few", train=3, val=1, seed=3))
-    many = digest(drawn)
-    for name in few:
-        if name.endswith(".jpg"):
-            assert few[name] == many[name]
-
-
-def test_validation_shows_other_scenes_than_training(drawn):
-    files = digest(drawn)
-    train, val = ({files[name] for name in files if name.startswith(f"{split}/")} for split in ("train", "val"))
-    assert (len(train), len(val)) == (90, 10)
-    assert not train & val
-    ids = [
-        {image["id"] for image in json.loads((drawn / "annotations" / f"instances_{split}.json").read_text())["images"]}
-        for split in ("train", "val")
-    ]
-    assert not ids[0] & ids[1]
-
-
-def test_nothing_is_drawn_twice_and_another_order_replaces_the_folder(tmp_path):
-    folder = write_shapes(tmp_path / "shapes", train=3, val=1)
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    write_shapes(folder, train=3, val=1)
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    write_shapes(folder, train=2, val=1)
-    assert len(list((folder / "train").iterdir())) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]  # no draft is left behind
 
 
 def test_every_kind_of_scene_is_there(train):
