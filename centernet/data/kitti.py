@@ -316,15 +316,6 @@ def _scale(matrix: np.ndarray) -> float:
     return float(scale_of(torch.from_numpy(matrix)))
 
 
-def _find(self, path: Path) -> Path:
-    return path if path.exists() else self.root / path
-
-
-def _scale(matrix: np.ndarray) -> float:
-    """The length scale of a map ``[3, 3]``."""
-    return float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
-
-
 def _find(folder: Path, names: Sequence[str], suffixes: Sequence[str], what: str, source: str | Path) -> list[Path]:
     """The files of frames in a folder (one listing, not one call per file). Raises ``InputError`` for missing files."""
     if not folder.is_dir():
