@@ -8,6 +8,7 @@ import pytest
 
 from centernet.data.images import read_image
 from centernet.joints import JointSet
+from centernet.tasks import build_task
 from centernet.visualize import (
     BIRDS_EYE_SIDE,
     MARGIN,
@@ -22,6 +23,7 @@ from centernet.visualize import (
     enlarge,
     overlay_heatmap,
     panel,
+    pictures_of,
     plot_history,
     save_image,
     truth_and_prediction,
@@ -264,3 +266,12 @@ def test_curves_are_drawn_of_whatever_there_is(tmp_path, rows):
     picture = read_image(plot_history(rows, tmp_path / "curves.png"))
     assert picture.shape[1] > picture.shape[0] > 200
     assert picture.std() > 5
+
+
+def test_a_pose_model_that_was_made_without_data_draws_skeletons_as_well():
+    # As converted originals are: the file names no joints, so they are COCO's.
+    found = {"boxes": np.zeros((1, 4)), "labels": [0], "scores": [1.0], "joints": np.zeros((1, 17, 2))}
+    look = Look(["person"], build_task("multi_pose", 1).facts)
+    assert [picture.kind for picture in pictures_of(found, look)] == ["box", "skeleton"]
+    assert JointSet.of(look.facts["joints"]) == JointSet.of()
+    assert draw_objects(np.full((32, 32, 3), 128, np.uint8), found, look).shape == (32, 32, 3)

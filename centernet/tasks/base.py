@@ -55,11 +55,10 @@ class Task:
         pad_objects: int | None = None,
         **options: Any,
     ) -> None:
-        self.facts = dict(facts or {})
         self.num_classes, self.stride = num_classes, stride
         if pad_objects is not None and not (isinstance(pad_objects, int) and pad_objects > 0):
             raise InputError(f"task {self.name}: pad_objects={pad_objects!r} must be a positive integer or null")
-        about = About(self.name, num_classes, stride, self.facts, pad_objects)
+        about = About(self.name, num_classes, stride, dict(facts or {}), pad_objects)
         if unknown := [option for option in options if option not in self.TERMS]:
             names = dict.fromkeys((*_parameters(type(self)), *self.TERMS))  # a subclass may repeat forwarded arguments
             known = [name for name in names if name not in ("num_classes", "facts")]
@@ -69,6 +68,7 @@ class Task:
             for name, make in self.TERMS.items()
             if not self._is_left_out(name, options.get(name, {}))
         }
+        self.facts = about.facts | {name: fact for term in self.terms.values() for name, fact in term.facts.items()}
         self.heatmap: Points = self.terms[HEATMAP]
         self.wanted = about.wanted  # facts that only the data has and that were not given
         self.heads  # noqa: B018  raises early for incompatible options

@@ -26,7 +26,7 @@ class About:
     task: str
     num_classes: int
     stride: int = 4
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
     pad_objects: int | None = None
     wanted: set[str] = field(default_factory=set)  # facts that a term requested and the data lacks
 
@@ -118,6 +118,11 @@ class Term:
             cell = target.cell[:, m, None, None].expand(-1, 1, channels)
             flat.scatter_(1, cell, torch.where(mask[:, m, None] > 0, target.value[:, m, None], flat.gather(1, cell)))
         return flat.transpose(1, 2).reshape(rows, channels, *grid_size)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Facts of the data that the term uses, given or by default, if others (pictures, results) need them too."""
+        return {}
 
     def check_facts(self, facts: Mapping[str, Any], where: str) -> None:
         """Raise ``InputError`` if the facts of other data do not fit this term; ``where`` names the data."""

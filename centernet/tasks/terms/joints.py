@@ -57,6 +57,10 @@ class Joints(Regression):
         points = values.unflatten(1, (-1, 2))[:, self.joints.mirrored]
         return (points * points.new_tensor([-1, 1]).view(2, 1, 1)).flatten(1, 2)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"joints": self.joints.plain()}
+
     def check_facts(self, facts: Mapping[str, Any], where: str) -> None:
         there = JointSet.of(facts.get("joints"))
         theirs, mine = there.names, self.joints.names
