@@ -90,7 +90,12 @@ class CenterNetModule(pl.LightningModule):
         self.run_config: dict[str, Any] | None = None  # resolved, plain; set by the command line
         # How images become inputs; kept from a loaded checkpoint unless a data module replaces it.
         self.eval_spec: dict[str, Any] | None = None
-        self.save_hyperparameters({**self.description()["module"], "pretrained": pretrained})
+        self.save_hyperparameters(
+            {
+                **self.description()["module"],
+                "pretrained": pretrained if isinstance(pretrained, bool) else str(pretrained),
+            }
+        )
 
     @classmethod
     def for_data(cls, data: Any, **options: Any) -> CenterNetModule:
