@@ -7,6 +7,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && { echo $$p; break; }; done)
 PY := .venv/bin/python
+WORKERS ?= 2
 STAMP := .venv/.installed
 
 .PHONY: help install quickstart test test-fast lint format lock model-info list-experiments clean
@@ -35,8 +36,8 @@ $(STAMP): requirements.lock pyproject.toml
 quickstart: $(STAMP) ## train, evaluate and draw on the built-in data, in a few minutes on two cores
 	@$(PY) train.py
 
-test: $(STAMP) ## all tests, including slow ones
-	@$(PY) -m pytest
+test: $(STAMP) ## all tests, including slow ones, in WORKERS processes (default: 2)
+	@$(PY) -m pytest -n $(WORKERS) --dist worksteal
 
 test-fast: $(STAMP) ## the tests that take seconds
 	@$(PY) -m pytest -m "not slow"

@@ -8,9 +8,33 @@ from __future__ import annotations
 from typing import Any
 
 # `body`: a timm name; `options`: for timm.create_model; `neck`: a name of centernet.models.necks and its options;
-# `head_channels`: width of the heads' hidden layer; `head_start`: how the heads are initialized; `about`: one line for
-# help texts, which is not part of a network's description. Parameters are counted with the heads of ctdet, 80 classes.
+# `head_channels`: width of the heads' hidden layer; `head_tower`: how many hidden layers all heads share; `head_start`:
+# how the heads are initialized; `about`: one line for help texts, which is not part of a network's description.
+# Parameters are counted with the heads of ctdet, 80 classes.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
+    # Light necks and heads; the smallest has a quarter of ResNet-18's parameters.
+    "n": {
+        "about": "nano: ResNet-18 at half width with a light pyramid and shared head, 2.9 M parameters; for CPUs",
+        "body": "resnet18",
+        "options": {"channels": [32, 64, 128, 256]},
+        "neck": {"name": "fpn", "channels": 64},
+        "head_channels": 64,
+        "head_tower": 1,
+    },
+    "s": {
+        "about": "small: ResNet-18 with a light pyramid and shared head, 11.4 M parameters",
+        "body": "resnet18",
+        "neck": {"name": "fpn", "channels": 96},
+        "head_channels": 96,
+        "head_tower": 1,
+    },
+    "m": {
+        "about": "medium: ResNet-34 with a light pyramid and shared head, 21.9 M parameters",
+        "body": "resnet34",
+        "neck": {"name": "fpn", "channels": 128},
+        "head_channels": 128,
+        "head_tower": 2,
+    },
     # A quarter of ResNet-18's parameters; the neck uses all levels.
     "resnet18_half": {
         "about": "ResNet-18 at half width with a DLA-up neck, 3.0 M parameters; for CPUs and small data",

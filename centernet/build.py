@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.tuner import Tuner
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from centernet.callbacks import TimeBudget, seconds_of
 from centernet.checkpoint import KEY, network_weights, read_checkpoint
 from centernet.data.datamodule import CenterNetDataModule
 from centernet.data.readers import reader_for
@@ -20,11 +24,19 @@ from centernet.errors import InputError
 from centernet.models.centernet import divisor_of
 from centernet.models.transfer import copy_weights
 from centernet.module import CenterNetModule, load_module, require_divisible
+from centernet.plugins import AtomicCheckpointIO, Compile, NormSync
 
 log = logging.getLogger(__name__)
 
 # A checkpoint's configuration may name only these: loading a downloaded file must not run arbitrary code.
 _DATA_PREFIX = "centernet.data."
+# Weights stay in float32: an update of Adam is too small for half of the bits, and the 64-bit kernels have no use here.
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")
+MATMUL_PRECISIONS = ("highest", "high", "medium")
+# Options of ours beside those of Lightning's Trainer.
+TRAINER_EXTRAS = ("compile", "matmul_precision")
+# Ways to fit images that give all inputs one size.
+ONE_SIZE = ("fit", "stretch", "width")
 
 
 def plain(config: Any) -> Any:
@@ -68,6 +80,8 @@ def build_module(cfg: DictConfig, class_names: list[str], facts: Mapping[str, An
         normalization=cfg.get("normalization"),
         task_options=task_options,
         metric_options=plain(cfg.get("metric")),
+        teacher=cfg.get("teacher"),
+        teacher_weight=cfg.get("teacher_weight", 1.0),
     )
     if checkpoint:
         log.info(start_from(module, pretrained))
@@ -84,8 +98,12 @@ def start_from(module: CenterNetModule, path: str | Path) -> str:
     return str(copy_weights(module.detector.network, network_weights(content), theirs, module.class_names, by_class))
 
 
-def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None) -> pl.Trainer:
-    """The Trainer with the configured callbacks and logger; ``callbacks`` are added."""
+def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None, started: float | None = None) -> pl.Trainer:
+    """The Trainer with the configured callbacks and logger; ``callbacks`` are added. ``started``: when the command
+    began (``time.perf_counter``), for its time budget.
+
+    Sets the precision of float32 products for the whole process. Raises ``InputError`` for options that do not fit.
+    """
     options = plain(cfg.trainer)
     if options.get("accelerator") == "auto":
         options["accelerator"] = "gpu" if torch.cuda.is_available() else "cpu"
@@ -93,23 +111,96 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None) -> p
         raise InputError(
             "trainer.accelerator=gpu, but no CUDA device is available; use trainer=default or trainer=ddp_cpu"
         )
+    compiles, products = (options.pop(name, None) for name in TRAINER_EXTRAS)
+    _set_matmul_precision(products or MATMUL_PRECISIONS[0], options["accelerator"])
+    options["precision"] = _one_of("precision", options["precision"], PRECISIONS)
+    if options["precision"] == "auto":
+        options["precision"] = "bf16-mixed" if is_fast_in_16_bits(options["accelerator"]) else "32-true"
+    if options["sync_batchnorm"] and options["accelerator"] == "cpu":
+        raise InputError("trainer.sync_batchnorm=true works on GPUs only; use trainer=ddp_cpu")
+    if options["accumulate_grad_batches"] == "auto":  # `sizing` knows the data
+        options["accumulate_grad_batches"] = 1
+    if options["benchmark"] is None:
+        mode = cfg.get("test_mode") or cfg.data.get("test_mode")
+        options["benchmark"] = not options["deterministic"] and mode in ONE_SIZE
+    if (limit := options.pop("max_time", None)) is not None:
+        callbacks = [*(callbacks or []), TimeBudget(seconds_of(limit), started)]
+        options["max_epochs"] = -1  # the time decides
+    plugins = [AtomicCheckpointIO(), *([NormSync()] if options.pop("sync_batchnorm") else [])]
+    callbacks = [*([Compile()] if compiles else []), *(callbacks or [])]
     nodes = plain(cfg.get("callbacks") or {})
-    made = [instantiate(node, _convert_="all") for node in nodes.values() if node]
+    # A preset may set options of callbacks that an evaluation does not have.
+    made = [instantiate(node, _convert_="all") for node in nodes.values() if node and "_target_" in node]
+    made = [callback for callback in made if not getattr(callback, "is_off", False)]
     logger_node = plain(cfg.get("logger") or {})
     logger: Any = False
     if logger_node.get("_target_"):
         try:
             logger = instantiate(logger_node, _convert_="all")
         except Exception as error:
-            if isinstance(_cause(error), ModuleNotFoundError):
+            cause = _cause(error)
+            if isinstance(cause, ModuleNotFoundError):
                 raise InputError(
-                    f"logger {logger_node['_target_'].rsplit('.', 1)[-1]} is not installed ({_cause(error)}); install "
+                    f"logger {logger_node['_target_'].rsplit('.', 1)[-1]} is not installed ({cause}); install "
                     "it or use logger=csv"
                 ) from None
-            raise
-    return instantiate(
-        options, callbacks=[*made, *(callbacks or [])], logger=logger, default_root_dir=cfg.paths.run, _convert_="all"
-    )
+            raise cause from None
+    try:
+        return instantiate(
+            options,
+            callbacks=[*made, *callbacks],
+            logger=logger,
+            plugins=plugins,
+            default_root_dir=cfg.paths.run,
+            _convert_="all",
+        )
+    except Exception as error:
+        cause = _cause(error)
+        if isinstance(cause, (TypeError, ValueError, MisconfigurationException)):
+            reason = str(cause).removeprefix("Trainer.__init__() ").rstrip(".")
+            raise InputError(f"trainer: {reason}; python train.py --help trainer=default lists the options") from None
+        raise cause from None
+
+
+def _one_of(option: str, value: Any, known: Sequence[str]) -> str:
+    if value not in known:
+        raise InputError(f"trainer.{option}={value!r} is not possible; choose one of {', '.join(known)}")
+    return value
+
+
+def is_fast_in_16_bits(accelerator: str) -> bool:
+    """Whether this machine multiplies bfloat16 numbers faster than float32: GPUs since the A100, CPUs with AVX512-BF16
+    or AMX."""
+    if accelerator == "gpu":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known = (getattr(torch.cpu, f"_is_{name}_supported", lambda: False) for name in ("avx512_bf16", "amx_tile"))
+    return any(has() for has in known)
+
+
+def _set_matmul_precision(value: str, accelerator: str) -> None:
+    """How GPUs multiply float32 numbers, in matrix products and convolutions."""
+    _one_of("matmul_precision", value, MATMUL_PRECISIONS)
+    if accelerator == "gpu":
+        torch.set_float32_matmul_precision(value)
+        torch.backends.cudnn.allow_tf32 = value != "highest"
+
+
+def tune(cfg: DictConfig, trainer: pl.Trainer, module: CenterNetModule, data: CenterNetDataModule) -> None:
+    """Find the batch size and the learning rate before training, where ``tune`` asks for it."""
+    tuner = Tuner(trainer)
+    if cfg.tune.batch_size:
+        if not trainer.strategy.root_device.type == "cuda":
+            raise InputError("tune.batch_size=true needs a GPU, whose memory it fills; set data.batch_size=N")
+        tuner.scale_batch_size(module, datamodule=data, init_val=data.batch_size)
+        log.info(f"batch size: {data.batch_size} fits (data.batch_size={data.batch_size})")
+    if cfg.tune.lr:
+        epochs, trainer.fit_loop.max_epochs = trainer.fit_loop.max_epochs, -1  # the test may take several
+        found = tuner.lr_find(module, datamodule=data, update_attr=False).suggestion()
+        trainer.fit_loop.max_epochs = epochs
+        if found is None:
+            raise InputError("tune.lr=true found no learning rate, as no loss fell; set schedule.lr=RATE")
+        module.schedule = dataclasses.replace(module.schedule, lr=found, lr_batch_size=None)
+        log.info(f"learning rate: {found:.2g} (schedule.lr={found:.2g} schedule.lr_batch_size=null)")
 
 
 def from_checkpoint(path: str | Path, cfg: DictConfig) -> tuple[CenterNetModule, CenterNetDataModule]:

@@ -23,6 +23,8 @@ FORMAT = 2
 KEY = "centernet"
 PREFIX = "detector.network."
 """Prefix of the names of the network's tensors."""
+LIVE_WEIGHTS = "live_weights"
+"""Key of the weights that training continues with, in a checkpoint that holds their average in place of them."""
 USUAL_EVAL = {"resolution": [512, 512], "mode": "fit", "divisor": 32}
 """How images become inputs if a checkpoint does not record it."""
 

@@ -145,7 +145,9 @@ def read_choice(group: str, option: str) -> Choice:
     inherited: dict[str, Node] = {}
     for entry in yaml.safe_load(text).get("defaults", []):
         if isinstance(entry, dict):
-            chooses |= {str(key).removeprefix("override ").lstrip("/"): str(name) for key, name in entry.items()}
+            own = {str(key).removeprefix("override ").lstrip("/"): str(name) for key, name in entry.items()}
+            # Behind what is inherited and stays.
+            chooses = {other: name for other, name in chooses.items() if other not in own} | own
         elif entry != "_self_":
             parent = read_choice(group, entry)
             chooses |= parent.chooses
@@ -154,3 +156,10 @@ def read_choice(group: str, option: str) -> Choice:
     if "@package _global_" not in lines:
         nodes = {group: Node(nodes)}
     return Choice([line for line in lines if not line.startswith("@package")], chooses, merge_nodes(inherited, nodes))
+
+
+def is_sweep(preset: str) -> bool:
+    """Whether ``experiment=preset`` describes a sweep and no single training: it sets Hydra's options for sweeps, and
+    no others."""
+    nodes = read_choice("experiment", preset).nodes
+    return set(nodes) == {"hydra"} and set(nodes["hydra"].value) <= {"mode", "sweep", "sweeper", "launcher"}

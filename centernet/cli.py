@@ -15,6 +15,7 @@ import yaml
 from centernet.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from centernet.choices import CONFIGS, Default, Node, defaults, groups, options, read_choice, read_nodes
 from centernet.errors import InputError, did_you_mean
+from centernet.folders import is_first_process
 
 # Renamed options, by their former dotted keys.
 RENAMED = {
@@ -48,7 +49,7 @@ COMMANDS = {
   python train.py experiment=ctdet_dla34 data.root=COCO  a published training
   python train.py backbone=resnet18 resolution=[256,256] schedule.epochs=30
   python train.py -m backbone=resnet18,resnet34          a sweep: one run per value, one table of results
-  python train.py ... ckpt=RUN/last.ckpt                 continue a stopped run
+  python train.py ... ckpt=auto                          continue the last run of this command
   python eval.py ckpt=RUN/best.ckpt                      evaluate""",
     "eval": """CenterNet: objects as points. Evaluates a checkpoint and draws its predictions.
 
@@ -80,7 +81,7 @@ def take_arguments(name: str) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     words, notes = current_names(words)
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+    if is_first_process():
         for note in notes:
             print(note, file=sys.stderr)
     sys.argv[1:] = words
@@ -106,19 +107,21 @@ def understand_groups(arguments: Sequence[str]) -> None:
     """Check the group choices on a command line and register the backbones; any other ``backbone=NAME`` is taken as a
     timm name.
 
-    Raises ``InputError`` for an unknown option of a group, with close names.
+    Raises ``InputError`` for an unknown option of a group, with close names, unless others of a sweep are known.
     """
     others = []
     for argument in arguments:
         group, equals, value = argument.lstrip("+").partition("=")
         if not equals or group not in groups():
             continue
-        for option in _options_in(value):
-            if option in options(group) or option in ("null", ""):
+        known = {*options(group), "null", ""}
+        chosen = _options_in(value)
+        for option in chosen:
+            if option in known:
                 continue
             if group == "backbone":
                 others.append(option)
-            else:
+            elif known.isdisjoint(chosen):  # one of several ends its own job of the sweep only
                 raise InputError(f"unknown {group} {option!r}; {did_you_mean(option, options(group))}")
     register_backbones(*others)
 
@@ -128,7 +131,7 @@ def register_backbones(*others: str) -> None:
     from hydra.core.config_store import ConfigStore
 
     for name in (*ARCHITECTURES, *others):
-        node = {"name": name, "neck": None, "head_channels": None}
+        node = {"name": name, "neck": None, "head_channels": None, "head_tower": None}
         ConfigStore.instance().store(group="backbone", name=name, node=node)
 
 
@@ -208,11 +211,16 @@ def _help_backbone(name: str) -> str:
         "body": name,
         **DEFAULT_ARCHITECTURE,
     }
-    made = {key: spec[key] for key in ("body", "options", "neck", "head_channels", "head_start") if key in spec}
+    made = {
+        key: spec[key]
+        for key in ("body", "options", "neck", "head_channels", "head_start", "head_tower")
+        if key in spec
+    }
     nodes = {
         "name": Node(name),
         "neck": Node("null", "# null: as below; {name: deconv}, {name: dla_up, channels: 64}, {bilinear: all}"),
         "head_channels": Node("null", "# width of the heads' hidden layer; null: as below"),
+        "head_tower": Node("null", "# hidden layers that all heads share, instead of one each; null: as below"),
     }
     shown = yaml.safe_dump(made, sort_keys=False, default_flow_style=None, width=100)
     lines = "\n".join(f"  {line}" for line in shown.splitlines())

@@ -1,14 +1,14 @@
 """The table of fields: what objects, detections and images can hold, and how it changes when an image is warped.
 
-Generic code (warping, mirroring, mosaics, padding, collation, messages, pictures) reads ``FIELDS``; a new field is one
-row there. Only readers, terms and metrics refer to fields by name.
+Generic code (warping, mirroring, mosaics, pasting, padding, collation, messages, pictures) reads ``FIELDS``; a new
+field is one row there. Only readers, terms and metrics refer to fields by name.
 
 Convention: spaces and matrices as in ``centernet.structures`` and ``centernet.ops.affine``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -74,7 +74,10 @@ FIELDS: dict[str, Field] = {
     "yaw": Field("rotation around the camera's y axis, -pi .. pi", Geometry.VIEWING_ANGLE, source=_SPACE),
     "alpha": Field("observation angle, -pi .. pi", Geometry.VIEWING_ANGLE, source=_SPACE),
     "center_3d": Field("[2] projection of the middle of the 3D box", Geometry.POINTS, source=_SPACE),
+    "bottom": Field("[2] projection of the middle of the 3D box's bottom face", Geometry.POINTS, source=_SPACE),
+    "bottom_spread": Field("standard deviation of the bottom's row in pixels, detections only", Geometry.LENGTH),
     "depth": Field("meters along the camera's axis, detections only", Geometry.METRIC),
+    "depth_spread": Field("standard deviation of the depth, detections only", Geometry.METRIC),
     "corners": Field("[8, 3] of the 3D box in camera space, meters, detections only", Geometry.METRIC),
     "focal": Field("focal length of the image's camera in pixels", Geometry.LENGTH, source=_SPACE, pad=1),
     "rescaled": Field("bool, augmentation changed the image's scale, so depth no longer matches it"),
@@ -163,13 +166,14 @@ def _mirror(value: Tensor, field: Field, mirrored: Tensor, partners: Partners) -
     return torch.where(mirrored.view(*mirrored.shape, *[1] * (value.ndim - mirrored.ndim)), other, value)
 
 
-def hide_outside(objects: Objects, low: Tensor, high: Tensor) -> Objects:
-    """Objects of one image whose points beyond a window (``low``, ``high``: x, y) are no longer labeled."""
+def hide_points(objects: Objects, is_shown: Callable[[Tensor], Tensor]) -> Objects:
+    """Objects of one image without the labels of points that are not shown; ``is_shown`` maps points ``[..., 2]`` to
+    bool ``[...]``."""
     hidden = dict(objects)
     for name, value in objects.items():
         if FIELDS.get(name, _UNKNOWN).geometry is Geometry.POINTS and value.shape[-1] == 3:
-            inside = ((value[..., :2] >= low) & (value[..., :2] < high)).all(-1, keepdim=True)
-            hidden[name] = torch.where(inside | (value[..., 2:] < 0), value, 0)
+            keeps = is_shown(value[..., :2])[..., None] | (value[..., 2:] < 0)
+            hidden[name] = torch.where(keeps, value, 0)
     return hidden
 
 

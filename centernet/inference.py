@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from centernet.checkpoint import USUAL_EVAL, load_detector
-from centernet.data.images import read_image
+from centernet.data.images import read_image, require_bit_depth
 from centernet.data.transforms import eval_pipeline, warp_image
 from centernet.detector import Detector
 from centernet.errors import InputError
@@ -26,8 +26,9 @@ class Predictor:
     """A detector with its preprocessing, ready to use on images.
 
     ``resolution`` (height, width), ``mode`` and ``divisor`` describe how an image becomes an input (``EvalWarp``);
-    ``batch_size``: number of images per batch. ``Predictor.from_checkpoint(path)`` takes all of this from the
-    checkpoint. Raises ``InputError`` for an unknown mode or a batch size below 1.
+    ``bit_depth``: the bits that 16-bit images use (``read_image``); ``batch_size``: number of images per batch.
+    ``Predictor.from_checkpoint(path)`` takes all but the last from the checkpoint. Raises ``InputError`` for an unknown
+    mode or a batch size below 1.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Predictor:
         divisor: int = 32,
         device: str | torch.device = "cpu",
         batch_size: int = 8,
+        bit_depth: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size} is too small; use at least 1")
@@ -46,6 +48,7 @@ class Predictor:
         self.class_names = list(class_names)
         self.pipeline = eval_pipeline((int(resolution[0]), int(resolution[1])), mode, divisor)
         self.device, self.batch_size = torch.device(device), batch_size
+        self.bit_depth = require_bit_depth(bit_depth)
 
     @classmethod
     def from_checkpoint(
@@ -55,14 +58,16 @@ class Predictor:
         mode: str | None = None,
         device: str | None = None,
         batch_size: int = 8,
+        bit_depth: int | None = None,
     ) -> Predictor:
-        """Load a checkpoint of this project; ``resolution`` and ``mode`` default to those of its training run.
+        """Load a checkpoint of this project; ``resolution``, ``mode`` and ``bit_depth`` default to those of its
+        training run.
 
         ``device``: default ``cuda`` if available, else ``cpu``. Raises ``InputError`` for any other file.
         """
         detector, description = load_detector(path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        given = {"resolution": resolution, "mode": mode}
+        given = {"resolution": resolution, "mode": mode, "bit_depth": bit_depth}
         spec = {**(description["eval"] or USUAL_EVAL), **{key: value for key, value in given.items() if value}}
         names = description["module"]["class_names"]
         return cls(detector, names, device=device, batch_size=batch_size, **spec)
@@ -109,12 +114,15 @@ class Predictor:
                 return
             yield from self._detect(chunk, threshold)
 
+    def _pixels(self, image: Image) -> np.ndarray:
+        return read_image(image, bit_depth=self.bit_depth) if isinstance(image, (str, Path)) else image
+
     @torch.inference_mode()
     def _detect(self, chunk: Sequence[tuple[Image, Mapping[str, Any]]], threshold: float) -> list[dict[str, Any]]:
         """Detections of a few images, in batches of equal input size."""
         samples = []
         for image, about in chunk:
-            pixels = read_image(image) if isinstance(image, (str, Path)) else image
+            pixels = self._pixels(image)
             warped, matrix = warp_image(self.pipeline, pixels)
             size = pixels.shape[:2]
             fields = {"image": warped, "input_from_image": matrix, "image_size": torch.tensor(size)}
@@ -134,7 +142,7 @@ class Predictor:
     def heatmap(self, image: Image, name: str = "heatmap") -> tuple[np.ndarray, np.ndarray]:
         """Peak probability over all classes ``[h, w]`` float32 in grid space, and the matrix input-from-image ``[3,
         3]``. ``name``: ``heatmap`` or another head with peaks."""
-        pixels, matrix = warp_image(self.pipeline, read_image(image) if isinstance(image, (str, Path)) else image)
+        pixels, matrix = warp_image(self.pipeline, self._pixels(image))
         maps: dict[str, Tensor] = self.detector.find(pixels[None].to(self.device)).maps
         return maps[name][0].amax(0).cpu().numpy(), matrix.numpy()
 

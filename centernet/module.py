@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import Precision
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
+from torch.profiler import record_function
 
+from centernet.callbacks.averaging import AverageWeights
 from centernet.checkpoint import (
     FORMAT,
     KEY,
+    LIVE_WEIGHTS,
     USUAL_EVAL,
     difference,
     load_weights,
@@ -21,14 +28,23 @@ from centernet.checkpoint import (
     upgrade_checkpoint,
 )
 from centernet.detector import build_detector
-from centernet.errors import InputError, NonFiniteLossError
+from centernet.epoch import EpochLosses, FiniteCheck, Unchecked
+from centernet.errors import InputError
 from centernet.metrics.rows import ImageMetric
 from centernet.models.centernet import network_spec
+from centernet.resume import PROGRESS, continue_epoch, keep_settings, repeat_validation, steps_done
 from centernet.schedule import Schedule
 from centernet.structures import Batch
 from centernet.tasks import Task, task_names
+from centernet.teacher import Teacher
 
 log = logging.getLogger(__name__)
+
+
+class Clock(Protocol):
+    """What tells the share of the training time that is gone."""
+
+    progress: float
 
 
 class CenterNetModule(pl.LightningModule):
@@ -37,9 +53,10 @@ class CenterNetModule(pl.LightningModule):
     ``task``: its name, with ``task_options``; ``num_classes`` or ``class_names``; ``facts``: metadata of the data
     (``ImageDataset.facts``); ``backbone``: a name or a description of the network (``build_network``); ``pretrained``:
     True, False or a weight file; ``schedule``: a ``Schedule`` or its options; ``normalization``: of the images
-    (``NORMALIZATIONS``); ``metric_options``: of the task's metric. Batches hold images uint8 ``[B, 3, H, W]`` with
-    objects in input pixels and truth in image pixels (``structures.Batch``). Raises ``InputError`` for unknown names or
-    options.
+    (``NORMALIZATIONS``); ``metric_options``: of the task's metric; ``teacher``: a checkpoint of the same task,
+    whose maps are learned besides the ground truth, with ``teacher_weight`` in the total loss (``Teacher``). Batches
+    hold images uint8 ``[B, 3, H, W]`` with objects in input pixels and truth in image pixels (``structures.Batch``).
+    Raises ``InputError`` for unknown names or options.
 
     ``CenterNetModule.for_data(data, ...)`` takes classes and facts from a data module.
     """
@@ -62,6 +79,8 @@ class CenterNetModule(pl.LightningModule):
         normalization: str | None = None,
         task_options: Mapping[str, Any] | None = None,
         metric_options: Mapping[str, Any] | None = None,
+        teacher: str | Path | None = None,
+        teacher_weight: float = 1.0,
     ) -> None:
         super().__init__()
         if (task := task or self.TASK) is None:
@@ -85,15 +104,25 @@ class CenterNetModule(pl.LightningModule):
         )
         self.schedule = Schedule.of(schedule)
         self.class_names = None if class_names is None else list(class_names)
+        if teacher is not None and self.class_names is None:
+            raise InputError("a teacher is matched by the names of the classes; give class_names")
+        self.teacher = None if teacher is None else Teacher(teacher, self.task, self.class_names, teacher_weight)
         self.metric = self._make_metric()
         self.per_class: dict[str, dict[str, float]] = {}
         self.run_config: dict[str, Any] | None = None  # resolved, plain; set by the command line
         # How images become inputs; kept from a loaded checkpoint unless a data module replaces it.
         self.eval_spec: dict[str, Any] | None = None
+        self.clock: Clock | None = None  # of a training that ends at a time; set by its callback
+        self.latest: dict[str, Tensor] = {}  # losses of the last training step, on the device
+        self._epoch, self._finite = EpochLosses(), FiniteCheck()
+        self._trained: list[torch.nn.Parameter] | None = None  # of the backbone, once some are frozen
+        self._resumed: dict[str, Any] | None = None  # the checkpoint that the run continues from, while it starts
         self.save_hyperparameters(
             {
                 **self.description()["module"],
                 "pretrained": pretrained if isinstance(pretrained, bool) else str(pretrained),
+                "teacher": teacher and str(teacher),
+                "teacher_weight": teacher_weight,
             }
         )
 
@@ -123,6 +152,12 @@ class CenterNetModule(pl.LightningModule):
     # Lightning's order: setup, training, validation, optimizers, checkpoints.
 
     def setup(self, stage: str) -> None:
+        if self.trainer.world_size > 1:
+            theirs, mine = self.trainer.strategy.broadcast(str(self.trainer.ckpt_path)), str(self.trainer.ckpt_path)
+            if theirs != mine:
+                raise InputError(
+                    f"the first process continues from {theirs}, this one from {mine}; give ckpt=FILE to all of them"
+                )
         data = getattr(self.trainer, "datamodule", None)
         if getattr(data, "class_names", None) is None:
             return
@@ -131,6 +166,9 @@ class CenterNetModule(pl.LightningModule):
             self.metric = self._make_metric()
         self._require_classes(data.class_names)
         self._check_data(data, stage)
+        if hasattr(data, "continue_epoch"):
+            data.continue_epoch(0, 0)  # a checkpoint is read after this
+            data.follow(self._progress)
         # Preprocessing for prediction, with the network's input divisor.
         self.eval_spec = {**data.eval_spec, "divisor": self.detector.network.divisor}
 
@@ -151,6 +189,8 @@ class CenterNetModule(pl.LightningModule):
     def _check_data(self, data: Any, stage: str) -> None:
         divisor = self.detector.network.divisor
         require_divisible(data.resolution, divisor)
+        if self.teacher is not None:
+            require_divisible(data.resolution, self.teacher.divisor)
         if data.test_mode == "keep" and data.divisor % divisor:
             raise InputError(
                 f"test_mode=keep pads images to multiples of {data.divisor}, but this network needs multiples of "
@@ -171,24 +211,65 @@ class CenterNetModule(pl.LightningModule):
                     "per image; raise task.heatmap.max_detections"
                 )
 
+    def _progress(self, epoch: float) -> float:
+        """The share of the training that is done at a position in epochs."""
+        return self.clock.progress if self.clock else epoch / max(self.trainer.max_epochs or 1, 1)
+
+    def on_train_start(self) -> None:
+        self._freeze_backbone()
+
+    def on_train_epoch_start(self) -> None:
+        self._epoch.clear()  # not called for an epoch that is continued
+        self._freeze_backbone()
+
+    def _freeze_backbone(self) -> None:
+        """Freeze weights and batch-norm statistics of the backbone for the first ``schedule.freeze_epochs``."""
+        if not self.schedule.freeze_epochs:
+            return
+        backbone, frozen = self.detector.network.backbone, self.current_epoch < self.schedule.freeze_epochs
+        if self._trained is None:
+            self._trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+        for parameter in self._trained:
+            parameter.requires_grad_(not frozen)
+        backbone.train(not frozen)
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        parts = self._losses(batch, self.detector.outputs(batch["image"]))
-        self._require_finite(parts["loss"], batch)
-        self._log_losses("train", parts, len(batch["image"]))
+        self._finite.require()
+        with record_function("encode"):  # before the forward pass: the host prepares the launches of both
+            targets = self._targets(batch)
+        with record_function("forward"):
+            outputs = self.detector.outputs(batch["image"])
+        with record_function("losses"):
+            parts = self.task.losses(outputs, targets)
+        if self.teacher is not None:
+            with record_function("teacher"):
+                parts["teacher"] = self.task.imitation(outputs, self.teacher.maps(batch["image"]))
+                parts["loss"] = parts["loss"] + self.teacher.weight * parts["teacher"]
+        self._watch(parts["loss"], batch)
+        self.latest = {name: value.detach() for name, value in parts.items()}
+        self._epoch.add(self.latest, len(batch["image"]))
         return parts["loss"]
 
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         found = self.detector.find_in_images(batch)
-        parts = self._losses(batch, found.outputs)
+        parts = self.task.losses(found.outputs, self._targets(batch))
         # The last step of an epoch may have corrupted the weights; do not save them as the last checkpoint.
-        self._require_finite(parts["loss"], batch)
-        self._log_losses("val", parts, len(batch["image"]))
+        self._watch(parts["loss"], batch)
+        self._finite.require()
+        for name, value in parts.items():
+            key = "val/loss" if name == "loss" else f"val/loss/{name}"
+            self.log(key, value, on_step=False, on_epoch=True, batch_size=len(batch["image"]), sync_dist=True)
         self.metric.update(found.detections, batch["truth"], batch["image_id"])
         peaks = {name: found.maps[name] for name, head in self.task.heads.items() if head.is_heatmap}
         return {"detections": found.detections, "heatmaps": peaks}
 
+    def on_train_epoch_end(self) -> None:
+        self._finite.require()
+        self.log_dict(self.epoch_losses())
+        self._epoch.clear()
+
     def on_validation_epoch_end(self) -> None:
-        results = self.metric.compute()
+        results = self.metric.compute_once()
         self.per_class = self.metric.per_class
         self.metric.reset()
         self.log_dict({f"val/{name}": value for name, value in results.items()})
@@ -196,48 +277,89 @@ class CenterNetModule(pl.LightningModule):
     def predict_step(self, batch: Batch, batch_index: int) -> Any:
         return self.detector.find_in_images(batch).detections
 
-    def _losses(self, batch: Batch, outputs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        grid_size = tuple(next(iter(outputs[-1].values())).shape[-2:])
-        return self.task.losses(outputs, self.task.encode(batch["objects"], grid_size))
+    def _targets(self, batch: Batch) -> dict[str, Any]:
+        height, width = batch["image"].shape[-2:]
+        return self.task.encode(batch["objects"], (height // self.task.stride, width // self.task.stride))
 
-    def _require_finite(self, loss: Tensor, batch: Batch) -> None:
-        if not torch.isfinite(loss):
-            raise NonFiniteLossError(
-                f"the {'' if self.training else 'validation '}loss is {loss.item()} in epoch {self.current_epoch + 1}, "
-                f"step {self.global_step}; the batch has image ids {batch['image_id'].tolist()}; lower schedule.lr or "
-                "check these images"
-            )
+    def _watch(self, loss: Tensor, batch: Batch) -> None:
+        kind = "" if self.training else "validation "
+        self._finite.watch(Unchecked(loss.detach(), batch["image_id"], kind, self.current_epoch + 1, self.global_step))
 
-    def _log_losses(self, split: str, parts: Mapping[str, Tensor], count: int) -> None:
-        training = split == "train"
-        for name, value in parts.items():
-            key = f"{split}/loss" if name == "loss" else f"{split}/loss/{name}"
-            self.log(key, value.detach(), on_step=False, on_epoch=True, batch_size=count, sync_dist=not training)
-            if training:
-                # The bar shows short names; "bar_" entries go to no logger.
-                self.log(f"bar_{name}", value.detach(), prog_bar=True, logger=False, batch_size=count)
+    def epoch_losses(self) -> dict[str, float]:
+        """Mean losses over the images of the epoch so far, of all processes, by their names in the log."""
+        return self._epoch.means(self.device)
+
+    # Optimizer and schedule; a continued run uses its own settings (`resume`).
 
     def configure_optimizers(self) -> dict[str, Any]:
-        trainer = self.trainer
-        data = getattr(trainer, "datamodule", None)
-        per_process = getattr(data, "batch_size", None) or getattr(trainer.train_dataloader, "batch_size", None)
-        per_process = per_process or self.schedule.lr_batch_size or 1
-        global_batch = per_process * trainer.world_size * trainer.accumulate_grad_batches
-        optimizer = self.schedule.build_optimizer(self.detector.network, global_batch)
-        if self.schedule.lr_batch_size not in (None, global_batch):
-            log.info(
-                f"lr {self.schedule.lr:g} is for a batch of {self.schedule.lr_batch_size}; scaled to "
-                f"{self.schedule.scaled_lr(global_batch):g} for {global_batch} "
-                "(schedule.lr_batch_size=null turns this off)"
-            )
-        _ = trainer.estimated_stepping_batches  # builds the loaders, so their length is known
-        batches = trainer.num_training_batches
-        per_epoch = max(batches / trainer.accumulate_grad_batches, 1) if batches != float("inf") else 1
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step / per_epoch))
+        trainer, schedule = self.trainer, self.schedule
+        global_batch = self._global_batch()
+        optimizer = schedule.build_optimizer(
+            self.detector.network, global_batch * trainer.accumulate_grad_batches, self._scales_loss()
+        )
+        batches = self._batches_per_epoch()
+        # The last batches of an epoch make a step, however few they are.
+        per_epoch = math.ceil(batches / trainer.accumulate_grad_batches) if batches != float("inf") else 1
+        per_epoch = max(per_epoch, 1)
+
+        def factor(step: int) -> float:
+            return schedule.factor(self.clock.progress * schedule.epochs if self.clock else step / per_epoch)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        self._announce_rate(global_batch * trainer.accumulate_grad_batches)
+        if self._resumed is not None:
+            checkpoint, self._resumed = self._resumed, None
+            theirs, mine = checkpoint[KEY]["module"]["schedule"], self.description()["module"]["schedule"]
+            steps = steps_done(checkpoint["loops"]["fit_loop"], per_epoch, trainer.accumulate_grad_batches)
+            keep_settings(checkpoint, optimizer, scheduler, steps, theirs, mine)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def _scales_loss(self) -> bool:
+        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # In mixed precision Lightning refuses to clip for a fused optimizer, although without a scaled loss (bfloat16)
+        # there is nothing that the optimizer would undo.
+        if self._scales_loss():
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            kind = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(self.trainer.precision_plugin, optimizer, gradient_clip_val or 0, kind)
+
+    def _global_batch(self) -> int:
+        """Images per batch of all processes together."""
+        data = getattr(self.trainer, "datamodule", None)
+        own = getattr(data, "batch_size", None) or getattr(self.trainer.train_dataloader, "batch_size", None)
+        return (own or self.schedule.lr_batch_size or 1) * self.trainer.world_size
+
+    def _batches_per_epoch(self) -> float:
+        trainer, data = self.trainer, getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "continue_epoch"):
+            _ = trainer.estimated_stepping_batches  # builds the loaders
+            return trainer.num_training_batches
+        # Lightning's loaders would start to load at once, before a checkpoint's epoch is known.
+        batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
+        return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+    def _announce_rate(self, batch: int) -> None:
+        if self.schedule.lr_batch_size not in (None, batch):
+            log.info(
+                f"lr {self.schedule.lr:g} is for a batch of {self.schedule.lr_batch_size}; scaled to "
+                f"{self.schedule.scaled_lr(batch):g} for {batch} (schedule.lr_batch_size=null turns this off)"
+            )
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._finite.require()  # weights after a step that failed are not saved
         checkpoint[KEY] = self.description()
+        if losses := self._epoch.state(self.device):
+            checkpoint[PROGRESS] = {"losses": losses}
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            repeat_validation(checkpoint["loops"]["fit_loop"], self.trainer.validating)
         # Lightning's key for constructor arguments, so its load_from_checkpoint works as well.
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = checkpoint[KEY]["module"]
 
@@ -245,6 +367,15 @@ class CenterNetModule(pl.LightningModule):
         spec = upgrade_checkpoint(checkpoint, "the checkpoint")[KEY]["module"]
         if (reason := difference(spec, self.description()["module"])) is not None:
             raise InputError(f"the checkpoint does not match this run: {reason}")
+        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        if LIVE_WEIGHTS in checkpoint and not any(isinstance(c, AverageWeights) for c in self.trainer.callbacks):
+            log.warning("the checkpoint holds averaged weights; set callbacks.average.decay to continue exactly")
+        self._resumed = checkpoint
+        losses = checkpoint.get(PROGRESS, {}).get("losses", {})
+        self._epoch.load(losses, self.device)
+        data = getattr(self.trainer, "datamodule", None)
+        continue_epoch(checkpoint["loops"]["fit_loop"], data, int(losses.get("images", 0)), self._global_batch())
 
     def description(self) -> dict[str, Any]:
         """The description stored in checkpoints, as plain data."""
@@ -265,8 +396,14 @@ class CenterNetModule(pl.LightningModule):
         }
 
 
+class CtdetIouModule(CenterNetModule):
+    """2D boxes by their overlap, recommended: ``Trainer().fit(CtdetIouModule(backbone="s", num_classes=3), data)``."""
+
+    TASK, BACKBONE = "ctdet_iou", "n"
+
+
 class CtdetModule(CenterNetModule):
-    """2D boxes: ``Trainer().fit(CtdetModule(backbone="resnet18", num_classes=3), datamodule)``."""
+    """2D boxes as in the original."""
 
     TASK, BACKBONE = "ctdet", "resnet18"
 

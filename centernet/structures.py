@@ -8,7 +8,7 @@ Convention: the center of the first pixel is at (0, 0), as in ``cv2.warpAffine``
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from torch import Tensor
 
@@ -45,7 +45,7 @@ class Sample(TypedDict):
     image_size: Tensor  # int64 [2] (height, width) of the file
     objects: Objects  # input space, to encode targets
     truth: Objects  # image space, to evaluate (empty in training)
-    mosaic: NotRequired[tuple[int, int] | None]  # (x, y) where four images meet, if this one becomes a mosaic
+    plan: NotRequired[Any]  # how it is combined with others of its batch (``centernet.data.combine.Plan``)
 
 
 class Batch(TypedDict):

@@ -9,6 +9,13 @@ task=multi_pose data=figures data.batch_size=16 resolution=[512,512]`.
 decode: milliseconds from raw maps to detections for every task, on a GPU if available, else the CPU: 16 images of 512 x
 512 with 100 detections each (or `batch=N`, `side=N`, `k=N`).
 
+gpu: milliseconds and memory of a training step and of detection, option by option, from float32 as the original ran
+it to the best: resnet18, dla34 and hardnet85 at 512 x 512, with batches of 1, 32 and as many as fit. `--device cpu
+--resolution 128 --batch 2` makes the same table on a CPU. Writes the numbers to `--json` as well.
+
+startup: seconds to set up a generated data set of the size of COCO's train2017 (or `images=N boxes=N`), the first time
+and again, and the memory of its workers in the course of an epoch.
+
 kitti: seconds of KITTI's evaluation on synthetic frames, as many as in its validation set (or `frames=N`), with 50
 detections per frame (or `detections=N`).
 """
@@ -16,10 +23,17 @@ detections per frame (or `detections=N`).
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
+import multiprocessing
+import os
+import resource
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -31,22 +45,32 @@ from centernet.errors import InputError
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kind", choices=("data", "encode", "decode", "kitti"))
+    parser.add_argument("kind", choices=("data", "startup", "encode", "decode", "gpu", "kitti"))
     parser.add_argument("--rounds", type=int, default=5, help="passes over the files; the best one counts (default: 5)")
     parser.add_argument(
         "overrides",
         nargs="*",
         help="as for train.py: data=coco data.root=DIR resolution=[512,512]; decode: batch=N side=N k=N; "
-        "kitti: frames=N detections=N",
+        "startup: images=N boxes=N; kitti: frames=N detections=N",
     )
+    gpu = parser.add_argument_group("gpu")
+    gpu.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    gpu.add_argument("--resolution", type=int, default=512, metavar="SIDE", help="of the square input (default: 512)")
+    gpu.add_argument("--batch", nargs="+", default=["1", "32", "most"], help="sizes; most: as many as fit, by doubling")
+    gpu.add_argument("--networks", nargs="+", default=["resnet18", "dla34", "hardnet85"])
+    gpu.add_argument("--json", default="gpu.json", metavar="FILE")
     args = parser.parse_intermixed_args()  # options may be mixed with overrides
     try:
         if args.kind == "data":
             benchmark_data(args.overrides, args.rounds)
+        elif args.kind == "startup":
+            benchmark_startup(**_counts(args.overrides, ("images", "boxes")))
         elif args.kind == "encode":
             benchmark_encode(args.overrides, args.rounds)
         elif args.kind == "decode":
             benchmark_decode(args.rounds, **_counts(args.overrides, ("batch", "side", "k")))
+        elif args.kind == "gpu":
+            benchmark_gpu(args.device, args.networks, args.batch, args.resolution, args.rounds, args.json)
         else:
             benchmark_kitti(**_counts(args.overrides, ("frames", "detections")))
     except InputError as error:
@@ -87,6 +111,89 @@ def benchmark_data(overrides: list[str], rounds: int) -> None:
     print(f"ratio        {path_rate / bare_rate:7.2f}")
 
 
+def benchmark_startup(images: int = 118_000, boxes: int = 860_000, workers: int = 2) -> None:
+    """Print the seconds of two set-ups with masks, and the private memory of the workers of one epoch."""
+    from centernet.data.coco import CocoDataModule
+
+    augment = {"visible_boxes": True, "color": None}
+    with tempfile.TemporaryDirectory() as folder:
+        path = _write_large(Path(folder), "train", images, boxes)
+        _write_large(Path(folder), "val", 10, 10)
+        print(f"{images} images, {boxes} boxes, {path.stat().st_size / 1e6:.0f} MB of json, {workers} workers, seed 0")
+        for start in ("first", "second"):
+            data = CocoDataModule(folder, resolution=(64, 64), batch_size=100, num_workers=workers, augment=augment)
+            started, used = time.perf_counter(), time.process_time()
+            data.setup("fit")
+            started, used = time.perf_counter() - started, time.process_time() - used
+            print(f"{start + ' start':<13}{started:7.1f} s  ({used:.1f} s of one core)")
+        loader = data.train_dataloader()
+        shown = {1, len(loader) // 10, len(loader) // 2, len(loader)}
+        print(f"epoch of {len(loader)} batches, private memory of each worker")
+        for n, _ in enumerate(loader, 1):
+            if n in shown:
+                print(f"batch {n:<7}" + ", ".join(f"{mebibytes:7.1f}" for mebibytes in _private_memory()) + " MiB")
+
+
+def _write_large(folder: Path, split: str, images: int, boxes: int) -> Path:
+    """A split in COCO's layout: links to a few small files, and outlines as long as COCO's; returns the json."""
+    random = np.random.default_rng(0)
+    height, width, points = 120, 160, 31
+    (folder / split).mkdir()
+    (folder / "annotations").mkdir(exist_ok=True)
+    drawn = [folder / f"{split}_{n}.jpg" for n in range(16)]
+    for file in drawn:
+        cv2.imwrite(str(file), cv2.resize(random.integers(0, 256, (3, 4, 3), np.uint8), (width, height)))
+    listed = []
+    for n in range(images):
+        name = f"{n:012d}.jpg"
+        os.link(drawn[n % len(drawn)], folder / split / name)
+        listed.append({"id": n + 1, "file_name": name, "height": height, "width": width})
+    angle = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    ring = np.stack([np.cos(angle), np.sin(angle)], 1)
+    path = folder / "annotations" / f"instances_{split}.json"
+    categories = [{"id": n + 1, "name": f"class {n}"} for n in range(80)]
+    with path.open("w") as file:
+        file.write(f'{{"images": {json.dumps(listed)}, "categories": {json.dumps(categories)}, "annotations": [')
+        for start in range(0, boxes, 1000):
+            count = min(1000, boxes - start)
+            radius = random.uniform(4, 50, (count, 1, 2))
+            center = random.uniform(radius, (width, height) - radius)
+            outlines = (center + radius * ring * random.uniform(0.8, 1, (count, points, 1))).round(2)
+            low = outlines.min(1)
+            rows = [
+                {
+                    "segmentation": [outline],
+                    "area": area,
+                    "iscrowd": 0,
+                    "image_id": image,
+                    "bbox": box,
+                    "category_id": (start + n) % len(categories) + 1,
+                    "id": start + n + 1,
+                }
+                for n, (outline, area, image, box) in enumerate(
+                    zip(
+                        outlines.reshape(count, -1).tolist(),
+                        (3.14159 * radius.prod(-1)[:, 0]).round(4).tolist(),
+                        random.integers(1, images + 1, count).tolist(),
+                        np.concatenate([low, outlines.max(1) - low], 1).round(2).tolist(),
+                        strict=True,
+                    )
+                )
+            ]
+            file.write(("," if start else "") + json.dumps(rows, separators=(",", ":"))[1:-1])
+        file.write("]}")
+    return path
+
+
+def _private_memory() -> list[float]:
+    """MiB that belong to each child process alone."""
+    memory = []
+    for process in multiprocessing.active_children():
+        lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+        memory.append(sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024)
+    return memory
+
+
 def benchmark_encode(overrides: list[str], rounds: int) -> None:
     """Print how long the targets of one training batch take; the median of ``rounds``."""
     from centernet.build import plain
@@ -115,10 +222,12 @@ def _compose(overrides: list[str]) -> tuple[Any, Any]:
     from hydra import compose, initialize_config_dir
 
     from centernet.build import build_datamodule
+    from centernet.sizing import settle
 
     understand_groups(overrides)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("train", overrides)
+    settle(cfg)
     data = build_datamodule(cfg.data)
     data.prepare_data()
     data.setup("fit")
@@ -149,8 +258,135 @@ def benchmark_decode(rounds: int, batch: int = 16, side: int = 512, k: int = 100
         print(f"{name:<12}" + "".join(f"{taken:12.1f}" for taken in times))
 
 
+class Setting(NamedTuple):
+    """One way to compute; each line of ``TRAINING`` and ``DETECTION`` adds one option to the line before."""
+
+    name: str
+    benchmark: bool = False
+    tf32: bool = False
+    channels_last: bool = False
+    bf16: bool = False
+    fused: bool = False
+    compiled: bool = False
+    on_cpu: bool = True  # whether the option exists on a CPU
+
+
+def _ladder(*added: str) -> list[Setting]:
+    settings = [Setting("float32")]
+    for option in added:
+        last = settings[-1]._replace(name=f"+ {option}", on_cpu=option not in ("benchmark", "tf32"))
+        settings.append(last._replace(**{option: True}))
+    return settings
+
+
+TRAINING = _ladder("benchmark", "tf32", "channels_last", "bf16", "fused", "compiled")  # fused: the optimizer
+DETECTION = _ladder("benchmark", "tf32", "channels_last", "fused", "bf16", "compiled")  # fused: the inference form
+
+
+def benchmark_gpu(
+    device: str, networks: Sequence[str], batches: Sequence[str], side: int, rounds: int, path: str
+) -> None:
+    """Print and write time and memory of every setting. Each is measured in a process of its own: nothing lingers."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("gpu: no CUDA device is available; use --device cpu, with a small --resolution and --batch")
+    if wrong := [size for size in batches if size != "most" and not (size.isdigit() and int(size))]:
+        raise InputError(f"gpu: --batch {wrong[0]} is not a size; give numbers, or most")
+    name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{name}, torch {torch.__version__}, {side}x{side}, 80 classes, best of {rounds} rounds")
+    print(f"{'network':<12}{'work':<10}{'setting':<17}{'batch':>6}{'ms':>10}{'images/s':>10}{'MB':>8}")
+    rows = []
+    for network, (work, settings), size in itertools.product(
+        networks, (("train", TRAINING), ("detect", DETECTION)), batches
+    ):
+        for setting in settings:
+            if device == "cpu" and not setting.on_cpu:
+                continue
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                batch, taken, memory = pool.apply(_measure, (device, network, work, setting, size, side, rounds))
+            row = {"network": network, "work": work, "setting": setting.name, "batch": batch, "ms": taken}
+            rows.append({**row, "images_per_second": 1000 * batch / taken, "megabytes": memory})
+            print("{network:<12}{work:<10}{setting:<17}{batch:>6}{ms:10.1f}".format(**row), end="")
+            print(f"{1000 * batch / taken:10.1f}{memory:8.0f}", flush=True)
+    with open(path, "w") as file:
+        json.dump({"device": name, "torch": torch.__version__, "side": side, "rows": rows}, file, indent=2)
+
+
+def _measure(
+    device: str, network: str, work: str, setting: Setting, size: str, side: int, rounds: int
+) -> tuple[int, float, float]:
+    """Batch, milliseconds and megabytes; ``most``: of the largest power of two that fits."""
+    torch.backends.cudnn.benchmark = setting.benchmark
+    torch.backends.cudnn.allow_tf32 = setting.tf32
+    torch.set_float32_matmul_precision("high" if setting.tf32 else "highest")
+    if size != "most":
+        return (int(size), *_measure_batch(device, network, work, setting, int(size), side, rounds))
+    batch, found = 1, None
+    while True:
+        try:
+            found = (batch, *_measure_batch(device, network, work, setting, batch, side, rounds))
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if "memory" not in str(error) or found is None:
+                raise
+            return found
+        batch *= 2
+
+
+def _measure_batch(
+    device: str, network: str, work: str, setting: Setting, batch: int, side: int, rounds: int
+) -> tuple[float, float]:
+    from centernet.detector import build_detector
+    from centernet.fields import stack_objects
+    from centernet.tasks import task_names
+
+    before = _memory(device)
+    torch.manual_seed(0)
+    layout = torch.channels_last if setting.channels_last else torch.contiguous_format
+    detector = build_detector(task_names()[0], 80, network)  # boxes.to(device).to(memory_format=layout)
+    images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8).to(device).to(memory_format=layout)
+    corner = torch.rand(8, 2).double() * side / 2
+    objects = {"boxes": torch.cat([corner, corner + side / 8], 1), "labels": torch.arange(8)}
+    objects["crowd"] = torch.zeros(8, dtype=torch.bool)
+    objects = {name: value.to(device) for name, value in stack_objects([objects] * batch).items()}
+    if work == "detect":
+        detector = detector.eval().fuse() if setting.fused else detector.eval()
+    if setting.compiled:
+        detector.network.compile()
+    fused = {"fused": True} if setting.fused else {}
+    optimizer = torch.optim.Adam(detector.parameters(), **fused) if work == "train" else None
+    mixed = torch.autocast(device, dtype=torch.bfloat16, enabled=setting.bf16)
+
+    def train() -> None:
+        with mixed:
+            targets = detector.task.encode(objects, (side // 4, side // 4))
+            loss = detector.task.losses(detector.outputs(images), targets)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def detect() -> None:
+        with torch.inference_mode(), mixed:
+            detector(images)
+
+    step = train if optimizer else detect
+    step()  # compiles, allocates, chooses algorithms
+    taken = min(_times(step, rounds, torch.device(device)))
+    return taken, _memory(device) - before
+
+
+def _memory(device: str) -> float:
+    """The largest number of megabytes so far."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def _median(work: Callable[[], Any], rounds: int, device: torch.device) -> float:
     """Median milliseconds of ``work``, after one warm-up round."""
+    return float(np.median(_times(work, rounds, device)))
+
+
+def _times(work: Callable[[], Any], rounds: int, device: torch.device) -> list[float]:
+    """Milliseconds of each round, after one that does not count."""
     taken = []
     for _ in range(rounds + 1):
         started = time.perf_counter()
@@ -158,7 +394,7 @@ def _median(work: Callable[[], Any], rounds: int, device: torch.device) -> float
         if device.type == "cuda":
             torch.cuda.synchronize()
         taken.append(time.perf_counter() - started)
-    return 1000 * float(np.median(taken[1:]))
+    return [1000 * each for each in taken[1:]]
 
 
 def benchmark_kitti(frames: int = 3769, detections: int = 50) -> None:
@@ -239,7 +475,14 @@ def _rate(work: Callable[[], None], count: int) -> float:
     return count / (time.perf_counter() - started)
 
 
-__all__: Iterable[str] = ("benchmark_data", "benchmark_decode", "benchmark_encode", "benchmark_kitti")
+__all__: Iterable[str] = (
+    "benchmark_data",
+    "benchmark_decode",
+    "benchmark_encode",
+    "benchmark_gpu",
+    "benchmark_kitti",
+    "benchmark_startup",
+)
 
 if __name__ == "__main__":
     main()

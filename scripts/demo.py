@@ -35,6 +35,7 @@ def main() -> None:
     )
     parser.add_argument("--mode", choices=EVAL_MODES, help="how images become inputs; default: the training's")
     parser.add_argument("--device", help="cpu, cuda, ...; default: cuda if available")
+    parser.add_argument("--bit-depth", type=int, help="bits that 16-bit images use; default: the training's")
     parser.add_argument("--heatmap", action="store_true", help="also write the heatmaps over each image")
     parser.add_argument("--calib", type=Path, help="3D: KITTI calibration file, or a folder with one per image")
     parser.add_argument("--focal", type=float, help="3D without calibration: focal length in image pixels")
@@ -48,7 +49,9 @@ def main() -> None:
 def run(args: argparse.Namespace) -> None:
     """Load, detect, draw, write."""
     paths = find_images(args.images)
-    predictor = Predictor.from_checkpoint(args.checkpoint, args.resolution, args.mode, args.device)
+    predictor = Predictor.from_checkpoint(
+        args.checkpoint, args.resolution, args.mode, args.device, bit_depth=args.bit_depth
+    )
     task = predictor.task
     if args.focal is not None and args.calib is not None:
         raise InputError("--calib and --focal both define the camera; give one of them")
@@ -62,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     for path in paths:
         name = path.relative_to(root)
         try:
-            image = read_image(path)
+            image = read_image(path, bit_depth=predictor.bit_depth)
             fields = image_fields(task, path, args, image.shape[:2])
         except InputError as error:
             # One broken file must not stop the others; the exit code reports it.

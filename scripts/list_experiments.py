@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from centernet.choices import Node, defaults, options, read_choice
+from centernet.choices import Node, defaults, is_sweep, options, read_choice
 
 COLUMNS = ("preset", "network", "task", "data", "schedule", "published")
 
@@ -19,7 +19,7 @@ COLUMNS = ("preset", "network", "task", "data", "schedule", "published")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.parse_args()
-    rows = [describe(name) for name in options("experiment")]
+    rows = [describe(name) for name in options("experiment") if not is_sweep(name)]
     titles = dict(zip(COLUMNS, COLUMNS, strict=True))
     widths = [max(len(row[column]) for row in [titles, *rows]) for column in COLUMNS]
     for row in [titles, *rows]:
@@ -32,7 +32,7 @@ def describe(name: str) -> dict[str, str]:
     preset = read_choice("experiment", name)
     chosen = {default.group: default.option for default in defaults("train")} | preset.chooses
     content = values(preset.nodes)
-    recipe = values(read_choice("data", chosen["data"]).nodes)["recipe"]
+    recipe = values(read_choice("data", chosen["data"]).nodes)["recipe"] | content.get("recipe", {})
     plan = {**values(read_choice("schedule", chosen["schedule"]).nodes)["schedule"], **content.get("schedule", {})}
     published = [line.removeprefix("published: ") for line in preset.header if line.startswith("published: ")]
     resolution = content.get("resolution") or recipe["resolution"]
@@ -40,7 +40,7 @@ def describe(name: str) -> dict[str, str]:
         "preset": name,
         "network": recipe["backbone"] if chosen["backbone"] == "auto" else chosen["backbone"],
         "task": chosen["task"],
-        "data": f"{chosen['data']} {'x'.join(map(str, resolution))}",
+        "data": f"{chosen['data']} {resolution if resolution == 'auto' else 'x'.join(map(str, resolution))}",
         "schedule": describe_schedule(plan, recipe),
         "published": published[0] if published else "",
     }

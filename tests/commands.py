@@ -11,6 +11,8 @@ from typing import NamedTuple
 import pytest
 
 from centernet import app
+from centernet.folders import STAMP
+from tests.places import ROOT
 
 
 class Result(NamedTuple):
@@ -38,8 +40,8 @@ def command(tmp_path, monkeypatch, capfd) -> Iterator[Callable[..., Result]]:
     def call(name: str, *overrides: str) -> Result:
         nonlocal runs
         runs += 1
-        monkeypatch.setenv(app.RUN_STAMP, f"run-{runs}")
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *overrides])
+        monkeypatch.setenv(STAMP, f"run-{runs}")
+        monkeypatch.setattr(sys, "argv", [str(ROOT / f"{name}.py"), *overrides])
         capfd.readouterr()
         code = 0
         try:

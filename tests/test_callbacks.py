@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,23 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from centernet.callbacks import BestAndLast, CollectDetections, History, Pictures, SaveOnInterrupt, epoch_line
+from centernet.callbacks import (
+    AverageWeights,
+    BestAndLast,
+    CollectDetections,
+    History,
+    Pictures,
+    SaveOnInterrupt,
+    StopEarly,
+    TopCheckpoints,
+    epoch_line,
+)
+from centernet.data.coco import CocoDataModule
 from centernet.data.images import read_image
-from centernet.module import CtdetModule
+from centernet.errors import InputError
+from centernet.module import CtdetModule, load_module
 from tests import tiny
+from tests.data.test_images import photograph
 from tests.test_module import SHAPES, build_data, build_trainer, pytestmark  # noqa: F401  the same warnings are quiet
 
 ROW = {"epoch": 3, "lr": 1.25e-4, "images_per_second": 51.7, "train/loss": 1.5, "train/loss/size": 2.0}
@@ -53,7 +67,7 @@ def train_scripted(folder: Path, shapes: Path, epochs: int, ckpt: Path | None = 
     trainer = build_trainer(folder, max_epochs=epochs, callbacks=[BestAndLast(folder)])
     trainer.fit(module, build_data(shapes, limit=8, batch_size=4), ckpt_path=ckpt, weights_only=True)
     assert trainer.checkpoint_callback.best_model_path == str(folder / "best.ckpt")
-    return {path.name: torch.load(path, weights_only=True)["global_step"] for path in sorted(folder.iterdir())}
+    return {path.name: torch.load(path, weights_only=True)["global_step"] for path in sorted(folder.glob("[bl]*.ckpt"))}
 
 
 def test_last_is_of_the_last_epoch_and_best_of_the_best(shapes, tmp_path):
@@ -66,7 +80,7 @@ def test_a_resumed_run_starts_with_the_best_so_far(shapes, tmp_path):
     # Epoch 4 is worse than epoch 2 was: its best stays the best, also in the new folder.
     assert train_scripted(tmp_path / "second", shapes, 4, first / "last.ckpt") == {"best.ckpt": 4, "last.ckpt": 8}
     assert train_scripted(tmp_path / "third", shapes, 5, first / "last.ckpt") == {"best.ckpt": 10, "last.ckpt": 10}
-    assert {path.name for path in first.iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in first.iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
     # Going on in the same folder.
     assert train_scripted(first, shapes, 4, first / "last.ckpt") == {"best.ckpt": 4, "last.ckpt": 8}
     # The old folder is gone but for its last checkpoint.
@@ -112,7 +126,7 @@ def test_an_epoch_is_told_in_one_line():
 def test_pictures_are_drawn_every_so_many_epochs_and_at_the_end(shapes, tmp_path, monkeypatch):
     drawn: list[tuple[int, str]] = []
     monkeypatch.setattr(
-        "centernet.callbacks.save_image",
+        "centernet.callbacks.pictures.save_image",
         lambda path, image: drawn.append((trainer.current_epoch + 1, path.name)) or path,
     )
     pictures = Pictures(tmp_path, count=3, every=2)
@@ -133,6 +147,20 @@ def test_evaluation_draws_its_pictures(shapes, tmp_path):
         build_module(), build_data(shapes), verbose=False
     )
     assert not (tmp_path / "none").exists()
+
+
+def test_pictures_show_the_pixels_that_were_evaluated(tmp_path, monkeypatch):
+    drawn: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        "centernet.callbacks.pictures.truth_and_prediction", lambda image, *_: drawn.append(image) or image
+    )
+    path, images = tiny.make_coco(tmp_path, images=[{"id": 1, "file_name": "a.jpg", "height": 40, "width": 60}])
+    stored = photograph(images / "a.jpg", 6)
+    files = {"train_annotations": path, "train_images": images, "val_annotations": path, "val_images": images}
+    data = CocoDataModule(**files, resolution=(64, 64), num_workers=0)
+    trainer = build_trainer(tmp_path, callbacks=[Pictures(tmp_path / "pictures")])
+    trainer.validate(CtdetModule(num_classes=2, backbone=tiny.NETWORK), data, verbose=False)
+    assert (drawn[0] == stored).mean() > 0.9  # two decoders round differently
 
 
 def test_all_detections_are_collected_by_image(shapes, tmp_path):
@@ -170,6 +198,125 @@ def test_a_run_that_is_interrupted_at_once_saves_nothing(shapes, tmp_path):
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         fit(tmp_path, shapes, AtOnce(), SaveOnInterrupt(tmp_path))
     assert not list(tmp_path.glob("*.ckpt"))
+
+
+def test_an_interruption_of_an_evaluation_saves_nothing(shapes, tmp_path):
+    class Stop(pl.Callback):
+        def on_validation_batch_end(self, *_: Any) -> None:
+            raise KeyboardInterrupt
+
+    (tmp_path / "last.ckpt").write_bytes(b"of the training")
+    trainer = build_trainer(tmp_path, callbacks=[Stop(), SaveOnInterrupt(tmp_path)])
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        trainer.validate(build_module(), build_data(shapes), verbose=False)
+    assert (tmp_path / "last.ckpt").read_bytes() == b"of the training"
+
+
+def test_a_signal_is_obeyed_after_the_step_and_handlers_are_put_back(shapes, tmp_path, capfd):
+    class Signal(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+            if trainer.global_step == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    stop = SaveOnInterrupt(tmp_path, "python train.py ckpt={path}")
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(tmp_path, shapes, Signal(), BestAndLast(tmp_path), stop)
+    assert stop.signal == signal.SIGTERM
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
+    assert "stopping after this step" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before[1]
+
+
+def test_the_last_checkpoint_is_saved_within_epochs_at_an_interval(shapes, tmp_path):
+    class Watch(pl.Callback):
+        saved: list[int] = []
+
+        def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+            if (tmp_path / "last.ckpt").is_file():
+                self.saved.append(torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"])
+
+    watch = Watch()
+    fit(tmp_path, shapes, watch, SaveOnInterrupt(tmp_path, minutes=0), epochs=2)
+    assert watch.saved == [1, 2, 3]
+
+
+def test_the_best_checkpoints_are_kept_where_that_is_wanted(shapes, tmp_path):
+    module = Scripted(class_names=SHAPES, backbone=tiny.NETWORK)
+    callbacks = [BestAndLast(tmp_path), TopCheckpoints(tmp_path, count=2)]
+    trainer = build_trainer(tmp_path, max_epochs=5, callbacks=callbacks)
+    trainer.fit(module, build_data(shapes, limit=8, batch_size=4))
+    # 0.5, 0.7, 0.6, 0.4, 0.8: epochs 2 and 5.
+    assert sorted(path.name for path in tmp_path.glob("top*")) == ["top_epoch_002.ckpt", "top_epoch_005.ckpt"]
+    assert trainer.checkpoint_callback.best_model_path == str(tmp_path / "best.ckpt")
+
+
+def test_training_stops_when_nothing_gets_better(shapes, tmp_path, caplog):
+    module = Scripted(class_names=SHAPES, backbone=tiny.NETWORK)
+    stop = StopEarly(patience=2)
+    trainer = build_trainer(tmp_path, max_epochs=5, callbacks=[stop], enable_checkpointing=False)
+    with caplog.at_level(logging.INFO):
+        trainer.fit(module, build_data(shapes, limit=8, batch_size=4))
+    assert trainer.current_epoch == 4  # 0.5, 0.7, then 0.6 and 0.4
+    assert "stopped early: val/AP has not risen for 2 validations" in caplog.text
+
+
+def test_averaged_weights_are_validated_and_saved_and_training_goes_on_with_its_own(shapes, tmp_path):
+    seen: list[dict[str, torch.Tensor]] = []
+
+    class Watch(pl.Callback):
+        def note(self, module: Any) -> None:
+            seen.append({name: value.clone() for name, value in module.detector.network.named_parameters()})
+
+        def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
+            self.note(module)
+
+        def on_validation_batch_start(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
+            self.note(module)
+
+    fit(tmp_path, shapes, AverageWeights(0.5), Watch(), BestAndLast(tmp_path), epochs=1)
+    *steps, validated, _ = seen
+    assert len(steps) == 2
+    # d = min(0.5, (1 + n) / (10 + n)): 2/11 after the first step, 3/12 after the second.
+    module = build_module()
+    for name, start in module.detector.network.named_parameters():
+        wanted = start.lerp(steps[0][name], 1 - 2 / 11).lerp(steps[1][name], 1 - 3 / 12)
+        assert torch.allclose(validated[name], wanted, atol=1e-6), name
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    for name, value in steps[1].items():
+        assert torch.equal(content["state_dict"][f"detector.network.{name}"], validated[name])
+        assert torch.equal(content["live_weights"][f"detector.network.{name}"], value)
+    loaded, _ = load_module(tmp_path / "best.ckpt")
+    for name, value in loaded.detector.network.named_parameters():
+        assert torch.equal(value, validated[name])
+
+
+@pytest.mark.parametrize("decay", [0, 1, 1.5])
+def test_a_decay_that_averages_nothing_is_refused(decay):
+    with pytest.raises(InputError, match=f"callbacks.average.decay={decay} is not between 0 and 1"):
+        AverageWeights(decay)
+
+
+def test_a_frozen_backbone_does_not_change_and_then_learns(shapes, tmp_path):
+    seen: list[dict[str, torch.Tensor]] = []
+
+    class Watch(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+            seen.append({name: value.clone() for name, value in module.detector.network.state_dict().items()})
+
+    pl.seed_everything(0, verbose=False)
+    schedule = {"freeze_epochs": 1, "lr": 0.01, "epochs": 2, "decay": "constant"}
+    module = CtdetModule(class_names=SHAPES, backbone=tiny.NETWORK, schedule=schedule)
+    before = {name: value.clone() for name, value in module.detector.network.state_dict().items()}
+    trainer = build_trainer(tmp_path, max_epochs=2, callbacks=[Watch()], enable_checkpointing=False)
+    trainer.fit(module, build_data(shapes, limit=8, batch_size=4))
+    first, second = seen
+    backbone = [name for name in before if name.startswith("backbone.")]
+    assert all(torch.equal(before[name], first[name]) for name in backbone)
+    assert not all(torch.equal(before[name], first[name]) for name in before.keys() - set(backbone))
+    changed = [name for name in backbone if not torch.equal(first[name], second[name])]
+    assert any("running_mean" in name for name in changed)
+    assert any("weight" in name for name in changed)
 
 
 def test_other_errors_do_not_replace_the_last_good_checkpoint(shapes, tmp_path):

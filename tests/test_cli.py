@@ -41,10 +41,10 @@ def test_the_overview_lists_every_group_with_every_option_and_a_line_on_it():
 
 def test_the_overview_marks_the_defaults_and_names_the_keys_with_their_comments():
     shown = cli.help_text("train")
-    for line in ("  ctdet * ", "  shapes * ", "  auto * "):
+    for line in ("  ctdet_iou * ", "  modern * ", "  shapes * ", "  auto * "):
         assert f"\n{line}" in shown
     assert re.search(r"\n  seed: 0\n", shown)
-    assert re.search(r"\n  ckpt: null +# RUN/last.ckpt continues that run\n", shown)
+    assert re.search(r"\n  ckpt: null +# RUN continues in that folder, auto in the last one of the same ", shown)
 
 
 def test_the_evaluation_lists_its_own_groups_and_keys():
@@ -94,10 +94,10 @@ def test_a_choice_is_shown_with_all_its_keys_and_comments(group):
 
 def test_a_choice_shows_what_it_inherits_with_the_comments_of_its_base():
     shown = cli.help_text("train", ["data=voc"])
-    assert re.search(r"\n  batch_size: 32 +# per process\n", shown)
+    assert re.search(r"\n  eval_batch_size: null +# null: batch_size ", shown)
     assert re.search(r"\n  train_annotations: annotations/\S+ +# json, relative to root", shown)
-    assert re.search(r"\n  resolution: \[384, 384\]\n", shown)
-    assert "resolution: [512, 512]" not in shown
+    assert re.search(r"\n  normalization: imagenet\n", shown)
+    assert "normalization: coco" not in shown
     assert re.search(r"\n  batch_size: 8 +# per process\n", cli.help_text("train", ["data=shapes"]))
     assert re.search(r"\n  weight_decay: 1.0e-4 +# not applied", cli.help_text("train", ["schedule=sgd_150"]))
 
@@ -212,7 +212,7 @@ def test_every_network_of_the_table_is_an_option_once_registered(name):
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(choices.CONFIGS), version_base="1.3"):
         cfg = compose("train", [f"backbone={name}", "backbone.neck={bilinear: all}"])
-    assert cfg.backbone == {"name": name, "neck": {"bilinear": "all"}, "head_channels": None}
+    assert cfg.backbone == {"name": name, "neck": {"bilinear": "all"}, "head_channels": None, "head_tower": None}
 
 
 def test_a_sweep_over_backbones_registers_all_of_them():

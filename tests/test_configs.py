@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import itertools
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
@@ -19,8 +21,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from centernet import app, build
+from centernet.data.combine import Shares
+from centernet.data.transforms import WARPS, ColorJitter, train_pipeline
+from centernet.errors import InputError
 from centernet.models import build_network
 from centernet.models.centernet import ARCHITECTURES
+from centernet.module import CtdetModule
 from centernet.schedule import Schedule
 from centernet.tasks import build_task, task_names
 from tests import tiny
@@ -35,8 +41,21 @@ OPTIONS = {
 OPTIONS["backbone"] += ARCHITECTURES
 
 
-def compose_run(overrides: list[str], name: str = "train") -> DictConfig:
-    """What the command line composes, with Hydra's own node, so that every interpolation can be resolved."""
+# What stands for `auto`, which the training's data and the machine decide.
+SETTLED = {
+    "backbone.name": "n",
+    "pretrained": False,
+    "schedule.backbone_lr_factor": 1.0,
+    "resolution": [512, 512],
+    "data.batch_size": 8,
+    "trainer.accumulate_grad_batches": 1,
+    "schedule.epochs": 24,
+}
+
+
+def compose_run(overrides: list[str], name: str = "train", settled: bool = True) -> DictConfig:
+    """What the command line composes, with Hydra's own node, so that every interpolation can be resolved. ``settled``:
+    with values in the place of ``auto``."""
     GlobalHydra.instance().clear()
     app.understand_groups(overrides)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -45,12 +64,10 @@ def compose_run(overrides: list[str], name: str = "train") -> DictConfig:
     with open_dict(cfg):
         cfg.paths.run = "somewhere"
         del cfg["hydra"]
+    for key, value in SETTLED.items() if settled and name == "train" else ():
+        if OmegaConf.select(cfg, key) == "auto":
+            OmegaConf.update(cfg, key, value)
     return cfg
-
-
-@pytest.fixture(autouse=True)
-def run_stamp(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(app.RUN_STAMP, "2000-01-01_00-00-00")
 
 
 def targets_in(node: Any) -> Iterator[dict[str, Any]]:
@@ -68,8 +85,9 @@ def locate(name: str) -> Any:
 
 
 def accepted(cls: type) -> set[str]:
-    """The keyword arguments of a constructor; of the classes above it too where it passes them on."""
-    names: set[str] = set()
+    """The keyword arguments of a constructor; of the classes above it too where it passes them on. A trainer has
+    options of ours as well."""
+    names = set(build.TRAINER_EXTRAS) if cls is pl.Trainer else set()
     for part in cls.__mro__:
         if "__init__" not in vars(part):
             continue
@@ -123,7 +141,7 @@ def test_the_evaluation_composes_and_asks_for_a_checkpoint():
         cfg = compose_run([f"trainer={trainer}", f"logger={logger}"], "eval")
         assert OmegaConf.is_missing(cfg, "ckpt")
         for node in targets_in(OmegaConf.to_container(cfg.trainer, resolve=True)):
-            assert not set(node) - {"_target_"} - accepted(locate(node["_target_"]))
+            assert not set(node) - {"_target_", *build.TRAINER_EXTRAS} - accepted(locate(node["_target_"]))
 
 
 # Options of terms that a task's file leaves to those who look into the code.
@@ -131,9 +149,12 @@ REGRESSION = {"supervise", "loss"}
 UNLISTED = {
     "ctdet": {"heatmap": {"margin"}},
     "ctdet_dense": {"heatmap": {"margin"}},
+    "ctdet_iou": {},
+    "multi_pose_iou": {},
     "multi_pose": {"heatmap": {"margin"}, "size": {"per_class"}, "offset": {"supervise"}},
     "ddd": {"size": {*REGRESSION, "per_class"}, "offset": REGRESSION},
     "ddd_dle": {"size": {*REGRESSION, "per_class"}, "offset": REGRESSION, "offset_3d": REGRESSION},
+    "ddd_geo": {"size": {*REGRESSION, "per_class"}, "offset": REGRESSION, "offset_3d": REGRESSION},
 }
 
 
@@ -172,6 +193,23 @@ def test_every_schedule_has_all_options_and_the_base_has_their_defaults():
     assert {name: tuple(value) if name == "milestones" else value for name, value in base.items()} == fields
     for option in OPTIONS["schedule"]:
         assert set(compose_run([f"schedule={option}"]).schedule) == set(fields), option
+
+
+def test_every_augmentation_has_the_options_that_do_not_depend_on_its_warp_with_the_same_comments():
+    warps = {name for warp in WARPS.values() for name in inspect.signature(warp).parameters}
+    options = set(inspect.signature(train_pipeline).parameters) | set(Shares._fields) | {"visible_boxes", "clean"}
+    options -= {"size", "mode", "warp_options"}
+    comments: dict[str, set[str]] = {}
+    for option in OPTIONS["augment"]:
+        text = (CONFIGS / "augment" / f"{option}.yaml").read_text()
+        content = yaml.safe_load(text)
+        assert set(content) - warps == options, option
+        assert not content["color"] or set(content["color"]) == accepted(ColorJitter) - {"self", "p"}, option
+        for name, comment in re.findall(r"^(\w+):.*# (.*)$", text, re.MULTILINE):
+            comments.setdefault(name, set()).add(comment)
+    for name in (*Shares._fields, "blur", "noise", "clean"):
+        assert len(comments[name]) == 1, name
+    assert options - {"warp"} <= set(comments)
 
 
 def test_every_data_config_has_the_same_loader_options_and_recipe():
@@ -275,7 +313,8 @@ def test_the_packages_that_are_installed_are_those_that_exist():
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = {
         ".".join(path.parent.relative_to(ROOT).parts)
-        for path in (ROOT / "centernet").rglob("*.py")
+        for package in ("centernet", "hydra_plugins")
+        for path in (ROOT / package).rglob("*.py")
         if "__pycache__" not in path.parts
     }
     assert set(declared["packages"]) == folders | {"centernet.configs"}
@@ -352,15 +391,39 @@ PUBLISHED: dict[str, tuple[tuple[int, float], int, list[int], str]] = {
 
 @pytest.mark.parametrize("preset", OPTIONS["experiment"])
 def test_a_preset_trains_as_published(preset):
-    if preset.endswith("_quick"):
-        assert preset not in PUBLISHED
+    text = (CONFIGS / "experiment" / f"{preset}.yaml").read_text()
+    if preset not in PUBLISHED:
+        assert "\n# published: none" in text
         return
     (batch, lr), epochs, resolution, normalization = PUBLISHED[preset]
     cfg = compose_run([f"experiment={preset}"])
     assert Schedule.of(OmegaConf.to_container(cfg.schedule, resolve=True)).scaled_lr(batch) == pytest.approx(lr)
     assert (cfg.schedule.epochs, list(cfg.data.resolution), cfg.normalization) == (epochs, resolution, normalization)
-    text = (CONFIGS / "experiment" / f"{preset}.yaml").read_text()
     processes = re.search(r"trainer.devices=(\d+)", text.splitlines()[1])
     # Five processes cannot share 24 images evenly, nor four 114.
     assert cfg.data.batch_size * int(processes[1] if processes else 1) == pytest.approx(batch, rel=0.05)
     assert re.search(rf"^# hardware: .*\bbatch {batch}\b", text, re.MULTILINE)
+
+
+def test_the_data_of_a_foreign_checkpoint_runs_nothing_of_its_own(tmp_path):
+    """A nested node must stay what it is: data. (A prefix alone would let it open, and so empty, any file.)"""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    module = CtdetModule(num_classes=2, backbone=tiny.NETWORK)
+    attack = {"_target_": "builtins.open", "file": str(victim), "mode": "w"}
+    for place in ("root", "joints", "augment"):
+        given = {"_target_": "centernet.data.coco.CocoDataModule", "root": str(tmp_path), place: attack}
+        module.run_config = {"data": given}
+        content = {"state_dict": module.state_dict()}
+        module.on_save_checkpoint(content)
+        torch.save(content, tmp_path / "foreign.ckpt")
+        cfg = compose_run([f"ckpt={tmp_path / 'foreign.ckpt'}"], "eval")
+        with contextlib.suppress(Exception):  # whatever the data module says of it
+            build.from_checkpoint(tmp_path / "foreign.ckpt", cfg)
+        assert victim.read_text() == "precious"
+    module.run_config = {"data": attack}
+    module.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "foreign.ckpt")
+    with pytest.raises(InputError, match=r"data\._target_='builtins.open' is not below centernet.data."):
+        build.from_checkpoint(tmp_path / "foreign.ckpt", cfg)
+    assert victim.read_text() == "precious"

@@ -11,59 +11,124 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+import yaml
 from omegaconf import OmegaConf
 
 from centernet import app, build
-from centernet.choices import read_choice
+from centernet.choices import is_sweep, read_choice
 from centernet.data.builtin.shapes import CLASSES
+from centernet.ladder import ladder_jobs
 from centernet.models import build_network
 from centernet.module import CtdetDenseModule
 from centernet.schedule import Schedule
 from centernet.tasks import build_task
 from tests import tiny
 from tests.places import DATA, ROOT
-from tests.test_configs import compose_run, run_stamp  # noqa: F401  a time stamp for every run
+from tests.test_configs import compose_run
 
-PRESETS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("[!_]*.yaml"))
+EVERY_PRESET = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("[!_]*.yaml"))
+# These describe a sweep: they say nothing of a single training but Hydra's mode and what the sweeper is to do.
+SWEEPS = ["ladder"]
+PRESETS = [name for name in EVERY_PRESET if name not in SWEEPS]
 # Presets on data that the package draws itself; nobody published them.
 QUICK = [name for name in PRESETS if name.endswith("_quick")]
+# The original's recipe for any data: it has no data of its own, and its length depends on what it is given.
+GENERAL = ["classic"]
 
 
 def built_in(name: str, request: pytest.FixtureRequest) -> list[str]:
     """Small built-in data that a preset's task can use."""
-    data = {"multi_pose": "figures", "ddd": "cuboids"}.get(compose_run([f"experiment={name}"]).task.name, "shapes")
+    task = compose_run([f"experiment={name}"]).task.name
+    poses, spaces = ("multi_pose", "multi_pose_iou"), ("ddd", "ddd_geo")
+    data = {**dict.fromkeys(poses, "figures"), **dict.fromkeys(spaces, "cuboids")}.get(task, "shapes")
     root = request.getfixturevalue(data)
-    return [f"data={data}", f"data.root={root}", "data.train_count=24", "data.val_count=8", "data.num_workers=0"]
+    return [
+        f"data={data}",
+        f"data.root={root}",
+        "pretrained=false",
+        "data.train_count=24",
+        "data.val_count=8",
+        "data.num_workers=0",
+    ]
 
 
 def lines(name: str) -> list[str]:
     return (ROOT / "configs" / "experiment" / f"{name}.yaml").read_text().splitlines()
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", EVERY_PRESET)
 def test_a_preset_begins_with_its_command_and_says_hardware_and_published_result(name):
     package, launch, *rest = lines(name)
     assert package == "# @package _global_"
     files = "" if name in QUICK else " data.root="
     assert launch.startswith(f"# python train.py experiment={name}{files}")
-    compose_run(shlex.split(launch.removeprefix("# python train.py ")))
+    compose_run([word for word in shlex.split(launch.removeprefix("# python train.py ")) if "," not in word])
     for word in ("hardware", "published"):
         assert [line for line in rest if line.startswith(f"# {word}: ")], word
+
+
+def test_the_presets_that_describe_sweeps_are_told_from_those_of_single_trainings():
+    assert [name for name in EVERY_PRESET if is_sweep(name)] == SWEEPS
+
+
+LADDER = yaml.safe_load((ROOT / "configs" / "experiment" / "ladder.yaml").read_text())["hydra"]["sweeper"]["ladder"]
+RUNGS = ladder_jobs(LADDER, ["data=coco"])
+
+
+@pytest.mark.parametrize("label", RUNGS)
+def test_every_training_of_the_ladder_composes_and_builds_its_network_and_its_schedule(label):
+    cfg = compose_run(RUNGS[label])
+    assert cfg.label == label
+    task = OmegaConf.to_container(cfg.task, resolve=True)
+    with torch.device("meta"):
+        build_network(
+            OmegaConf.to_container(cfg.backbone, resolve=True),
+            build_task(task.pop("name"), num_classes=20, **task).heads,
+        )
+    assert Schedule.of(OmegaConf.to_container(cfg.schedule, resolve=True)).lr == 2e-3
+
+
+def test_the_ladder_ends_at_the_recommended_recipe_and_says_every_choice_on_its_way():
+    top = compose_run([*RUNGS["add_augment"], "trainer.max_time=null", "label=null"])
+    recommended = compose_run(["data=coco"])
+    assert OmegaConf.to_container(top, resolve=True) == OmegaConf.to_container(recommended, resolve=True)
+    # What a step changes is said at the start as well, so that no default of a configuration takes part.
+    start, *others = ({word.partition("=")[0] for word in job} for job in RUNGS.values())
+    for label, keys in zip(list(RUNGS)[1:], others, strict=True):
+        assert keys == start or label.startswith("with_"), label
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_says_only_what_differs(name):
     preset = read_choice("experiment", name)
-    with_it = compose_run([f"experiment={name}"])
-    without = compose_run([f"{group}={option}" for group, option in preset.chooses.items()])
+    with_it = compose_run([f"experiment={name}"], settled=False)
+    without = compose_run([f"{group}={option}" for group, option in preset.chooses.items()], settled=False)
     preset.nodes.pop("resolution", None)  # part of the name, and what the evaluation takes from a preset
     for key, node in preset.nodes.items():
         for inner in node.value if isinstance(node.value, dict) else [None]:
             path = key if inner is None else f"{key}.{inner}"
             assert OmegaConf.select(with_it, path) != OmegaConf.select(without, path), path
-    if "schedule" in preset.nodes:
+    if "schedule" in preset.nodes and with_it.schedule.lr_batch_size:
         rates = [cfg.schedule.lr / cfg.schedule.lr_batch_size for cfg in (with_it, without)]
         assert rates[0] != pytest.approx(rates[1]), "the schedule has this learning rate at this batch"
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in QUICK])
+def test_a_published_training_keeps_to_what_the_original_did(name):
+    cfg = compose_run([f"experiment={name}"])
+    assert (cfg.trainer.precision, cfg.callbacks.average.decay) == ("32-true", None)
+    assert cfg.trainer.accumulate_grad_batches == 1
+    assert cfg.task.name in ("ctdet", "ctdet_dense", "multi_pose", "ddd")
+    assert cfg.augment.warp in ("crop", "stretch", "jitter")
+    assert cfg.schedule.optimizer in ("adam", "sgd")
+
+
+def test_the_defaults_are_what_is_recommended():
+    for data in ("shapes", "coco"):
+        cfg = compose_run([f"data={data}", "data.root=somewhere"])
+        assert (cfg.task.name, cfg.backbone.name, cfg.augment.warp) == ("ctdet_iou", "n", "zoom")
+        assert (cfg.schedule.optimizer, cfg.schedule.decay) == ("adamw", "flat_cosine")
+        assert (cfg.trainer.precision, cfg.callbacks.average.decay) == ("auto", 0.9998)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -80,9 +145,10 @@ def test_a_preset_builds_its_network_and_its_schedule(name):
     }
     schedule = Schedule.of(OmegaConf.to_container(cfg.schedule, resolve=True))
     assert schedule.factor(0) <= 1
-    if name not in QUICK:
+    if name not in (*QUICK, *GENERAL):
         assert schedule.factor(schedule.epochs - 0.1) == pytest.approx(0.1 ** len(schedule.milestones))
-    assert schedule.scaled_lr(2 * schedule.lr_batch_size) == pytest.approx(2 * schedule.lr)
+    if schedule.lr_batch_size is not None:
+        assert schedule.scaled_lr(2 * schedule.lr_batch_size) == pytest.approx(2 * schedule.lr)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -116,7 +182,7 @@ def test_pretrained_weights_are_asked_for_only_where_timm_has_them():
 
     from centernet.models.centernet import network_spec
 
-    for name in set(PRESETS) - set(QUICK):
+    for name in set(PRESETS) - {*QUICK, *GENERAL}:
         cfg = compose_run([f"experiment={name}"])
         config = timm.get_pretrained_cfg(network_spec(cfg.backbone.name)["body"])
         assert cfg.pretrained == bool(config and config.has_weights), name
@@ -170,12 +236,12 @@ def test_the_table_has_every_preset_with_its_published_result(monkeypatch, capsy
         (row,) = [line for line in table if line.split()[:1] == [name]]
         published = next(line for line in lines(name) if line.startswith("# published: "))
         assert row.endswith(published.removeprefix("# published: "))
-        cfg = compose_run([f"experiment={name}"])
+        cfg = compose_run([f"experiment={name}"], settled=False)
         assert row.split()[1:3] == [cfg.backbone.name, cfg.task.name]
         plan = cfg.schedule
         assert f"{plan.optimizer} {plan.epochs} " in row
         assert re.search(rf"lr {plan.lr:g} / {plan.lr_batch_size}\b", row)
-        assert f"{cfg.resolution[0]}x{cfg.resolution[1]}" in row
+        assert (cfg.resolution if cfg.resolution == "auto" else "{}x{}".format(*cfg.resolution)) in row
 
 
 def test_an_unknown_preset_proposes_close_ones():

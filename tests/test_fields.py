@@ -17,7 +17,7 @@ from centernet.fields import (
     PICTURES,
     Field,
     Geometry,
-    hide_outside,
+    hide_points,
     index,
     move,
     partners_of,
@@ -57,6 +57,8 @@ def full(count: int = 3, seed: int = 0) -> Objects:
     draws = {
         "joints": np.concatenate([rng.uniform(0, 90, (count, 3, 2)), rng.integers(-1, 3, (count, 3, 1))], -1),
         "center_3d": rng.uniform(0, 90, (count, 2)),
+        "bottom": rng.uniform(0, 90, (count, 2)),
+        "bottom_spread": rng.uniform(0, 9, count),
         "focal": rng.uniform(100, 900, count),
         "alpha": rng.uniform(-3, 3, count),
         "yaw": rng.uniform(-3, 3, count),
@@ -214,11 +216,12 @@ def test_moving_there_and_back_gives_the_rows_back(matrix, count, seed):
         torch.testing.assert_close(back["boxes"].double(), grown, atol=1e-3, rtol=0)
 
 
-def test_points_beyond_a_window_are_no_longer_labeled():
+def test_points_that_are_not_shown_are_no_longer_labeled():
     joints = [[10, 10, 2], [20, 10, 1], [5, 10, 2], [10, 30, 1], [99, 99, -1], [10, 10, 0]]
     rows = {"joints": torch.tensor([joints]).float(), "center_3d": torch.tensor([[99.0, 99]]), "area": torch.ones(1)}
-    hidden = hide_outside(rows, torch.tensor([10, 10]), torch.tensor([20, 30]))
-    # The window's first pixel belongs to it, its end does not; what a class does not have stays what it is.
+    low, high = torch.tensor([10, 10]), torch.tensor([20, 30])
+    hidden = hide_points(rows, lambda points: ((points >= low) & (points < high)).all(-1))
+    # What a class does not have stays what it is.
     assert hidden["joints"][0].tolist() == [[10, 10, 2], [0] * 3, [0] * 3, [0] * 3, [99, 99, -1], [10, 10, 0]]
     assert hidden["center_3d"] is rows["center_3d"]  # nobody looks for a label there
     assert hidden["area"] is rows["area"]

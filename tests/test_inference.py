@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from centernet.data.images import read_image
 from centernet.data.transforms import eval_pipeline, warp_image
 from centernet.detector import NORMALIZATIONS, Detector
 from centernet.inference import Predictor
@@ -21,6 +22,7 @@ from centernet.ops.affine import transform_boxes
 from centernet.structures import Detections, InputError
 from centernet.tasks.ctdet import CtdetTask
 from tests import tiny
+from tests.data.test_images import deep
 from tests.places import ROOT
 
 NAMES = ["red", "green", "blue"]
@@ -54,6 +56,19 @@ def predictor() -> Predictor:
 @pytest.fixture(scope="module")
 def images() -> list[np.ndarray]:
     return [tiny.make_image(*size, seed=n) for n, size in enumerate([(48, 64), (100, 60), (64, 96), (33, 77)])]
+
+
+def test_a_predictor_gets_the_bits_of_16_bit_images_from_the_training_or_its_caller(tmp_path):
+    path = tmp_path / "deep.png"
+    deep(path, 4095, 48, 64)
+    detector = build_detector()
+    with pytest.raises(InputError, match="values up to 4095; set bit_depth"):
+        Predictor(detector, NAMES, (64, 96))(path)
+    described = Predictor(detector, NAMES, resolution=(64, 96), mode="fit", bit_depth=12)
+    assert torch.equal(described(path)["scores"], described(read_image(path, bit_depth=12))["scores"])
+    described.heatmap(path)
+    with pytest.raises(InputError, match="bit_depth=20 does not fit"):
+        Predictor(detector, NAMES, (64, 96), bit_depth=20)
 
 
 def by_hand(predictor: Predictor, image: np.ndarray) -> Detections:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from centernet.losses import (
     LOSSES,
+    box_overlap,
+    box_quality,
     clamped_sigmoid,
     dense_l1,
     dimension_aware_l1,
@@ -23,7 +25,9 @@ from centernet.losses import (
     mse,
     multi_bin,
     smooth_l1,
+    soft_focal,
 )
+from centernet.ops.boxes import OVERLAPS
 from centernet.structures import AtCells, DenseMap
 
 SHAPE = (2, 3, 4, 5)
@@ -43,6 +47,32 @@ def random_cells(channels: int = 2, seed: int = 0) -> tuple[Tensor, AtCells]:
     cell = torch.tensor([[3, 19, 3, 0], [7, 0, 0, 0]])
     mask = torch.tensor([[True, True, True, False], [True, False, False, False]])
     return output, AtCells(cell, torch.randn(2, 4, channels) * 3, mask)
+
+
+def test_the_soft_focal_loss_is_its_formula_and_divides_by_the_sum_of_the_peaks():
+    raw, target = random_maps()
+    total = 0.0
+    for x, y in zip(raw.flatten().tolist(), target.flatten().tolist(), strict=True):
+        p = 1 / (1 + math.exp(-x))
+        total -= (p - y) ** 2 * (y * math.log(p) + (1 - y) * math.log(1 - p))
+    peaks = 0.0
+    for b, c, i, j in np.ndindex(*SHAPE):
+        window = target[b, c, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
+        peaks += target[b, c, i, j].item() if target[b, c, i, j] == window.max() else 0
+    assert peaks > 3
+    assert soft_focal(raw, DenseMap(target)).item() == pytest.approx(total / peaks, rel=1e-4)
+
+
+@pytest.mark.parametrize("wanted", [0.01, 0.4, 0.9])
+def test_the_soft_focal_loss_leads_to_any_probability_from_both_sides(wanted):
+    raw = torch.linspace(-6, 6, 31).view(1, 1, 1, -1).requires_grad_()
+    target = torch.full_like(raw, wanted)
+    soft_focal(raw, DenseMap(target)).backward()
+    assert torch.equal(raw.grad > 0, raw.sigmoid() > wanted)
+    there = torch.logit(target).requires_grad_()
+    loss = soft_focal(there, DenseMap(target))
+    loss.backward()
+    assert (loss.item(), there.grad.abs().max().item()) == pytest.approx((0, 0), abs=1e-9)
 
 
 def test_the_focal_loss_is_equation_one():
@@ -313,4 +343,65 @@ def test_in_3d_too_whatever_stands_in_the_padding_is_harmless(loss, garbage):
 
 def test_every_loss_has_a_name_that_heads_can_give():
     assert {focal, mse, l1, smooth_l1, dense_l1, mean_l1, mean_multi_bin, *THREE_D} <= set(LOSSES.values())
-    assert all(name == loss.__name__ for name, loss in LOSSES.items())
+    named = {name: loss for name, loss in LOSSES.items() if not name.startswith("box_")}
+    assert all(name == loss.__name__ for name, loss in named.items())
+    assert {name.removeprefix("box_") for name in LOSSES.keys() - named.keys()} == set(OVERLAPS)
+
+
+def boxes_in_cells(weights: list[float]) -> tuple[Tensor, DenseMap]:
+    """Predicted and true boxes of four cells: equal, half, apart, and of a cell without an object."""
+    predicted = torch.tensor([[0.0, 0, 4, 4], [0, 0, 2, 4], [6, 0, 8, 4], [3, 3, 1, 1]])
+    truth = torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 4], [0, 0, 4, 4], [0, 0, 0, 0]])
+    maps = [rows.T.reshape(1, 4, 2, 2).clone() for rows in (predicted, truth)]
+    return maps[0].requires_grad_(), DenseMap(maps[1], torch.tensor(weights).reshape(1, 1, 2, 2))
+
+
+def test_the_loss_of_boxes_is_the_weighted_mean_of_what_their_overlap_lacks():
+    output, target = boxes_in_cells([1.0, 3.0, 2.0, 0.0])
+    # The third is 2 x 4 beside 4 x 4, in a hull of 8 x 4: neither covers 8 of 32.
+    wanted = (1 * 0 + 3 * 0.5 + 2 * (1 + 8 / 32)) / 6
+    assert box_overlap(output, target).item() == pytest.approx(wanted, abs=1e-4)
+    assert box_overlap(output, target, "iou").item() == pytest.approx((3 * 0.5 + 2) / 6, abs=1e-4)
+
+
+def test_cells_without_an_object_teach_no_box():
+    output, target = boxes_in_cells([1.0, 3.0, 2.0, 0.0])
+    box_overlap(output, target).backward()
+    assert (output.grad[0, :, 1, 1] == 0).all()
+    assert (output.grad[0, :, 0, 1] != 0).any()
+
+
+def test_without_objects_the_loss_of_boxes_is_zero_with_a_usable_gradient():
+    output, target = boxes_in_cells([0.0] * 4)
+    logits = torch.randn(1, 1, 2, 2, requires_grad=True)
+    total = box_overlap(output, target) + box_quality(logits, output, target)
+    total.backward()
+    assert total == 0
+    assert (output.grad == 0).all()
+    assert (logits.grad == 0).all()
+
+
+def test_the_quality_of_a_box_is_its_overlap():
+    output, target = boxes_in_cells([1.0, 3.0, 2.0, 0.0])
+    logits = torch.tensor([2.0, 0.0, -1.0, 5.0]).reshape(1, 1, 2, 2).requires_grad_()
+
+    def entropy(logit: float, iou: float) -> float:
+        p = 1 / (1 + math.exp(-logit))
+        return -iou * math.log(p) - (1 - iou) * math.log(1 - p)
+
+    wanted = (entropy(2, 1) + 3 * entropy(0, 0.5) + 2 * entropy(-1, 0)) / 6
+    loss = box_quality(logits, output, target)
+    assert loss.item() == pytest.approx(wanted, abs=1e-4)
+    loss.backward()
+    assert output.grad is None
+    assert logits.grad[0, 0, 0, 1] == pytest.approx(0, abs=1e-6)  # it already says a half
+
+
+def test_the_loss_of_boxes_has_the_gradient_of_its_formula():
+    torch.manual_seed(0)
+    low = torch.rand(1, 2, 3, 3, dtype=torch.float64)
+    truth = torch.cat([low, low + 1 + torch.rand_like(low)], 1)
+    target = DenseMap(truth, torch.rand(1, 1, 3, 3, dtype=torch.float64))
+    output = (truth + 0.3 * torch.rand_like(truth)).requires_grad_()
+    for kind in ("iou", "giou", "diou"):
+        assert torch.autograd.gradcheck(lambda boxes, kind=kind: box_overlap(boxes, target, kind), output)

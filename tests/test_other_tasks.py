@@ -30,9 +30,12 @@ SMALL = [
 ]
 RUNS = {
     "multi_pose": ["task=multi_pose", "data=figures", "resolution=[64,64]"],
+    "multi_pose_iou": ["task=multi_pose_iou", "data=figures", "resolution=[64,64]"],
     "ddd": ["task=ddd", "data=cuboids", "augment=ddd", "resolution=[64,192]"],
     "ddd_dle": ["task=ddd_dle", "data=cuboids", "augment=ddd", "resolution=[64,192]"],
+    "ddd_geo": ["task=ddd_geo", "data=cuboids", "augment=ddd", "resolution=[64,192]"],
 }
+POSE = ("multi_pose", "multi_pose_iou")
 
 
 def read_json(path: Path) -> Any:
@@ -48,7 +51,7 @@ def train(command, task: str, root: Path, *more: str):
 
 
 def root_of(task: str, request: pytest.FixtureRequest) -> Path:
-    return request.getfixturevalue("figures" if task == "multi_pose" else "cuboids")
+    return request.getfixturevalue("figures" if task in POSE else "cuboids")
 
 
 @pytest.mark.parametrize("task", RUNS)
@@ -57,11 +60,11 @@ def test_it_trains_evaluates_draws_and_evaluates_the_same_again(command, task, r
     names = {path.name for path in result.run.iterdir()}
     assert {"best.ckpt", "last.ckpt", "metrics.json", "history.csv", "curves.png", "pictures"} <= names
     metrics = read_json(result.run / "metrics.json")["metrics"]
-    wanted = {"AP", "AP50", "box_AP"} if task == "multi_pose" else {"AP", "AP_3d", "AOS", "car_3d_moderate_R40"}
+    wanted = {"AP", "AP50", "box_AP"} if task in POSE else {"AP", "AP_3d", "AOS", "car_3d_moderate_R40"}
     assert wanted <= set(metrics)
     picture = read_image(result.run / "pictures" / "val_00.png")
     height, width = picture.shape[:2]
-    assert (width > 3 * height) if task == "multi_pose" else (height > width)  # panels side by side, or stacked
+    assert (width > 3 * height) if task in POSE else (height > width)  # panels side by side, or stacked
     best = result.run / "best.ckpt"
     again = command("eval", f"ckpt={best}", "paths.runs=again")
     assert again.code == 0, again.output
@@ -112,11 +115,11 @@ def test_frames_without_labels_are_predicted_and_not_judged(command, cuboids, tm
     assert [path.name for path in sorted(Path("unjudged").rglob("results/data/*.txt"))] == ["000000.txt", "000003.txt"]
 
 
-@pytest.mark.parametrize("task", ["multi_pose", "ddd"])
+@pytest.mark.parametrize("task", [*POSE, "ddd"])
 def test_the_demo_draws_and_lists_what_the_task_finds(command, task, request, monkeypatch):
     root = root_of(task, request)
     result = train(command, task, root)
-    images = root / ("val" if task == "multi_pose" else "training/image_2")
+    images = root / ("val" if task in POSE else "training/image_2")
     best = result.run / "best.ckpt"
     monkeypatch.setattr(
         sys, "argv", ["demo.py", str(best), str(images), "--threshold", "0.05", "--heatmap", "--out", "out"]
@@ -124,13 +127,11 @@ def test_the_demo_draws_and_lists_what_the_task_finds(command, task, request, mo
     runpy.run_path(str(ROOT / "scripts" / "demo.py"), run_name="__main__")
     found = read_json(Path("out/detections.json"))
     first = next(name for name in sorted(found) if found[name])
-    fields = (
-        {"joints", "joint_scores"} if task == "multi_pose" else {"location", "dimensions", "yaw", "corners", "depth"}
-    )
+    fields = {"joints", "joint_scores"} if task in POSE else {"location", "dimensions", "yaw", "corners", "depth"}
     assert fields <= set(found[first][0])
     stem = Path(first).stem
     assert read_image(f"out/{stem}.png").std() > 5
-    maps = ["heatmap", "joint_heatmap"] if task == "multi_pose" else ["heatmap"]
+    maps = ["heatmap", "joint_heatmap"] if task in POSE else ["heatmap"]
     assert all(Path(f"out/{stem}_{name}.png").is_file() for name in maps)
 
 
@@ -288,13 +289,14 @@ def test_in_plain_lightning_a_3d_module_learns_dimensions_and_focal_length_from_
     assert module.description()["module"]["facts"] == data.facts
 
 
-def test_a_pose_training_starts_from_a_box_checkpoint(command, figures):
+@pytest.mark.parametrize(("task", "box_task"), [("multi_pose", "ctdet"), ("multi_pose_iou", "ctdet_iou")])
+def test_a_pose_training_starts_from_a_box_checkpoint(task, box_task, command, figures):
     """The published pose models start from the weights of ctdet."""
-    boxes = command(
-        "train", "task=ctdet", "data=figures", "resolution=[64,64]", *SMALL, f"data.root={figures}", "schedule.epochs=1"
-    )
+    options = [f"task={box_task}", "data=figures", "resolution=[64,64]", *SMALL, f"data.root={figures}"]
+    boxes = command("train", *options, "schedule.epochs=1")
     assert boxes.code == 0, boxes.output
-    result = train(command, "multi_pose", figures, f"pretrained={boxes.run / 'best.ckpt'}")
+    result = train(command, task, figures, f"pretrained={boxes.run / 'best.ckpt'}")
     (line,) = [line for line in result.output.splitlines() if line.startswith("as initialized, because the checkpoint")]
     assert "joint" in line
+    assert not any(f".{name}." in line for name in ("heatmap", "box", "size", "offset"))
     assert "copied" in result.output

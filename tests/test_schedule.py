@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from centernet.models import build_network
 from centernet.schedule import DECAYS, Schedule
 from centernet.structures import InputError
+from tests import tiny
 
 NETWORK = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1, bias=False))
 
@@ -43,6 +45,15 @@ def test_the_cosine_falls_from_one_to_its_minimum_and_stays_there():
     assert values[80] == pytest.approx(0.05)
     assert all(a > b for a, b in itertools.pairwise(values))
     assert schedule.factor(15) == pytest.approx(0.05)
+
+
+def test_a_flat_cosine_is_flat_first():
+    schedule = Schedule(decay="flat_cosine", epochs=20, flat=0.4, min_lr_ratio=0.1, warmup_epochs=1)
+    assert schedule.factor(0.5) < 1
+    assert {schedule.factor(epoch) for epoch in (1, 3, 7.9, 8)} == {1.0}
+    assert schedule.factor(14) == pytest.approx((1 + 0.1) / 2)
+    assert schedule.factor(20) == schedule.factor(30) == pytest.approx(0.1)
+    assert Schedule(decay="flat_cosine", flat=1.0, epochs=5).factor(5) == 1.0
 
 
 def test_a_constant_rate_is_constant():
@@ -95,8 +106,9 @@ def test_a_description_in_an_older_checkpoint_keeps_its_meaning():
     ("options", "message"),
     [
         ({"optimizer": "adamax"}, "schedule.optimizer='adamax' is unknown; choose one of adam, adamw, sgd"),
-        ({"decay": "linear"}, "schedule.decay='linear' is unknown; choose one of step, cosine, constant"),
+        ({"decay": "linear"}, "schedule.decay='linear' is unknown; choose one of step, cosine, flat_cosine, constant"),
         ({"lr": -1.0}, "schedule.lr=-1.0 is not positive"),
+        ({"flat": 1.5}, "schedule.flat=1.5 is not a fraction; use 0 to 1"),
         ({"epochs": 0}, "schedule.epochs=0 is too small; use at least 1"),
         (
             {"learning_rate": 1.0},
@@ -107,3 +119,30 @@ def test_a_description_in_an_older_checkpoint_keeps_its_meaning():
 def test_a_bad_option_is_named_with_what_there_is(options, message):
     with pytest.raises(InputError, match=message):
         Schedule.of(options)
+
+
+def test_stages_of_the_backbone_learn_at_falling_rates():
+    network = build_network(tiny.NETWORK, {})
+    schedule = Schedule(lr=1.0, lr_batch_size=None, backbone_lr_factor=0.5, layer_decay=0.1, weight_decay=0.01)
+    groups = schedule.build_optimizer(network, 8).param_groups
+    rates = {name: group["lr"] for group in groups for name in group["param_names"]}
+    assert rates.keys() == dict(network.named_parameters()).keys()
+    assert {rate for name, rate in rates.items() if not name.startswith("backbone.")} == {1.0}
+    body = "backbone.body."
+    # The last stage at half the rate, each before it at a tenth of the next; a norm at the rate of its convolution.
+    assert rates[f"{body}blocks.4.0.conv_pw.weight"] == pytest.approx(0.5)
+    assert rates[f"{body}blocks.3.0.conv_pw.weight"] == pytest.approx(0.05)
+    assert rates[f"{body}conv_stem.weight"] == rates[f"{body}bn1.weight"] == pytest.approx(0.5e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backbone_lr_factor": 0}, "schedule.backbone_lr_factor=0 is not a fraction"),
+        ({"layer_decay": 1.5}, "schedule.layer_decay=1.5 is not a fraction"),
+        ({"freeze_epochs": -1}, "schedule.freeze_epochs=-1 is negative"),
+    ],
+)
+def test_rates_and_epochs_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        Schedule(**options)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing.dummy
+import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -12,11 +14,14 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+import torch
 
 from centernet.data.images import find_images, read_image
 from centernet.inference import Predictor
 from centernet.module import CtdetModule
+from centernet.tasks import task_names
 from tests import tiny
+from tests.data.test_images import deep
 from tests.places import ROOT
 from tests.test_module import SHAPES, build_data, build_trainer, pytestmark  # noqa: F401  the same warnings are quiet
 
@@ -84,6 +89,14 @@ def test_the_demo_takes_one_image_and_a_threshold(script, checkpoint, shapes, tm
     assert (tmp_path / "runs" / "demo" / f"{image.stem}.png").is_file()
 
 
+def test_the_demo_reads_16_bit_images_once_their_bits_are_known(script, checkpoint, tmp_path):
+    deep(tmp_path / "deep.png", 4095, 48, 64)
+    refused = script("demo.py", checkpoint, "deep.png")
+    assert refused.code == "error: 1 of 1 images failed, see above"
+    assert "values up to 4095; set bit_depth" in refused.output
+    assert script("demo.py", checkpoint, "deep.png", "--bit-depth", "12", "--heatmap").code == 0
+
+
 def test_one_broken_file_does_not_cost_the_others(script, checkpoint, tmp_path):
     from PIL import Image
 
@@ -115,6 +128,17 @@ def test_the_demo_says_that_a_checkpoint_is_missing(script, shapes):
     assert result.code == "error: absent.ckpt: the file does not exist; give a checkpoint"
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory of processes is read from /proc")
+def test_the_startup_benchmark_times_two_starts_and_weighs_its_workers(script):
+    result = script("benchmark.py", "startup", "images=300", "boxes=900")
+    assert result.code == 0, result.output
+    assert "300 images, 900 boxes" in result.output
+    assert re.search(r"first start +\d+\.\d s .*\nsecond start +\d+\.\d s", result.output)
+    weights = re.findall(r"^batch \d+ +(\d+\.\d), +(\d+\.\d) MiB$", result.output, re.MULTILINE)
+    assert len(weights) >= 2
+    assert all(float(weight) > 1 for pair in weights for weight in pair)
+
+
 def test_the_data_benchmark_compares_with_bare_reading(script, shapes):
     options = [f"data.root={shapes}", "data.train_count=24", "data.val_count=8", "resolution=[64,64]"]
     result = script("benchmark.py", "data", "--rounds", "1", *options)
@@ -128,7 +152,7 @@ def test_the_decode_benchmark_times_every_task(script):
     assert result.code == 0, result.output
     _, header, *rows = result.output.splitlines()
     assert header.split() == ["ms", "with", "1", "class", "3", "classes", "80", "classes"]
-    assert [row.split()[0] for row in rows] == ["ctdet", "ctdet_dense", "ddd", "ddd_dle", "multi_pose"]
+    assert [row.split()[0] for row in rows] == task_names()
     assert all(float(taken) > 0 for row in rows for taken in row.split()[1:])
     assert all(len(row.split()) == 4 for row in rows)
 
@@ -140,6 +164,32 @@ def test_the_kitti_benchmark_times_the_evaluation_of_made_up_frames(script):
     assert "compute" in result.output
     assert script("benchmark.py", "kitti", "frames=no").code == (
         "error: 'frames=no' is not an option here; use frames=N or detections=N"
+    )
+
+
+def test_the_gpu_benchmark_makes_its_table_on_a_cpu_too(script, tmp_path, monkeypatch):
+    # In threads instead of processes, and without a compiler, which would take longer than all the rest.
+    contexts = {None: multiprocessing.get_context(), "spawn": multiprocessing.dummy}
+    monkeypatch.setattr("multiprocessing.get_context", lambda method=None: contexts[method])
+    monkeypatch.setattr("torch.nn.Module.compile", lambda self: None)
+    few = ["--device", "cpu", "--networks", "test_efficientnet", "--batch", "2", "--rounds", "1", "--resolution", "32"]
+    with torch.backends.cudnn.flags(enabled=True):  # restores what a measurement sets
+        result = script("benchmark.py", "gpu", *few, "--json", tmp_path / "cpu.json")
+    assert result.code == 0, result.output
+    rows = json.loads((tmp_path / "cpu.json").read_text())["rows"]
+    assert [(row["work"], row["setting"].removeprefix("+ ")) for row in rows] == [
+        *(("train", setting) for setting in ("float32", "channels_last", "bf16", "fused", "compiled")),
+        *(("detect", setting) for setting in ("float32", "channels_last", "fused", "bf16", "compiled")),
+    ]
+    assert all(row["ms"] > 0 and row["batch"] == 2 for row in rows)
+    assert len(result.output.splitlines()) == len(rows) + 2
+
+
+def test_the_gpu_benchmark_without_a_gpu_tells_how_to_use_the_cpu(script, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    result = script("benchmark.py", "gpu")
+    assert result.code == (
+        "error: gpu: no CUDA device is available; use --device cpu, with a small --resolution and --batch"
     )
 
 

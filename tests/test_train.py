@@ -10,7 +10,6 @@ import json
 import os
 import shlex
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -19,14 +18,15 @@ from typing import Any
 
 import pytest
 import torch
-import wandb
 import yaml
+from huggingface_hub import constants
 
-from centernet import app
 from centernet.data.images import read_image
+from centernet.folders import STAMP
 from tests import tiny
 from tests.commands import Result
 from tests.places import ROOT
+from tests.wandb_runs import read_runs
 
 DATA = ["data.train_count=20", "data.val_count=5", "data.num_workers=0", "resolution=[64,64]"]
 SHORT = [*DATA, *tiny.NETWORK_OVERRIDES, "callbacks.pictures.count=2"]
@@ -45,7 +45,7 @@ LEARNING = [
 
 def environment() -> dict[str, str]:
     """For a command of its own: nothing of the tests' process, one thread, no network."""
-    kept = {name: value for name, value in os.environ.items() if name not in (app.RUN_STAMP, "PL_GLOBAL_SEED")}
+    kept = {name: value for name, value in os.environ.items() if name not in (STAMP, "PL_GLOBAL_SEED")}
     return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 
 
@@ -105,14 +105,14 @@ def test_training_ends_well_and_leaves_everything_in_the_run_folder(journey):
     assert all(read_image(path).shape[0] >= 200 for path in pictures)
     rows = rows_of(journey.run / "history.csv")
     assert [int(float(row["epoch"])) for row in rows] == list(range(1, 21))
-    for name in ("train/loss/heatmap", "val/loss/size", "val/AP50", "lr", "images_per_second"):
+    for name in ("train/loss/heatmap", "val/loss/box", "val/AP50", "lr", "images_per_second"):
         assert name in rows[0]
 
 
 @pytest.mark.slow
 def test_a_dozen_images_are_learned_by_heart(journey):
     losses = [float(row["train/loss"]) for row in rows_of(journey.run / "history.csv")]
-    assert losses[-1] < losses[0] / 3
+    assert losses[-1] < losses[0] / 2  # not less: the cross-entropy of a predicted overlap does not approach 0
     metrics = read_json(journey.run / "metrics.json")
     assert metrics["metrics"]["AP50"] > 0.3
     assert metrics["images"] == 12
@@ -225,44 +225,149 @@ def test_one_epoch_and_another_after_a_resume_equal_two(command):
     histories = [rows_of(path / "history.csv") for path in (runs[0], runs[2])]
     assert [row["train/loss"] for row in histories[0]] == [row["train/loss"] for row in histories[1]]
     assert len(histories[1]) == 2
-    refused = command(
+    # What does not concern the weights may change: the data's format, how many objects are found.
+    found_less = command(
         "train",
-        *SHORT,
+        *(word for word in SHORT if not word.startswith(("data.train_count", "data.val_count"))),
         "data=coco",
         f"data.root={straight.folder}/data/shapes",
+        "pretrained=false",
         "task.heatmap.max_detections=50",
+        "schedule.epochs=2",
+        "evaluate=false",
         f"ckpt={last}",
     )
-    assert "Traceback" not in refused.output
+    assert found_less.code == 0, found_less.output
+    assert "epoch   2/2" in found_less.output
+
+
+def test_a_network_learns_from_a_teacher_and_its_run_goes_on_by_the_same_command(command):
+    large = [*SHORT, "backbone.head_channels=32", "schedule.epochs=1", "evaluate=false"]
+    teacher = command("train", *large)
+    assert teacher.code == 0, teacher.output
+    words = [*SHORT, "schedule.epochs=2", f"teacher={teacher.run / 'last.ckpt'}"]
+    first = command("train", *words, "trainer.max_epochs=1", "evaluate=false", "ckpt=auto")
+    assert first.code == 0, first.output
+    rest = command("train", *words, "trainer.max_epochs=2", f"ckpt={first.run}")
+    assert rest.code == 0, rest.output
+    rows = rows_of(first.run / "history.csv")
+    assert len(rows) == 2
+    assert all(float(row["train/loss/teacher"]) > 0 for row in rows)
+    # The teacher is not needed any more.
+    (teacher.run / "last.ckpt").unlink()
+    evaluated = command("eval", f"ckpt={first.run / 'best.ckpt'}")
+    assert evaluated.code == 0, evaluated.output
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_a_usable_checkpoint_and_says_how_to_go_on(command, tmp_path):
-    process = start(tmp_path, "train.py", *SHORT, "schedule.epochs=200")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on_to_the_same_end(command, tmp_path, number):
+    words = [*SHORT, "schedule.epochs=30", "evaluate=false", "data.batch_size=4"]
+    process = start(tmp_path, "train.py", *words, "paths.run=stopped")
     output = ""
     assert process.stdout is not None
     for line in process.stdout:
         output += line
-        if line.startswith("epoch   2/200"):
-            process.send_signal(signal.SIGINT)
+        if line.startswith("epoch   2/30"):
+            process.send_signal(number)
             break
     rest, _ = process.communicate(timeout=300)
     output += rest
-    assert process.returncode not in (0, None), output
+    assert process.returncode == 128 + number, output
     assert "Traceback" not in output
-    (folder,) = (tmp_path / "runs" / "train").iterdir()
-    last = folder / "last.ckpt"
-    assert torch.load(last, weights_only=True)["global_step"] >= 4
-    assert f"interrupted; checkpoint {last}" in output
+    last = tmp_path / "stopped" / "last.ckpt"
+    step = torch.load(last, weights_only=True)["global_step"]
+    assert f"interrupted; checkpoint {last} saved after step {step}" in output
     (line,) = [line for line in output.splitlines() if line.startswith("resume with: ")]
-    words = shlex.split(line.removeprefix("resume with: python train.py "))
-    assert words[-1] == f"ckpt={last}"
-    assert words[:-1] == [*SHORT, "schedule.epochs=200"]
-    # The printed command works.
-    went_on = command("train", *words, "trainer.max_epochs=4", "evaluate=false")
+    given = shlex.split(line.removeprefix("resume with: python train.py "))
+    assert given == [*words, "paths.run=stopped", f"ckpt={last}"]
+    # The printed command works, and ends where a run ends that nobody stops.
+    went_on = command("train", *given)
     assert went_on.code == 0, went_on.output
-    assert "epoch   4/4" in went_on.output
-    assert "epoch   1/4" not in went_on.output
+    assert "epoch  30/30" in went_on.output
+    assert "epoch   1/30" not in went_on.output
+    straight = command("train", *words, "paths.run=straight")
+    assert straight.code == 0, straight.output
+    wanted, found = (weights(tmp_path / name / "last.ckpt") for name in ("straight", "stopped"))
+    assert all(torch.equal(value, found[name]) for name, value in wanted.items())
+    wanted_rows, found_rows = (rows_of(tmp_path / name / "history.csv") for name in ("straight", "stopped"))
+    assert [row["train/loss"] for row in wanted_rows] == [row["train/loss"] for row in found_rows]
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_final_evaluation_leaves_the_last_checkpoint_as_it_is(tmp_path):
+    process = start(tmp_path, "train.py", *SHORT, "schedule.epochs=2", "data.val_count=200", "paths.run=here")
+    output = ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        output += line
+        if line.startswith("training took"):
+            before = (tmp_path / "here" / "last.ckpt").read_bytes()
+            process.send_signal(signal.SIGINT)
+            break
+    rest, _ = process.communicate(timeout=300)
+    assert process.returncode == 130, output + rest
+    assert "interrupted" in rest
+    assert "Traceback" not in output + rest
+    assert (tmp_path / "here" / "last.ckpt").read_bytes() == before
+
+
+def test_a_run_continues_in_its_own_folder_by_the_same_command_or_by_its_folder(command):
+    words = [*SHORT, "evaluate=false", "schedule.epochs=3"]
+    first = command("train", *words, "trainer.max_epochs=1", "ckpt=auto")
+    assert "no run to continue; starting a new one" in first.output
+    # Another command is another run.
+    other = command("train", *words, "trainer.max_epochs=2", "ckpt=auto")
+    assert other.run != first.run
+    again = command("train", *words, "trainer.max_epochs=1", "schedule.epochs=3", "ckpt=auto")
+    assert again.run.name == "run-3"  # a word more
+    by_folder = command("train", *words, "trainer.max_epochs=2", f"ckpt={first.run}")
+    assert by_folder.run == first.run
+    assert f"continuing from {first.run / 'last.ckpt'}" in by_folder.output
+    same = command("train", *words, "trainer.max_epochs=2", "ckpt=auto")
+    assert same.run == first.run  # the newest of the two with these words
+    assert [row["epoch"] for row in rows_of(first.run / "history.csv")] == ["1", "2"]
+    damaged = first.run / "last.ckpt"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    repaired = command("train", *words, "trainer.max_epochs=2", "ckpt=auto")
+    assert repaired.code == 0, repaired.output
+    assert "taking the one before" in repaired.output
+    assert f"continuing from {first.run / 'previous.ckpt'}" in repaired.output
+    refused = command("train", *words, "ckpt=data")
+    assert refused.code == 2
+    assert "error: ckpt=data holds no whole checkpoint; give a run folder or a checkpoint file" in refused.output
+
+
+def test_a_finished_run_that_is_continued_is_evaluated_by_its_best_weights_again(command):
+    words = [*SHORT, "schedule.epochs=2", "callbacks.average.decay=0.5", "schedule.lr=0.01", "ckpt=auto"]
+    first = command("train", *words)
+    found = read_json(first.run / "detections.json")
+    again = command("train", *words)
+    assert again.run == first.run
+    assert len(found) > 100
+    assert read_json(again.run / "detections.json") == found
+
+
+def test_a_training_without_validation_ends_well(command):
+    trained = command("train", *SHORT, "schedule.epochs=1", "trainer.limit_val_batches=0")
+    assert trained.code == 0, trained.output
+    assert "nothing was validated (trainer.limit_val_batches=0), so there is nothing to evaluate" in trained.output
+    assert (trained.run / "last.ckpt").is_file()
+
+
+def test_a_learning_rate_is_found_before_training_where_that_is_wanted(command):
+    trained = command("train", *SHORT, "schedule.epochs=1", "evaluate=false", "tune.lr=true", "data.batch_size=2")
+    assert trained.code == 0, trained.output
+    (line,) = [line for line in trained.output.splitlines() if line.startswith("learning rate: ")]
+    found = float(line.split()[2])
+    schedule = torch.load(trained.run / "last.ckpt", weights_only=True)["centernet"]["module"]["schedule"]
+    assert schedule["lr"] == pytest.approx(found, rel=0.05)
+    assert schedule["lr_batch_size"] is None
+    assert line.endswith(f"(schedule.lr={found:.2g} schedule.lr_batch_size=null)")
+    assert [row["epoch"] for row in rows_of(trained.run / "history.csv")] == ["1"]
+    refused = command("train", *SHORT, "tune.batch_size=true")
+    assert refused.code == 2
+    assert "error: tune.batch_size=true needs a GPU, whose memory it fills; set data.batch_size=N" in refused.output
 
 
 # Several at once.
@@ -294,6 +399,7 @@ def test_two_processes_share_the_images_one_folder_and_one_log(command, tmp_path
     assert single["metrics"] == pytest.approx(metrics["metrics"], abs=1e-6, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_a_sweep_has_a_folder_per_run_and_a_table(command):
     swept = command("train", "-m", *SHORT, "schedule.epochs=1", "task.heatmap.max_detections=10,20", "logger=none")
     assert swept.code == 0, swept.output
@@ -302,7 +408,7 @@ def test_a_sweep_has_a_folder_per_run_and_a_table(command):
     rows = rows_of(folder / "sweep.csv")
     assert [row["run"] for row in rows] == ["0", "1"]
     for n, row in enumerate(rows):
-        assert f"task.heatmap.max_detections={10 * (n + 1)}" in row["overrides"]
+        assert row["task.heatmap.max_detections"] == str(10 * (n + 1))
         assert float(row["AP"]) == pytest.approx(read_json(folder / str(n) / "metrics.json")["metrics"]["AP"])
         assert (folder / str(n) / "run.log").is_file()
         assert (folder / str(n) / "best.ckpt").is_file()
@@ -310,30 +416,6 @@ def test_a_sweep_has_a_folder_per_run_and_a_table(command):
 
 
 # Loggers and help.
-
-
-def wandb_config(path: Path) -> dict[str, Any]:
-    """The configuration in the file of an offline run of Weights & Biases.
-
-    Records lie in it as in LevelDB's log: behind seven bytes, in blocks of 32 KiB, in pieces (whole, first, middle,
-    last) that have a checksum, a length and a kind before them.
-    """
-    from wandb.proto import wandb_internal_pb2
-
-    data, at, record, config = path.read_bytes(), 7, b"", {}
-    while at + 7 <= len(data):
-        if (left := 2**15 - at % 2**15) < 7:
-            at += left
-            continue
-        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
-        record += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):
-            read = wandb_internal_pb2.Record.FromString(record)
-            items = [*read.run.config.update, *read.config.update]
-            config |= {item.key: json.loads(item.value_json) for item in items if item.key}
-            record = b""
-    return config
 
 
 @pytest.mark.parametrize("logger", ["csv", "tensorboard", "wandb"])
@@ -347,11 +429,10 @@ def test_every_logger_writes_into_the_run_folder_and_knows_the_whole_configurati
         "wandb": ("wandb/offline-run-*/*.wandb", "wandb/offline-run-*/*.wandb"),
     }[logger]
     assert len(list(logged.run.glob(curves))) == 1
-    wandb.teardown()  # as the end of a process does: now its file is complete
     (path,) = logged.run.glob(hparams)
-    config = wandb_config(path) if logger == "wandb" else yaml.safe_load(path.read_text())
+    config = read_runs(logged.run)[0].config if logger == "wandb" else yaml.safe_load(path.read_text())
     assert config["schedule"]["lr"] == 0.0123
-    assert config["task"]["name"] == "ctdet"
+    assert config["task"]["name"] == "ctdet_iou"
     assert config["data"]["_target_"].endswith("ShapesDataModule")
     assert config["data"]["train_count"] == 20
     # Resolved, and the same that the checkpoint carries.
@@ -457,17 +538,17 @@ def damage(pets: Path, how: str) -> None:
         (["backbone=vit_tiny_patch16_224"], "", "vit_tiny_patch16_224"),
         (["backbone.neck={name: deconf}"], "", "unknown neck 'deconf'; choose one of "),
         (
-            ["task.heatmap.radius=round"],
+            ["task=ctdet", "task.heatmap.radius=round"],
             "",
             "radius='round' is unknown; choose one of centernet, cornernet, proportional",
         ),
         (["schedule.optimizer=lion"], "", "schedule.optimizer='lion' is unknown; choose one of adam, adamw, sgd"),
-        (["augment.warp=zoom"], "", "augment.warp='zoom' is unknown; choose one of crop, jitter"),
-        (["+augment.flipp=1"], "", "augment.flipp is unknown; RandomCropWarp has the options scales, border, flip"),
+        (["augment.warp=pan"], "", "augment.warp='pan' is unknown; choose one of crop, jitter"),
+        (["+augment.flipp=1"], "", "augment.flipp is unknown; ZoomWarp has the options scale, aspect, flip, rotation"),
         (
-            ["+augment.color.hue=1"],
+            ["+augment.color.tint=1"],
             "",
-            "augment.color.hue is unknown; ColorJitter has the options brightness, contrast, ",
+            "augment.color.tint is unknown; ColorJitter has the options brightness, contrast, ",
         ),
         (["+data.speed=1"], "", "data: got an unexpected keyword argument 'speed'; run python train.py --help data"),
         (["data.batch_size=0"], "", "data.batch_size=0 is too small; use at least 1"),
@@ -483,6 +564,7 @@ def damage(pets: Path, how: str) -> None:
             "",
             "pretrained=absent.pth is not an existing file; give a weight file, true or false",
         ),
+        (["teacher=absent.ckpt"], "", "absent.ckpt: the file does not exist; give a checkpoint"),
         (["ckpt=absent.ckpt"], "", "absent.ckpt: the file does not exist; give a checkpoint"),
         (["ckpt=pets/train/1.png"], "", "pets/train/1.png: the file is not a PyTorch checkpoint"),
     ],
@@ -509,13 +591,14 @@ def test_unreadable_images_are_skipped_and_counted_where_that_is_wanted(command,
     assert "skipped 1 unreadable images so far" in result.output
 
 
-def test_weights_from_the_hub_are_refused_in_one_sentence_when_there_is_no_hub(command, pets):
+def test_weights_from_the_hub_are_refused_in_one_sentence_when_there_is_no_hub(command, pets, monkeypatch):
     started = time.perf_counter()
-    # Offline as all tests are; a hub that cannot be reached is tried for five seconds.
+    # As HF_HUB_OFFLINE and HF_HUB_CACHE would set them: no hub, and nothing of it in an empty folder.
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(pets.parent / "cache"))
     overrides = [o for o in OWN if "pretrained" not in o and not o.startswith("backbone")]
     result = command("train", *overrides, "pretrained=true", "backbone=resnet34")
-    if result.code == 0 or "unknown" in result.output:
-        pytest.skip("the weights are in this machine's cache")
+    assert result.code != 0
     assert "error: pretrained weights of 'resnet34' cannot be downloaded from huggingface.co" in result.output
     assert "set pretrained=false for random weights, or pretrained=FILE for a local file" in result.output
     assert "Traceback" not in result.output

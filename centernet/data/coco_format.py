@@ -1,32 +1,91 @@
-"""The syntax of COCO's json: its lists, classes and joints, checked entry by entry.
+"""COCO's json: its lists, classes and joints, checked entry by entry, and its annotations as flat arrays.
 
 Format of cocodataset.org (instances and keypoints).
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from centernet.data.cache import Content, read_once
+from centernet.data.masks import Masks, rings_in
 from centernet.errors import InputError
+from centernet.fields import FIELDS
 from centernet.joints import COCO_JOINTS, JointSet
 
+VERSION = 1  # of what is read; raise it when the same json is read differently
 
-def load_json(path: Path) -> dict[str, Any]:
-    """The content of an annotation file, with its three lists. Raises ``InputError`` for anything else."""
+
+def read_annotations(
+    source: Path, class_names: Sequence[str] | None, joints: Mapping[str, Any] | None, masks: bool
+) -> Content:
+    """A json as plain data (``class_names``, ``category_ids``, ``image_ids``, ``files``, ``joints``, ``joint_places``,
+    ``notes``) and arrays (``images``: sizes and offsets; ``fields``, sorted by image; ``masks``).
+
+    Arguments: see ``CocoDataset``. A large json is parsed once (``centernet.data.cache``). Raises ``InputError``,
+    naming the entry, for anything wrong with it.
+    """
+    data = _read_bytes(source)
+
+    def read() -> Content:
+        with _without_garbage_collection():
+            return _Reader(source, joints).read(load_json(data, source, masks), class_names, masks)
+
+    keys = {name: field.annotation for name, field in FIELDS.items() if field.annotation}
     try:
-        content = json.loads(path.read_bytes())
+        return read_once(source, data, [VERSION, class_names, joints, masks, keys], read)
+    except InputError:
+        raise
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{source} is not in COCO format ({error}); see cocodataset.org for the format") from error
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Millions of new lists and no cycles: looking for garbage takes longer than reading."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"annotations {path} do not exist; check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}); check that the download is complete") from None
     except OSError as error:
         raise InputError(
             f"annotations {path} cannot be read ({error.strerror}); check the file and its permissions"
         ) from None
+
+
+def load_json(data: bytes, path: Path, masks: bool = True) -> dict[str, Any]:
+    """The content of the annotation file ``path``, with its three lists. Raises ``InputError`` for anything else.
+
+    Polygons, most of the file, become arrays on the way (without ``masks``: nothing), an eighth of their lists' size.
+    """
+
+    def shorten(entry: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(entry.get("segmentation"), list):
+            entry["segmentation"] = rings_in(entry["segmentation"]) if masks else None
+        return entry
+
+    try:
+        content = json.loads(data, object_hook=shorten)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}); check that the download is complete") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a list, not COCO annotations; give an annotation file, not a result file")
     for key in ("images", "annotations", "categories"):
@@ -38,6 +97,164 @@ def load_json(path: Path) -> dict[str, Any]:
     return content
 
 
+class _Reader:
+    """Reads one json; ``notes`` are about what was dropped."""
+
+    def __init__(self, source: Path, joints: Mapping[str, Any] | None) -> None:
+        self.source, self.given_joints = source, joints
+        self.notes: list[str] = []
+
+    def read(self, content: Mapping[str, Any], class_names: Sequence[str] | None, masks: bool) -> Content:
+        joints, places = read_joint_set(content, self.source, self.given_joints)
+        if joints is not None and len(joints.names) > 1 and not joints.flip_pairs:
+            self.notes.append(
+                f"none of the {len(joints.names)} joints has a left-right pair, so flipped images keep their names; "
+                "set data.joints={flip_pairs: [[NAME, NAME], ...]} to pair them"
+            )
+        names, category_ids = read_classes(content, self.source, class_names)
+        image_ids = [field_of(entry, "id", "image", self.source) for entry in content["images"]]
+        position = {image_id: n for n, image_id in enumerate(image_ids)}
+        if len(position) < len(image_ids):
+            twice = next(i for n, i in enumerate(image_ids) if position[i] != n)
+            raise InputError(f"{self.source}: image id {twice!r} appears twice; give every image a unique id")
+        sizes = np.array([size_of(entry) for entry in content["images"]])
+        label_of = {category: label for label, category in enumerate(category_ids)}
+        annotations = content["annotations"]
+        images = self._look_up("image", position, annotations)
+        labels = self._look_up("category", label_of, annotations)
+        boxes = self._read_boxes(annotations)
+        kept = self._kept(boxes, sizes[images])
+        rows = [annotations[n] for n in kept]
+        boxes, images = boxes[kept], images[kept]
+        areas = np.array([float(row.get("area") or 0) for row in rows])
+        fields = {
+            "boxes": np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1),
+            "labels": labels[kept],
+            "crowd": np.array([bool(row.get("iscrowd", 0)) for row in rows], bool),
+            "area": np.where(areas == 0, boxes[:, 2] * boxes[:, 3], areas),
+        }
+        fields |= self._read_numbers(rows, fields["crowd"])
+        if joints is not None:
+            fields["joints"] = self._read_joints(rows, len(joints.names), places)
+        # Sorted last: reading in the order of the file is several times as fast as jumping through it.
+        order = images.argsort(kind="stable")
+        fields = {name: value[order] for name, value in fields.items()}
+        counts = np.bincount(images, minlength=len(sizes))
+        arrays = {"images": {"sizes": sizes, "offsets": np.concatenate([[0], np.cumsum(counts)])}, "fields": fields}
+        if masks:
+            outlines = [row.get("segmentation") for row in rows]
+            arrays["masks"] = vars(Masks.of([outlines[n] for n in order], sizes[images[order]]))
+        plain = {
+            "class_names": names,
+            "category_ids": category_ids,
+            "image_ids": image_ids,
+            "files": [str(field_of(entry, "file_name", "image", self.source)) for entry in content["images"]],
+            "joints": None if joints is None else joints.plain(),
+            "joint_places": list(places.items()),
+            "notes": self.notes,
+        }
+        return plain, arrays
+
+    def _where(self, annotation: Mapping[str, Any]) -> str:
+        return f"{self.source}: annotation {annotation.get('id', '(without id)')}"
+
+    def _look_up(self, kind: str, place: Mapping[Any, int], annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """The place of each annotation's image or category (``kind``)."""
+        key = f"{kind}_id"
+        try:
+            found = [place.get(row[key], -1) for row in annotations]
+        except KeyError:
+            found = [place.get(field_of(row, key, "annotation", self.source), -1) for row in annotations]
+        if -1 in found:
+            row = annotations[found.index(-1)]
+            lists = {"image": "images", "category": "categories"}
+            raise InputError(
+                f"{self._where(row)} refers to {kind} {row[key]!r}, which is not in the json's {lists[kind]}; add the "
+                f"{kind} or remove the annotation"
+            )
+        return np.array(found, np.int64)
+
+    def _read_boxes(self, annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Boxes ``[M, 4]`` (x, y, width, height) of all annotations."""
+        try:
+            boxes = np.array([row["bbox"] for row in annotations], np.float64)
+        except (KeyError, TypeError, ValueError):  # one by one: the error names the annotation
+            boxes = np.empty(0)
+        if boxes.shape != (len(annotations), 4):
+            boxes = np.array([self._read_box(row) for row in annotations], np.float64)
+        return boxes.reshape(-1, 4)
+
+    def _read_box(self, annotation: Mapping[str, Any]) -> tuple[float, ...]:
+        try:
+            x, y, width, height = annotation["bbox"]
+            return float(x), float(y), float(width), float(height)
+        except (KeyError, TypeError, ValueError):
+            raise InputError(
+                f"{self._where(annotation)} has bbox {annotation.get('bbox')!r}; COCO requires [x, y, width, height]"
+            ) from None
+
+    def _kept(self, boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Positions of the boxes ``[M, 4]`` (corner and size) that show something of their images ``[M, 2]``."""
+        start, end, limit = boxes[:, :2], boxes[:, :2] + boxes[:, 2:], sizes[:, ::-1]
+        is_solid = (boxes[:, 2:] > 0).all(1) & np.isfinite(boxes).all(1)
+        is_known = limit.all(1)
+        is_outside = is_solid & is_known & ((start >= limit) | (end <= 0)).any(1)
+        kept = is_solid & ~is_outside
+        if not kept.all():
+            self.notes.append(
+                f"dropped {(~is_solid).sum()} boxes without area and {is_outside.sum()} boxes outside their image"
+            )
+        beyond = (kept & is_known & (end > limit + 1).any(1)).sum()
+        if beyond > 0.3 * max(kept.sum(), 1):
+            self.notes.append(
+                f"{beyond} of {kept.sum()} boxes extend beyond their image; COCO's bbox is [x, y, width, height], "
+                "these look like [x1, y1, x2, y2]"
+            )
+        return np.flatnonzero(kept)
+
+    def _read_numbers(self, annotations: Sequence[Mapping[str, Any]], crowd: np.ndarray) -> dict[str, np.ndarray]:
+        """Fields that annotations hold as plain numbers; all must have them, apart from crowds."""
+        found = {}
+        for name, field in FIELDS.items():
+            if field.annotation is None:
+                continue
+            there = np.array([field.annotation in row for row in annotations], bool)[~crowd]
+            if there.any() and not there.all():
+                self.notes.append(
+                    f"{(~there).sum()} of {len(there)} annotations have no {field.annotation!r}, so that {name} is not "
+                    "read"
+                )
+            elif there.any():
+                found[name] = np.array([float(row.get(field.annotation, 0)) for row in annotations])
+        return found
+
+    def _read_joints(
+        self, annotations: Sequence[Mapping[str, Any]], count: int, places: Mapping[Any, Sequence[int]]
+    ) -> np.ndarray:
+        """Joints ``[M, J, 3]`` (x, y, visibility); zeros where an annotation has none, -1 what its class lacks."""
+        joints = np.zeros((len(annotations), count, 3), np.float32)
+        joints[:, :, 2] = -1
+        for row, of_row in zip(annotations, joints, strict=True):
+            own = places.get(row["category_id"], [])
+            of_row[own, 2] = 0
+            given = row.get("keypoints")
+            if not given:
+                continue
+            if len(given) != 3 * len(own):
+                raise InputError(
+                    f"{self._where(row)} has {len(given)} numbers in keypoints, but its category has {len(own)} "
+                    "joints; COCO requires x, y, visibility for each"
+                )
+            values = np.asarray(given, np.float32).reshape(-1, 3)
+            if not np.isfinite(values).all():
+                raise InputError(
+                    f"{self._where(row)} has keypoints that are not finite: {given}; replace them with numbers"
+                )
+            # Unlabeled joints have no position, whatever the file holds.
+            of_row[own] = np.where(values[:, 2:] > 0, values, 0)
+        return joints
+
+
 def field_of(entry: Mapping[str, Any], key: str, kind: str, source: Path) -> Any:
     """A required value of an image, annotation or category (``kind``) of ``source``."""
     if key not in entry:
@@ -47,7 +264,12 @@ def field_of(entry: Mapping[str, Any], key: str, kind: str, source: Path) -> Any
 
 def read_classes(content: Mapping[str, Any], source: Path, wanted: Sequence[str] | None) -> tuple[list[str], list[int]]:
     """Class names and category ids by label: by rising id, or in the order of ``wanted``."""
-    by_id = {field_of(c, "id", "category", source): str(c.get("name", c["id"])) for c in content["categories"]}
+    named = [(field_of(c, "id", "category", source), str(c.get("name", c["id"]))) for c in content["categories"]]
+    by_id = dict(named)
+    if len(by_id) < len(named):
+        twice = next(category for n, (category, _) in enumerate(named) if category in dict(named[:n]))
+        alike = " and ".join(repr(name) for category, name in named if category == twice)
+        raise InputError(f"{source}: categories {alike} have the same id {twice!r}; give every class its own id")
     ids = sorted(by_id)
     names = [by_id[category] for category in ids]
     if len(set(names)) < len(names):
@@ -138,3 +360,9 @@ def require_images(names: Sequence[str], folder: Path, source: Path) -> None:
             f"{len(missing)} of {len(names)} images of {source} are not in {folder} (first: {missing[0]}); "
             "check the images folder"
         )
+
+
+def size_of(image: Mapping[str, Any]) -> tuple[int, int]:
+    """(height, width) of an image's entry; zeros unless it has both."""
+    height, width = int(image.get("height") or 0), int(image.get("width") or 0)
+    return (height, width) if height and width else (0, 0)

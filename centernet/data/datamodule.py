@@ -5,8 +5,10 @@ No targets here: images stay uint8 and objects stay boxes until they are on the 
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +20,10 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from centernet.data.images import read_image
+from centernet.data.combine import Shares, combine, draw_plan
+from centernet.data.images import read_image, require_bit_depth, require_sizes
 from centernet.data.masks import Masks
-from centernet.data.mosaic import draw_cut, make_mosaics
+from centernet.data.pixels import PLACES, PixelCache, pixel_cache
 from centernet.data.transforms import (
     eval_pipeline,
     seed_pipeline,
@@ -40,20 +43,22 @@ class Draw(NamedTuple):
 
     index: int
     entropy: tuple[int, ...]
+    is_clean: bool = False  # not combined with others
 
 
 class ImageDataset(Dataset):
     """Image files and the objects in them; subclasses read a format.
 
     ``files[n]`` belongs to ``image_ids[n]`` and to rows ``offsets[n]:offsets[n + 1]`` of every array in ``fields``
-    (boxes in image pixels). ``pipeline`` comes from ``centernet.data.transforms``. ``on_bad_image``: ``error``, or
-    ``skip`` to take the next image instead and count (``skipped``).
+    (boxes in image pixels). ``sizes`` (height, width) ``[N, 2]`` that the annotations are for; images of another size
+    are bad ones; 0 where unknown. ``pipeline`` comes from ``centernet.data.transforms``. ``on_bad_image``: ``error``,
+    or ``skip`` to take the next image instead and count (``skipped``). ``bit_depth``: see ``read_image``.
 
     ``image_fields``: one row per image, passed along with the sample (``centernet.fields``). ``facts``: metadata of the
     data set as plain data, for the task: joint names, mean dimensions, ...
 
     In training, ``visible_boxes`` reduces objects to their visible part (using ``masks`` if a subclass sets them), and
-    ``mosaic`` is the fraction of samples that become mosaics.
+    ``shares`` says how many samples are combined with others (``centernet.data.combine``).
     """
 
     class_names: list[str]
@@ -61,11 +66,13 @@ class ImageDataset(Dataset):
     results: str = "results"
     masks: Masks | None = None
     visible_boxes: bool = False
-    mosaic: float = 0.0
+    shares: Shares = Shares()
+    bit_depth: int | None = None
+    pixels: PixelCache | None = None
 
     def __init__(
         self,
-        files: Sequence[Path],
+        files: Sequence[str | Path],
         image_ids: Sequence[int],
         fields: Mapping[str, np.ndarray],
         offsets: np.ndarray,
@@ -74,11 +81,15 @@ class ImageDataset(Dataset):
         on_bad_image: str = "error",
         seed: int = 0,
         image_fields: Mapping[str, np.ndarray] | None = None,
+        sizes: np.ndarray | None = None,
     ) -> None:
         if on_bad_image not in ("error", "skip"):
             raise InputError(f"data.on_bad_image={on_bad_image!r} is unknown; choose error or skip")
         # One array of fixed-width strings instead of a list of objects: workers then share its memory.
         self.files = np.array([str(file) for file in files])
+        self.sizes = np.zeros((len(files), 2), np.int64) if sizes is None else np.asarray(sizes, np.int64)
+        if on_bad_image == "error":
+            require_sizes(self.files, self.sizes)
         self.ids = torch.tensor(list(image_ids), dtype=torch.int64)
         self.fields = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in fields.items()}
         self.offsets = torch.from_numpy(np.asarray(offsets, np.int64))
@@ -113,16 +124,20 @@ class ImageDataset(Dataset):
         return {name: value[rows] for name, value in self.fields.items()}  # type: ignore[return-value]
 
     def __getitem__(self, draw: int | Draw) -> Sample:
-        index, entropy = draw if isinstance(draw, Draw) else (int(draw), (self.seed, int(torch.randint(2**31, ()))))
+        if not isinstance(draw, Draw):
+            draw = Draw(int(draw), (self.seed, int(torch.randint(2**31, ()))))
+        index, entropy, is_clean = draw
         index, image = self._read(index)
         if self.train:
             seed_pipeline(self.pipeline, *entropy, index)
         pixels, input_from_image = warp_image(self.pipeline, image)
+        size, first = tuple(pixels.shape[1:]), int(self.offsets[index])
         truth = self.objects(index)
         objects = self.warp(truth, input_from_image, image.shape[:2])
+        rows = torch.arange(first, first + len(truth["labels"]))  # of the objects among the masks
         if self.train and self.visible_boxes:
-            size = tuple(pixels.shape[1:])
-            objects = trim_objects(objects, input_from_image.numpy(), size, self.masks, int(self.offsets[index]))
+            objects = trim_objects({**objects, "row": rows}, input_from_image.numpy(), size, self.masks, first)
+            rows = objects.pop("row")
         sample: Sample = {
             "image": pixels,
             "input_from_image": input_from_image,
@@ -132,8 +147,9 @@ class ImageDataset(Dataset):
             "truth": {name: value[:0] for name, value in truth.items()} if self.train else truth,
             **{name: rows[index] for name, rows in self.image_fields.items()},
         }
-        if self.train and self.mosaic:
-            sample["mosaic"] = draw_cut(self.mosaic, tuple(pixels.shape[1:]), *entropy, index)
+        if self.train and any(self.shares):
+            plan = draw_plan(Shares() if is_clean else self.shares, size, *entropy, index)
+            sample["plan"] = plan._replace(masks=self.masks, rows=rows)
         return sample
 
     def write_results(self, folder: Path, detections: Mapping[int, Objects]) -> None:
@@ -144,11 +160,21 @@ class ImageDataset(Dataset):
         """Objects of an image of this size, from image to input space."""
         return move(truth, input_from_image, self.partners)
 
+    def read(self, index: int) -> np.ndarray:
+        """The pixels of one image, RGB uint8 ``[H, W, 3]``, of the size that its annotations are for."""
+        if self.pixels is not None and (kept := self.pixels.get(index)) is not None:
+            return kept
+        size = tuple(self.sizes[index].tolist())
+        image = read_image(self.files[index], size if all(size) else None, self.bit_depth)
+        if self.pixels is not None:
+            self.pixels.put(index, image)
+        return image
+
     def _read(self, index: int) -> tuple[int, np.ndarray]:
         for step in range(len(self)):
             at = (index + step) % len(self)
             try:
-                return at, read_image(self.files[at])
+                return at, self.read(at)
             except InputError:
                 if self.on_bad_image == "error":
                     raise
@@ -168,7 +194,7 @@ class ImageDataset(Dataset):
         """Keep only these images (increasing positions); of those skipped in between, only the last may have rows."""
         ends = self.offsets[1:][kept]
         self.offsets = torch.cat([self.offsets[:-1][kept], ends[-1:]]) if len(kept) else self.offsets[:1]
-        self.files, self.ids = self.files[kept.numpy()], self.ids[kept]
+        self.files, self.sizes, self.ids = self.files[kept.numpy()], self.sizes[kept.numpy()], self.ids[kept]
         self.image_fields = {name: rows[kept] for name, rows in self.image_fields.items()}
 
     @property
@@ -179,16 +205,33 @@ class ImageDataset(Dataset):
 
 
 class SeededSampler(DistributedSampler):
-    """A DistributedSampler that also yields what seeds each sample: (seed, epoch, rank).
+    """A DistributedSampler that also yields what seeds each sample: (seed, epoch, copy).
 
-    Augmentation therefore differs by epoch, rank and image, is reproducible from the seed, does not depend on the
-    number of workers, and is the same after a resume. Lightning keeps a DistributedSampler as it is and calls
-    ``set_epoch``.
+    ``copy`` is 1 for images that are repeated to give all processes equally many, else 0. Augmentation therefore
+    differs by epoch and image, is reproducible from the seed, and depends neither on the number of workers nor on the
+    number of processes. Lightning keeps a DistributedSampler as it is and calls ``set_epoch``.
+
+    ``start``: an epoch and how many of its samples, of all processes, to leave out, because they were trained on before
+    a resume.
     """
 
+    start: tuple[int, int] = (0, 0)
+    is_clean: Callable[[float], bool] = staticmethod(lambda epoch: False)
+    """Whether samples at this position, in epochs, are left as they are, not combined with others."""
+
     def __iter__(self) -> Iterator[Draw]:
-        for index in super().__iter__():
-            yield Draw(int(index), (self.seed, self.epoch, self.rank))
+        order = list(range(len(self.dataset)))
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed + self.epoch)
+            order = torch.randperm(len(order), generator=generator).tolist()
+        done = self.start[1] if self.start[0] == self.epoch else 0
+        left = order[done:]
+        draws = [Draw(index, (self.seed, self.epoch, 0)) for index in left]
+        missing = -len(left) % self.num_replicas
+        draws += [Draw(order[n % len(order)], (self.seed, self.epoch, 1)) for n in range(missing)]
+        # One by one, as the loader asks for them: the position of a training by the clock is not known before.
+        for n in range(self.rank, len(draws), self.num_replicas):
+            yield draws[n]._replace(is_clean=self.is_clean(self.epoch + (done + n) / max(len(order), 1)))
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -198,7 +241,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         raise InputError(
             "one batch holds images of different sizes; data.test_mode=keep requires data.eval_batch_size=1"
         )
-    samples = make_mosaics(samples)
+    samples = combine(samples)
     images = torch.stack([sample["image"].permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
     return {
         "image": images,
@@ -212,8 +255,12 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def _start_worker(_: int) -> None:
+    # Ctrl-C reaches every process; the main one finishes its step and then ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    gc.freeze()  # a collection would write to all inherited objects, and so copy their pages into each worker
 
 
 class CenterNetDataModule(pl.LightningDataModule):
@@ -221,10 +268,13 @@ class CenterNetDataModule(pl.LightningDataModule):
 
     ``resolution`` (height, width) of the input; ``batch_size`` per process; ``eval_batch_size`` (default: the same, 1
     for ``keep``); ``num_workers`` per process (default: half the cores, at most 8); ``augment`` options of
-    ``train_pipeline`` (None: its defaults) and besides them ``visible_boxes`` and ``mosaic`` (``ImageDataset``);
+    ``train_pipeline`` (None: its defaults) and besides them ``visible_boxes`` (``ImageDataset``), the ``Shares`` of
+    ``centernet.data.combine``, and ``clean``, the last share of a training, in which no samples are combined;
     ``test_mode`` fit, keep, stretch or width; ``divisor``: ``keep`` pads images to multiples of it (the network's);
-    ``on_bad_image`` error or skip; ``limit`` to the first N images of each split; ``skip_empty``: leave out training
-    images without annotations; ``validate_on`` val or train (to check that a model can overfit).
+    ``on_bad_image`` error or skip; ``bit_depth``: the bits that 16-bit images use; ``cache``: where decoded images are
+    kept for the next epoch, ``ram``, ``disk``, ``none`` or ``auto`` (``centernet.data.pixels``); ``limit`` to the first
+    N images of each split; ``skip_empty``: leave out training images without annotations; ``validate_on`` val or train
+    (to check that a model can overfit).
 
     ``class_names`` is known after ``setup``; setting it earlier fixes the order of the classes. ``own_data_command``:
     the command-line options that select a user's own data of this kind.
@@ -242,12 +292,17 @@ class CenterNetDataModule(pl.LightningDataModule):
         test_mode: str = "fit",
         divisor: int = 32,
         on_bad_image: str = "error",
+        bit_depth: int | None = None,
         limit: int | None = None,
         skip_empty: bool = False,
         validate_on: str = "val",
         seed: int = 0,
+        cache: str = "auto",
     ) -> None:
         super().__init__()
+        if cache not in PLACES:
+            raise InputError(f"data.cache={cache!r} is unknown; choose one of {', '.join(PLACES)}")
+        self.cache = cache
         if validate_on not in ("train", "val"):
             raise InputError(f"data.validate_on={validate_on!r} is unknown; choose val or train")
         for name, value, least in (
@@ -259,19 +314,24 @@ class CenterNetDataModule(pl.LightningDataModule):
             if value is not None and value < least:
                 raise InputError(f"data.{name}={value} is too small; use at least {least}")
         self.limit, self.skip_empty, self.validate_on = limit, skip_empty, validate_on
+        self.bit_depth = require_bit_depth(bit_depth)
         self.resolution: Size = (int(resolution[0]), int(resolution[1]))
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or (1 if test_mode == "keep" else batch_size)
         self.num_workers = min(8, (os.cpu_count() or 2) // 2) if num_workers is None else num_workers
         self.augment = {"warp": "crop", "color": {}} if augment is None else dict(augment)
         self.visible_boxes = bool(self.augment.pop("visible_boxes", False))
-        self.mosaic = float(self.augment.pop("mosaic", 0.0))
-        if not 0 <= self.mosaic <= 1:
-            raise InputError(f"augment.mosaic={self.mosaic} is not a probability; choose a value from 0 to 1")
+        self.shares = Shares(*(float(self.augment.pop(name, 0.0)) for name in Shares._fields))
+        self.clean = float(self.augment.pop("clean", 0.0))
+        for name, value in (*self.shares._asdict().items(), ("clean", self.clean)):
+            if not 0 <= value <= 1:
+                raise InputError(f"augment.{name}={value} is not a fraction; choose a value from 0 to 1")
+        self._progress: Callable[[float], float] = lambda epoch: 0.0
         self.test_mode, self.divisor = test_mode, divisor
         self.on_bad_image, self.seed = on_bad_image, seed
         self.class_names: list[str] | None = None
         self.datasets: dict[str, ImageDataset] = {}
+        self._start = (0, 0)
 
     def build_dataset(self, split: str, pipeline: Callable[..., Any], train: bool) -> ImageDataset:
         """The dataset of ``train`` or ``val``. Raises ``InputError`` for anything wrong with the files."""
@@ -285,20 +345,36 @@ class CenterNetDataModule(pl.LightningDataModule):
             pipeline = eval_pipeline(self.resolution, self.test_mode, self.divisor)
             self._add("val", self.validate_on, pipeline, train=False)
 
-    def _add(self, role: str, split: str, pipeline: Callable[..., Any], train: bool) -> None:
+    def read_split(self, split: str, pipeline: Callable[..., Any] | None, train: bool) -> ImageDataset:
+        """The dataset of ``train`` or ``val`` with the images that are used: ``skip_empty``, ``limit``."""
         dataset = self.build_dataset(split, pipeline, train)
-        dataset.visible_boxes, dataset.mosaic = self.visible_boxes, self.mosaic
         if self.skip_empty and split == "train":
             dataset.drop_empty()
             if not len(dataset):
                 raise InputError(f"the {split} data has no annotations; training needs at least one")
         if self.limit is not None:
             dataset.keep_first(self.limit)
+        return dataset
+
+    def _add(self, role: str, split: str, pipeline: Callable[..., Any], train: bool) -> None:
+        dataset = self.read_split(split, pipeline, train)
+        dataset.visible_boxes, dataset.shares = self.visible_boxes, self.shares
+        dataset.bit_depth = self.bit_depth
+        processes = self.trainer.world_size if self.trainer else 1
+        dataset.pixels = pixel_cache(self.cache, dataset.files.tolist(), dataset.sizes, self.bit_depth, processes)
         self.datasets[role] = dataset
         if self.class_names is None:
             self.class_names = dataset.class_names
         for note in dataset.notes:
             log.warning(note)
+
+    def continue_epoch(self, epoch: int, done: int) -> None:
+        """Leave out the first ``done`` samples of this epoch, which were trained on before a resume."""
+        self._start = (epoch, done)
+
+    def follow(self, progress: Callable[[float], float]) -> None:
+        """Take the share of the training that is done at a position in epochs from here (``clean``)."""
+        self._progress = progress
 
     def train_dataloader(self) -> DataLoader:
         return self._loader(self.datasets["train"], self.batch_size, shuffle=True)
@@ -317,6 +393,11 @@ class CenterNetDataModule(pl.LightningDataModule):
             shuffle=shuffle,
             seed=self.seed,
         )
+        if shuffle:
+            # Workers start to load before Lightning tells the sampler its epoch.
+            sampler.set_epoch(self._start[0])
+            sampler.start = self._start
+            sampler.is_clean = lambda epoch: self._progress(epoch) >= 1 - self.clean
         return DataLoader(
             dataset,
             batch_size=batch_size,
@@ -338,4 +419,5 @@ class CenterNetDataModule(pl.LightningDataModule):
     @property
     def eval_spec(self) -> dict[str, Any]:
         """How images become inputs, as plain data; stored in the checkpoint for prediction."""
-        return {"resolution": list(self.resolution), "mode": self.test_mode, "divisor": self.divisor}
+        spec = {"resolution": list(self.resolution), "mode": self.test_mode, "divisor": self.divisor}
+        return spec if self.bit_depth is None else {**spec, "bit_depth": self.bit_depth}

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from centernet.data.datamodule import CenterNetDataModule, ImageDataset
+from centernet.data.images import read_sizes
 from centernet.data.kitti_format import (
     CLASSES,
     DONT_CARE,
@@ -100,7 +100,6 @@ class KittiDataset(ImageDataset):
                 f"{self.source} has no {' or '.join(self.class_names)} to train on (it has {found}); use other frames "
                 "or data.class_names"
             )
-        self.sizes = _require_alike(files, names)
         self.image_ids = [int(name) for name in names]
         super().__init__(
             files=files,
@@ -112,6 +111,7 @@ class KittiDataset(ImageDataset):
             on_bad_image=on_bad_image,
             seed=seed,
             image_fields={"calibration": projections},
+            sizes=_require_alike(files, names),
         )
         if train:
             self._note_rescaling()
@@ -133,7 +133,7 @@ class KittiDataset(ImageDataset):
     def _complete(
         self, fields: dict[str, np.ndarray], owners: np.ndarray, projections: np.ndarray, names: Sequence[str]
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Fields with ``center_3d`` and without empty boxes, and the number of rows of each image.
+        """Fields with ``center_3d`` and ``bottom`` and without empty boxes, and the number of rows of each image.
 
         ``owners``: the image of each row.
         """
@@ -151,21 +151,18 @@ class KittiDataset(ImageDataset):
             )
         cameras = projections[owners]
         middle = fields["location"] - fields["dimensions"][:, :1] / 2 * [0, 1, 0]
-        points = project(torch.from_numpy(cameras), torch.from_numpy(middle[:, None]))[:, 0].numpy()
+        below = np.stack([middle, fields["location"]], 1)
+        points = project(torch.from_numpy(cameras), torch.from_numpy(below)).numpy()
         is_ahead = middle[:, 2] + cameras[:, 2, 3] > 0
         if (behind := ~is_ahead & ~fields["crowd"]).any():
             # They are truncated by the image border, so the benchmark's evaluation ignores them as well.
             fields["crowd"], fields["neutral"] = fields["crowd"] | behind, fields["neutral"] | behind
             self.notes.append(f"{self.source}: ignored {int(behind.sum())} objects whose center is behind the camera")
         fields["focal"] = cameras[:, 0, 0]
-        fields["center_3d"] = (fields["boxes"][:, :2] + fields["boxes"][:, 2:]) / 2
-        is_seen = is_solid & is_ahead
-        fields["center_3d"][is_seen] = points[is_seen]
+        is_seen = (is_solid & is_ahead)[:, None]
+        of_box = (fields["boxes"][:, :2] + fields["boxes"][:, 2:]) / 2
+        fields["center_3d"], fields["bottom"] = (np.where(is_seen, points[:, n], of_box) for n in (0, 1))
         return fields, np.bincount(owners, minlength=len(names))
-
-    def select_images(self, kept: Tensor) -> None:
-        super().select_images(kept)
-        self.sizes = self.sizes[kept.numpy()]
 
     def warp(self, truth: Objects, input_from_image: Tensor, image_size: Size) -> Objects:
         """Objects in input space, with ``rescaled`` set if the image's scale is not that of evaluation."""
@@ -177,8 +174,9 @@ class KittiDataset(ImageDataset):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Plain data: ``mean_dimensions`` per class (h, w, l in meters; the mean of all for a class without objects)
-        and ``focal``, the mean focal length in input pixels at evaluation."""
+        """Plain data: ``mean_dimensions`` per class (h, w, l in meters; the mean of all for a class without objects),
+        ``ground``, mean and standard deviation of the camera's height above the objects' bottoms (meters), and
+        ``focal``, the mean focal length in input pixels at evaluation."""
         scales = {size: _scale(self.evaluation.matrix(size)) for size in {tuple(size) for size in self.sizes.tolist()}}
         focals = self.image_fields["calibration"][:, 0, 0].tolist()
         sizes = self.sizes.tolist()
@@ -192,6 +190,8 @@ class KittiDataset(ImageDataset):
                 for label in range(len(self.class_names))
             ]
             facts["mean_dimensions"] = means
+            height = self.fields["location"][is_object, 1]
+            facts["ground"] = [float(height.mean()), float(height.std())]
         return facts
 
     def write_results(self, folder: str | Path, detections: Mapping[int, Detections]) -> Path:
@@ -250,8 +250,9 @@ class KittiDataModule(CenterNetDataModule):
             raise InputError(
                 f"augment.rotation={self.augment['rotation']} is not supported with 3D labels; set augment.rotation=0"
             )
-        if self.mosaic:
-            raise InputError(f"augment.mosaic={self.mosaic} is not supported with 3D labels; set augment.mosaic=0")
+        for name, share in self.shares._asdict().items():
+            if share:
+                raise InputError(f"augment.{name}={share} is not supported with 3D labels; set augment.{name}=0")
         self.root = None if root is None else Path(root)
         self.splits = None if splits is None else Path(splits)
         self.lists = {"train": train_split, "val": val_split}
@@ -335,7 +336,7 @@ def _require_alike(files: Sequence[Path], names: Sequence[str]) -> np.ndarray:
 
     An image with an unreadable header counts as the median: reading it will raise the error.
     """
-    sizes = np.array([_read_size(file) or (0, 0) for file in files])
+    sizes = np.array([(read_sizes(file) or [(0, 0)])[0] for file in files])
     is_known = sizes.all(1)
     if not is_known.any():
         raise InputError(f"none of the {len(files)} files is an image (first: {files[0]}); check the image folder")
@@ -349,12 +350,3 @@ def _require_alike(files: Sequence[Path], names: Sequence[str]) -> np.ndarray:
             f"{usual[1]:g}x{usual[0]:g}; depth needs one size and focal length, so remove it from the list"
         )
     return sizes
-
-
-def _read_size(path: Path) -> Size | None:
-    """(height, width) from the header of an image file, or None where there is none."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, ValueError):
-        return None

@@ -1,42 +1,63 @@
-"""Object masks, stored flat for a whole data set, and the box of the part that a crop shows.
+"""Object masks, stored flat for a whole data set: the box of the part that a crop shows, and the pixels in it.
 
 Formats of cocodataset.org: polygons, and run lengths (RLE) as numbers or compressed into a string.
 
-Convention: corners of pixels, as in COCO's boxes: pixel i of a mask covers i .. i + 1, before and after the warp.
+Convention: corners of pixels, as in COCO's boxes: pixel i of a mask covers i .. i + 1, before and after the warp
+(``Masks.pixels`` excepted).
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from pycocotools import mask as rle
 
 from centernet.ops.affine import Size
 
+# Bits behind the point of coordinates that are drawn.
+_FRACTION = 4
 
+
+@dataclass(frozen=True)
 class Masks:
     """One mask or none for each of N objects.
 
     Flat arrays with offsets (polygon points, compressed run lengths), which worker processes share without copying.
     """
 
-    def __init__(self, segmentations: Sequence[Any], sizes: Sequence[Size]) -> None:
+    points: np.ndarray  # float32 [P, 2]
+    ring_ends: np.ndarray  # of each ring among the points
+    rings: np.ndarray  # of each object among the rings
+    runs: np.ndarray  # uint8
+    run_ends: np.ndarray  # of each object among the runs
+    sizes: np.ndarray  # int32 [N, 2] (height, width) of each object's image
+
+    @classmethod
+    def of(cls, segmentations: Sequence[Any], sizes: np.ndarray | Sequence[Size]) -> Masks:
         """``segmentations`` as in the json (None and unusable entries count as no mask); ``sizes`` (height, width) of
         each object's image."""
-        points, rings_of, runs = [], [], []
-        for segmentation, size in zip(segmentations, sizes, strict=True):
-            rings = _rings(segmentation)
+        points: list[array] = []
+        rings_of, runs = [], []
+        sizes = np.array(sizes, np.int32).reshape(-1, 2)
+        for n, segmentation in enumerate(segmentations):
+            is_encoded = isinstance(segmentation, dict)
+            rings = [] if is_encoded else rings_in(segmentation)
             points += rings
             rings_of.append(len(rings))
-            runs.append(_compress(segmentation, size) if isinstance(segmentation, Mapping) else b"")
-        self.points = np.concatenate(points) if points else np.zeros((0, 2), np.float32)
-        self.ring_ends = _offsets([len(ring) for ring in points])
-        self.rings = _offsets(rings_of)
-        self.runs = np.frombuffer(b"".join(runs), np.uint8)
-        self.run_ends = _offsets([len(text) for text in runs])
-        self.sizes = np.array(sizes, np.int32).reshape(-1, 2)
+            runs.append(_compress(segmentation, tuple(sizes[n].tolist())) if is_encoded else b"")
+        return cls(
+            points=np.frombuffer(b"".join(points), np.float32).reshape(-1, 2),
+            ring_ends=_offsets([len(ring) // 2 for ring in points]),
+            rings=_offsets(rings_of),
+            runs=np.frombuffer(b"".join(runs), np.uint8),
+            run_ends=_offsets([len(text) for text in runs]),
+            sizes=sizes,
+        )
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -50,12 +71,29 @@ class Masks:
 
         None if nothing is visible. ``input_from_image`` float64 ``[3, 3]``.
         """
-        first, last = self.rings[n], self.rings[n + 1]
-        if last > first:
-            ends = self.ring_ends[first : last + 1]
-            points = self.points[ends[0] : ends[-1]] @ input_from_image[:2, :2].T + input_from_image[:2, 2]
-            return visible_polygon_box(points, ends[1:] - ends[0], size)
+        points, ends = self.polygon(n)
+        if len(points):
+            return visible_polygon_box(points @ input_from_image[:2, :2].T + input_from_image[:2, 2], ends, size)
         return visible_bitmap_box(self.bitmap(n), input_from_image, size)
+
+    def pixels(self, n: int, input_from_image: np.ndarray, size: Size) -> np.ndarray:
+        """The pixels uint8 ``[H, W]`` (0 or 1) of mask ``n`` in an input, or its window, of ``size`` (height, width).
+
+        They are those that ``cv2.warpAffine`` moves there: unlike a box, a mask has to fit its pixels, whose centers
+        are half a pixel from their corners.
+        """
+        points, ends = self.polygon(n)
+        if not len(points):
+            return cv2.warpAffine(self.bitmap(n), input_from_image[:2], size[::-1], flags=cv2.INTER_NEAREST)
+        pixels = np.zeros(size, np.uint8)
+        points = (points - 0.5) @ input_from_image[:2, :2].T + input_from_image[:2, 2]
+        rings = np.split((points * 2**_FRACTION).round().astype(np.int32), ends[:-1])
+        return cv2.fillPoly(pixels, rings, 1, shift=_FRACTION)
+
+    def polygon(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """The points ``[P, 2]`` of all rings of object ``n``, and where each ring ends; empty if it has run lengths."""
+        ends = self.ring_ends[self.rings[n] : self.rings[n + 1] + 1]
+        return self.points[ends[0] : ends[-1]], ends[1:] - ends[0]
 
     def bitmap(self, n: int) -> np.ndarray:
         """The run lengths of object ``n`` as an image uint8 ``[H, W]`` of 0 and 1."""
@@ -117,14 +155,16 @@ def _offsets(counts: Sequence[int]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(np.array(counts, np.int64))])
 
 
-def _rings(segmentation: Any) -> list[np.ndarray]:
-    """The rings of a polygon, float32 ``[P, 2]`` each; those of fewer than three points are dropped."""
-    if not isinstance(segmentation, (list, tuple)):
+def rings_in(segmentation: Any) -> list[array]:
+    """The rings of a polygon, x and y in turn, float32; those of fewer than three points are dropped."""
+    if not isinstance(segmentation, list):
         return []
+    if segmentation and type(segmentation[0]) is array:  # what this function has made
+        return segmentation
     return [
-        np.array(ring, np.float32).reshape(-1, 2)
+        ring if isinstance(ring, array) else array("f", ring)
         for ring in segmentation
-        if isinstance(ring, (list, tuple)) and len(ring) >= 6 and len(ring) % 2 == 0
+        if isinstance(ring, (list, array)) and len(ring) >= 6 and len(ring) % 2 == 0
     ]
 
 

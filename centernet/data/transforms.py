@@ -13,6 +13,7 @@ import inspect
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -41,6 +42,9 @@ import albumentations as A
 KEPT_SIDE, KEPT_SHARE = 8.0, 0.5
 # A box that lost more than this share of its area is a poor fit for the visible part of its object.
 CUT_SHARE = 0.1
+
+# Standard deviation of the blur in pixels, and of the noise as a share of the range of values.
+BLUR, NOISE = (0.5, 2.0), (0.01, 0.05)
 
 EVAL_MODES = ("fit", "keep", "stretch", "width")
 
@@ -190,6 +194,46 @@ class StretchWarp(Warp):
         return matrix @ flip_matrix(width) if rng.random() < self.flip else matrix
 
 
+class ZoomWarp(Warp):
+    """Large-scale jitter: scale, aspect, position, flip and rotation in one warp (Ghiasi et al., 2021,
+    arXiv:2012.07177, Sec. 3.1).
+
+    The image is ``scale`` times as large as it fits into the input, and ``aspect`` times as wide in relation to its
+    height; both are drawn from ranges on a logarithmic scale. It lies anywhere where it covers as much of the input as
+    it can; flipped with probability ``flip``, turned by up to ``rotation`` degrees.
+    """
+
+    def __init__(
+        self,
+        size: Size,
+        scale: Sequence[float] = (0.5, 1.6),
+        aspect: Sequence[float] = (0.8, 1.25),
+        flip: float = 0.5,
+        rotation: float = 0.0,
+    ) -> None:
+        super().__init__(size)
+        for name, pair in (("scale", scale), ("aspect", aspect)):
+            if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
+                raise InputError(
+                    f"augment.{name}={list(pair)} is not a range; give two numbers above 0, such as [0.5, 2]"
+                )
+        self.scale, self.aspect, self.flip, self.rotation = tuple(scale), tuple(aspect), flip, rotation
+
+    def matrix(self, image_size: Size) -> np.ndarray:
+        rng = self.random_generator
+        height, width = image_size
+        factor, aspect = (float(np.exp(rng.uniform(*np.log(pair)))) for pair in (self.scale, self.aspect))
+        factor *= self.size[1] / fit_extent(image_size, self.size)
+        scales = (factor * aspect**0.5, factor / aspect**0.5)
+        target = []
+        for side, scale, room in zip((width, height), scales, self.size[::-1], strict=True):
+            reach = abs(side * scale - room) / 2
+            target.append(room / 2 + rng.uniform(-reach, reach))
+        turn = rng.uniform(-self.rotation, self.rotation)
+        matrix = place_matrix((width / 2, height / 2), tuple(target), scales, turn)
+        return matrix @ flip_matrix(width) if rng.random() < self.flip else matrix
+
+
 class EvalWarp(Warp):
     """The deterministic warp of evaluation and prediction.
 
@@ -223,11 +267,12 @@ class EvalWarp(Warp):
 
 
 class ColorJitter(A.ImageOnlyTransform):
-    """Brightness, contrast and saturation in random order, then PCA lighting, as one affine map of the colors.
+    """Brightness, contrast and saturation in random order, then hue and PCA lighting, as one affine map of the colors.
 
-    Each of the first three scales by 1 ± its amount; ``lighting`` is the standard deviation along the color axes. All
-    four are affine in the pixel's color, so a single 3x4 matrix applies them in one pass over the uint8 image (the
-    original works in float and does not saturate at 0 and 255).
+    Each of the first three scales by 1 ± its amount; ``hue`` turns the colors around the gray axis by up to so many
+    degrees; ``lighting`` is the standard deviation along the color axes. All are affine in the pixel's color, so a
+    single 3x4 matrix applies them in one pass over the uint8 image (the original works in float and does not saturate
+    at 0 and 255).
     """
 
     def __init__(
@@ -236,10 +281,12 @@ class ColorJitter(A.ImageOnlyTransform):
         contrast: float = 0.4,
         saturation: float = 0.4,
         lighting: float = 0.1,
+        hue: float = 0.0,
         p: float = 1.0,
     ) -> None:
         super().__init__(p=p)
         self.brightness, self.contrast, self.saturation, self.lighting = brightness, contrast, saturation, lighting
+        self.hue = hue
 
     def color_matrix(self, mean_gray: float) -> np.ndarray:
         """A random affine color map ``[3, 4]`` for RGB in 0 .. 255, given the image's mean gray value."""
@@ -253,12 +300,22 @@ class ColorJitter(A.ImageOnlyTransform):
                 constant = constant + (1 - alpha) * mean_gray
             elif step == 2:
                 linear = linear + (1 - alpha) * GRAY
+        if self.hue:
+            turn = _turn_around_gray(rng.uniform(-self.hue, self.hue))
+            linear, constant = turn @ linear, turn @ constant
         constant = constant + 255 * PCA_VECTORS @ (PCA_VALUES * rng.normal(0, self.lighting, 3))
         return np.column_stack([linear, constant])
 
     def apply(self, image: np.ndarray, **params: Any) -> np.ndarray:
         mean_gray = float(GRAY @ cv2.mean(image)[:3])
         return cv2.transform(image, self.color_matrix(mean_gray))
+
+
+def _turn_around_gray(degrees: float) -> np.ndarray:
+    """Rotation ``[3, 3]`` of RGB colors around the axis of grays (Rodrigues' formula)."""
+    angle = np.deg2rad(degrees)
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+    return np.cos(angle) * np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) / 3
 
 
 def _window(x: float, y: float, extent: float, size: Size, width: int, mirrored: bool) -> np.ndarray:
@@ -275,20 +332,28 @@ def _border(border: int, side: int) -> int:
     raise AssertionError
 
 
-WARPS: dict[str, type[Warp]] = {"crop": RandomCropWarp, "jitter": JitterWarp, "stretch": StretchWarp}
+WARPS: dict[str, type[Warp]] = {
+    "crop": RandomCropWarp,
+    "jitter": JitterWarp,
+    "stretch": StretchWarp,
+    "zoom": ZoomWarp,
+}
 
 
 def train_pipeline(
     size: Size,
     warp: str | None = "crop",
     color: Mapping[str, float] | None = None,
+    blur: float = 0.0,
+    noise: float = 0.0,
     mode: str = "fit",
     **warp_options: Any,
 ) -> A.Compose:
     """The training pipeline: ``pipeline(image=RGB uint8, input_from_image=eye(3))``.
 
-    ``warp``: ``crop``, ``jitter``, ``stretch`` or None (no augmentation: as in evaluation, with the ``mode`` of
-    ``EvalWarp``); ``color``: options of ``ColorJitter`` or None; other options belong to the warp.
+    ``warp``: ``crop``, ``jitter``, ``stretch``, ``zoom`` or None (no augmentation: as in evaluation, with the ``mode``
+    of ``EvalWarp``); ``color``: options of ``ColorJitter`` or None; ``blur``, ``noise``: probabilities; other options
+    belong to the warp.
     """
     if warp is None:
         # Images of a batch share one size, which `keep` does not guarantee.
@@ -301,6 +366,14 @@ def train_pipeline(
     if color is not None:
         _require_known("augment.color", ColorJitter, color)
         steps.append(ColorJitter(**color))
+    for name, probability, step in (
+        ("blur", blur, partial(A.GaussianBlur, sigma_limit=BLUR)),
+        ("noise", noise, partial(A.GaussNoise, std_range=NOISE)),
+    ):
+        if not 0 <= probability <= 1:
+            raise InputError(f"augment.{name}={probability} is not a probability; choose a value from 0 to 1")
+        if probability:
+            steps.append(step(p=probability))
     return A.Compose(steps)
 
 

@@ -45,6 +45,8 @@ class CocoAP(ImageMetric):
     ignored) and ``box_AP, box_AP50, box_AP75`` of the boxes; ``per_class`` holds ``{name: {AP, AP50, box_AP,
     objects}}``.
 
+    ``curves`` holds the precision at AP50's overlap of every class and of their mean.
+
     Works across processes; images duplicated by distributed padding count once. Raises ``InputError`` if sigmas are
     missing or do not fit the joints.
     """
@@ -94,6 +96,10 @@ class CocoAP(ImageMetric):
             of_boxes = {f"box_{name}": results[name] for name in ("AP", "AP50", "AP75")}
             results = _summarize(*joints, "keypoints") | of_boxes
             columns = {"AP": joints[0], "AP50": joints[0][:1], "box_AP": precision}
+        at_50 = columns["AP50"][0, ..., 0, -1]
+        at_50 = np.where(at_50 < 0, np.nan, at_50)  # [recalls, classes]
+        self.curves = {"mean of classes": np.array([_mean(values) for values in at_50])}
+        self.curves |= dict(zip(self.class_names, at_50.T, strict=True))
         truth = rows[2]
         objects = np.bincount(truth["labels"][truth["crowd"] == 0].astype(int), minlength=len(self.class_names))
         self.per_class = {

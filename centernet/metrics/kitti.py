@@ -70,8 +70,10 @@ class KittiAP(ImageMetric):
         if overlap not in PROTOCOLS:
             raise InputError(f"KittiAP: overlap={overlap!r} is unknown; choose one of {', '.join(PROTOCOLS)}")
         self.class_names, self.overlap = list(class_names), overlap
-        self.curves: Curves = {}
         self.headline = self.plotted = SUMMARY
+
+    def precision_over_recall(self) -> Curves:
+        return {name: curve for name, curve in self.curves.items() if name.endswith("_moderate")}
 
     def compute(self) -> dict[str, Tensor]:
         _, found, truth = self.collected()

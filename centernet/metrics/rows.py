@@ -35,6 +35,7 @@ class ImageMetric(Metric):
         super().__init__(**kwargs)
         self.detection_fields, self.truth_fields = dict(detection_fields), dict(truth_fields)
         self.per_class: dict[str, dict[str, float]] = {}
+        self.curves: Columns = {}  # after compute, by name: precision at evenly spaced recalls 0 .. 1; NaN if undefined
         # A visit is one update with one image; it links rows to images and distinguishes duplicates.
         self.add_state("images", [], dist_reduce_fx="cat")  # int64 [N, 2]: image id, visit
         self.add_state("detection_rows", [], dist_reduce_fx="cat")  # float [N, sum of detection_fields]
@@ -76,6 +77,23 @@ class ImageMetric(Metric):
                 getattr(self, name).append(torch.zeros(shape, dtype=dtype, device=self.device))
         super().sync(*args, **kwargs)
 
+    def compute_once(self) -> dict[str, float]:
+        """``compute``, for which only the first process of several does the work; all must call it."""
+        if not torch.distributed.is_initialized():
+            return self.compute()
+        with self.sync_context():
+            outcome: list[Any] = [None]
+            if torch.distributed.get_rank() == 0:
+                try:
+                    outcome = [(type(self).compute(self), self.per_class)]  # not the instance's, which gathers
+                except Exception as error:  # the others must not wait for it
+                    outcome = [error]
+            torch.distributed.broadcast_object_list(outcome)
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        results, self.per_class = outcome[0]
+        return results
+
     def table(self, results: Mapping[str, float]) -> str:
         """The numbers as text, three per line; a dash if undefined."""
         wide = max(6, *(len(name) + 1 for name in results))
@@ -95,6 +113,10 @@ class ImageMetric(Metric):
             )
             lines.append(f"{name:<{width}}" + "".join(shown))
         return "\n".join(lines)
+
+    def precision_over_recall(self) -> Columns:
+        """The curves to plot."""
+        return self.curves
 
     def collected(self) -> tuple[np.ndarray, Columns, Columns]:
         """Image ids ``[N]`` (each once, rising), detections and truth: their fields as float64 ``[R]`` or ``[R, C]``,

@@ -41,7 +41,8 @@ class CenterNet(nn.Module):
 
 def network_spec(backbone: str | Mapping[str, Any]) -> dict[str, Any]:
     """The full plain-data description of a network: ``{name, body, options, neck: {name, ...}, head_channels,
-    head_start}``, where ``body`` is the timm name of the backbone and ``options`` go to ``timm.create_model``.
+    head_start, head_tower}``, where ``body`` is the timm name of the backbone and ``options`` go to
+    ``timm.create_model``.
 
     ``backbone`` is a name of ``ARCHITECTURES`` or of timm, or a mapping with ``name`` and the keys that differ.
     """
@@ -49,7 +50,7 @@ def network_spec(backbone: str | Mapping[str, Any]) -> dict[str, Any]:
     name = given.pop("name")
     base = {"name": name, "options": {}, **ARCHITECTURES.get(name, {"body": name, **DEFAULT_ARCHITECTURE})}
     base.pop("about", None)  # for people; the description is stored in checkpoints
-    known = ("body", "options", "neck", "head_channels", "head_start")
+    known = ("body", "options", "neck", "head_channels", "head_start", "head_tower")
     if unknown := [key for key in given if key not in known]:
         raise InputError(f"backbone {name!r} has no option {unknown[0]!r}; choose from {', '.join(known)}")
     given = {key: value for key, value in given.items() if value is not None}
@@ -90,14 +91,25 @@ def build_network(
         spec["head_channels"],
         num_stacks=getattr(neck, "num_stacks", 1),
         start=spec.get("head_start", "small_last"),
+        tower=spec.get("head_tower", 0),
     )
-    return CenterNet(_Levels(body, levels), neck, head)
+    backbone = _Levels(body, levels)
+    size = spec["options"].get("img_size") or timm.get_pretrained_cfg(spec["body"]).input_size[1:]
+    _freeze_unused(nn.Sequential(backbone, neck), (size, size) if isinstance(size, int) else tuple(size))
+    return CenterNet(backbone, neck, head)
 
 
 def divisor_of(backbone: str | Mapping[str, Any]) -> int:
     """The number that the input sizes of a network must be multiples of; allocates no weights."""
     with torch.device("meta"):
         return build_network(backbone, {}).divisor
+
+
+def has_trained_weights(backbone: str | Mapping[str, Any]) -> bool:
+    """Whether timm has trained weights for the body of a network, unchanged by options of its own."""
+    spec = network_spec(backbone)
+    known = timm.get_pretrained_cfg(spec["body"]) if timm.is_model(spec["body"]) else None
+    return bool(known and known.has_weights and not spec["options"])
 
 
 class _Levels(nn.Module):
@@ -111,6 +123,32 @@ class _Levels(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         features = self.body(x)
         return [features[i] for i in self.levels]
+
+
+def _freeze_unused(network: nn.Module, size: tuple[int, int]) -> None:
+    """Do not train the parameters that no output depends on, such as those of levels that the neck leaves out (timm's
+    HRNet): several processes would wait for their gradients.
+
+    Found by a pass of shapes without numbers, for images of ``size``; it takes a fraction of a second.
+    """
+    parameters = {
+        name: torch.empty_like(value, device="meta", requires_grad=True) for name, value in network.named_parameters()
+    }
+    buffers = {name: value.to("meta") for name, value in network.named_buffers()}
+    try:
+        outputs = torch.func.functional_call(network, parameters | buffers, torch.empty(2, 3, *size, device="meta"))
+    except (RuntimeError, NotImplementedError):  # it needs numbers; nothing is known
+        return
+    used, waiting, seen = set(), [output.grad_fn for output in outputs], set()
+    while waiting:
+        if (node := waiting.pop()) is None or node in seen:
+            continue
+        seen.add(node)
+        used.add(id(getattr(node, "variable", None)))
+        waiting += [following for following, _ in node.next_functions]
+    for name, parameter in network.named_parameters():
+        if id(parameters[name]) not in used:
+            parameter.requires_grad_(False)
 
 
 def _create_backbone(name: str, pretrained: bool | str | Path, extra: Mapping[str, Any]) -> nn.Module:

@@ -5,10 +5,12 @@ Objects as Points, Sec. 4 and Appendix A: 3x3 convolution, ReLU, 1x1 convolution
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from centernet.models.layers import conv_block
 from centernet.structures import Head, InputError
 
 STARTS = ("small_last", "small", "zero_bias", "kaiming", "default")
@@ -29,6 +31,9 @@ class CenterHead(nn.Module):
     - ``kaiming``: all weights uniform for ReLU, biases 0
     - ``default``: PyTorch's, for the last biases of regressions too
 
+    ``tower``: how many 3x3 convolutions with batch norm, ``hidden_channels`` (a number) wide, all branches share; each
+    branch is then a 1x1 convolution. Cheaper than a 3x3 convolution per branch.
+
     Forward: a list of features ``[B, in_channels, h, w]``, one per stack, to a list of ``{name: [B, C, h, w]}``.
     """
 
@@ -39,10 +44,21 @@ class CenterHead(nn.Module):
         hidden_channels: int | Mapping[str, int] = 64,
         num_stacks: int = 1,
         start: str = "small_last",
+        tower: int = 0,
     ) -> None:
         super().__init__()
         if start not in STARTS:
             raise InputError(f"head_start={start!r} is unknown; choose one of {', '.join(STARTS)}")
+        if tower and not (
+            isinstance(tower, int) and isinstance(hidden_channels, int) and hidden_channels and tower > 0
+        ):
+            raise InputError(f"head_tower={tower!r} needs a positive number of layers, and head_channels a number")
+        if tower:
+            widths = [in_channels] + [hidden_channels] * tower
+            self.towers = nn.ModuleList(
+                nn.Sequential(*(conv_block(a, b) for a, b in itertools.pairwise(widths))) for _ in range(num_stacks)
+            )
+            in_channels, hidden_channels = widths[-1], 0
         self.stacks = nn.ModuleList(
             nn.ModuleDict(
                 {name: _branch(in_channels, head, hidden_width(hidden_channels, head.channels), start)
@@ -52,6 +68,8 @@ class CenterHead(nn.Module):
         )  # fmt: skip
 
     def forward(self, features: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        if hasattr(self, "towers"):
+            features = [tower(feature) for tower, feature in zip(self.towers, features, strict=True)]
         return [
             {name: branch(feature) for name, branch in branches.items()}
             for branches, feature in zip(self.stacks, features, strict=True)

@@ -1,10 +1,12 @@
-"""Layers that backbones and necks share: convolution blocks, deformable convolution, bilinear upsampling."""
+"""Layers that backbones and necks share: convolution blocks, deformable convolution, bilinear upsampling, batch norm
+across processes."""
 
 from __future__ import annotations
 
 import contextlib
 
 import torch
+from timm.layers import BatchNormAct2d, SyncBatchNormAct, convert_sync_batchnorm
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
@@ -71,3 +73,23 @@ def bilinear_upsample(channels: int, factor: int) -> nn.ConvTranspose2d:
     )
     layer.weight.data[:] = bilinear_kernel(2 * factor)
     return layer
+
+
+def synchronize_norms(network: nn.Module) -> nn.Module:
+    """The network with batch norms that take their statistics over all processes; weights and their names stay.
+
+    By timm: torch's own conversion knows nothing of norms with an activation inside and drops the activation.
+    """
+    return convert_sync_batchnorm(network)
+
+
+def separate_norms(network: nn.Module) -> nn.Module:
+    """The network with ordinary batch norms again, the inverse of ``synchronize_norms``."""
+    restored = network
+    if isinstance(network, nn.SyncBatchNorm):
+        kind = BatchNormAct2d if isinstance(network, SyncBatchNormAct) else nn.BatchNorm2d
+        restored = kind(network.num_features, device="meta")
+        restored.__dict__.update(network.__dict__)  # weights, statistics, activation, options
+    for name, child in network.named_children():
+        restored.add_module(name, separate_norms(child))
+    return restored

@@ -6,7 +6,7 @@ their offset convolution besides); bias, norms, activations, pooling, interpolat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,16 +38,34 @@ def count_macs(network: nn.Module, input_size: tuple[int, int]) -> int:
             total += output.numel() * layer.weight.shape[1] * taps
 
     kinds = (nn.Conv2d, nn.ConvTranspose2d, DeformConv2d)
-    hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, kinds)]
+    _watch_once(network, input_size, [layer for layer in network.modules() if isinstance(layer, kinds)], count)
+    return total
+
+
+def count_activations(network: nn.Module, input_size: tuple[int, int]) -> int:
+    """Numbers that all layers together put out for one image of ``input_size`` (height, width); memory in training is
+    in proportion. Runs the network once, see ``count_macs``."""
+    total = 0
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        nonlocal total
+        total += output.numel() if isinstance(output, Tensor) else 0
+
+    _watch_once(network, input_size, [layer for layer in network.modules() if not list(layer.children())], count)
+    return total
+
+
+def _watch_once(network: nn.Module, input_size: tuple[int, int], layers: Sequence[nn.Module], hook: Any) -> None:
+    """One forward pass of an empty image in evaluation, with ``hook`` called for these layers."""
+    hooks = [layer.register_forward_hook(hook) for layer in layers]
     training = network.training
     try:
         with torch.no_grad():
             network.eval()(torch.zeros(1, 3, *input_size, device=next(network.parameters()).device))
     finally:
         network.train(training)
-        for hook in hooks:
-            hook.remove()
-    return total
+        for each in hooks:
+            each.remove()
 
 
 def build_counted(backbone: str | Mapping[str, Any], heads: Mapping[str, Head]) -> CenterNet:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from centernet.models.centernet import CenterNet
 from centernet.structures import InputError
@@ -91,6 +91,18 @@ def copy_weights(
             f"has {_listed(list(state_dict), 2)})"
         )
     return report
+
+
+@torch.no_grad()
+def keep_classes(network: CenterNet, rows: Sequence[int], class_heads: Collection[str], num_classes: int) -> None:
+    """Reduce the ``class_heads`` of a network of ``num_classes`` to the classes ``rows``, in this order, in place."""
+    for stack in network.head.stacks:
+        for name in class_heads:
+            last = stack[name][-1]
+            for part in ("weight", "bias"):
+                values = getattr(last, part).unflatten(0, (num_classes, -1))[list(rows)].flatten(0, 1)
+                setattr(last, part, nn.Parameter(values))
+            last.out_channels = len(last.bias)
 
 
 def _is_class_wise(network: CenterNet, name: str, class_heads: Collection[str], num_classes: int) -> bool:

@@ -8,11 +8,16 @@ index y * W + x.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 RADII = ("centernet", "cornernet", "proportional")
+# Cells of a grid, times objects, that are evaluated in one go: 64 MB in float32.
+CELLS_AT_ONCE = 2**24
 
 
 def gaussian_radius(height: Tensor, width: Tensor, min_overlap: float = 0.7, formula: str = "centernet") -> Tensor:
@@ -57,38 +62,95 @@ def gaussian_windows(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Every cell that the Gaussians of N objects touch: object ``[T]``, cell ``[T]``, value ``[T]``.
 
-    ``centers`` int ``[N, 2]`` (x, y) inside or outside the grid, ``radius`` int ``[N]``, ``size`` (height, width) of
-    the grid. A Gaussian has sigma (2 r + 1) / ``sharpness``, ends at the square of r cells around its center, and is 1
-    there, or (``unit_sum``) sums to 1 over that square, whether all of it lies in the grid or not.
-    The windows are laid out one after the other, so memory follows their real area and not N x H x W.
+    ``centers`` int ``[N, 2]`` (x, y) inside or outside the grid, ``radius`` int ``[N]``, or ``[N, 2]`` along x and y
+    (negative: no Gaussian), ``size`` (height, width) of the grid. A Gaussian has sigma (2 r + 1) / ``sharpness``, ends
+    at the rectangle of r cells around its center, and is 1 there, or (``unit_sum``, for radii up to the grid's longer
+    side) sums to 1 over that rectangle, whether all of it lies in the grid or not. The windows are laid out one after
+    the other, so memory follows their real area and not N x H x W.
     """
     height, width = size
-    x, y = centers.unbind(-1)
-    x1, x2 = (x - radius).clamp(0, width), (x + radius + 1).clamp(0, width)
-    y1, y2 = (y - radius).clamp(0, height), (y + radius + 1).clamp(0, height)
+    radius = _along_axes(radius)
+    (x, y), (reach_x, reach_y) = centers.unbind(-1), radius.unbind(-1)
+    x1, x2 = (x - reach_x).clamp(0, width), (x + reach_x + 1).clamp(0, width)
+    y1, y2 = (y - reach_y).clamp(0, height), (y + reach_y + 1).clamp(0, height)
+    owner, gx, gy = _cells_of_windows(x1, y1, x2, y2)
+    bell = _Bell(radius, size, sharpness, unit_sum)
+    squared = (gx - x[owner]).square().float() + (gy - y[owner]).square().float() * bell.stretch[owner]
+    return owner, gy * width + gx, bell.at(squared, owner)
+
+
+def _along_axes(radius: Tensor) -> Tensor:
+    """Radii ``[N, 2]`` along x and y of radii ``[N]`` or ``[N, 2]``."""
+    return radius if radius.ndim == 2 else radius[:, None].expand(-1, 2)
+
+
+def _cells_of_windows(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Window, x and y ``[T]`` of every cell in x1 <= x < x2, y1 <= y < y2, int ``[N]`` each."""
     columns = (x2 - x1).clamp(min=0)
     count = columns * (y2 - y1).clamp(min=0)
     owner = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
     start = count.cumsum(0) - count
     nth = torch.arange(len(owner), device=count.device) - start[owner]
     per_row = columns[owner]
-    gx = x1[owner] + nth % per_row
-    gy = y1[owner] + torch.div(nth, per_row, rounding_mode="floor")
-    squared = (gx - x[owner]).square() + (gy - y[owner]).square()
-    sigma = (2 * radius + 1).to(torch.float32) / sharpness
-    value = torch.exp(-squared.to(torch.float32) / (2 * sigma.square())[owner])
-    if unit_sum:
-        value = value / _gaussian_sum(radius, sigma)[owner]
-    return owner, gy * width + gx, value
+    return owner, x1[owner] + nth % per_row, y1[owner] + torch.div(nth, per_row, rounding_mode="floor")
 
 
-def _gaussian_sum(radius: Tensor, sigma: Tensor) -> Tensor:
-    """Sum ``[N]`` of each Gaussian over its whole square: the square of the sum along one axis."""
-    if not len(radius):
-        return sigma
-    step = torch.arange(int(radius.max()) + 1, device=radius.device)
-    half = torch.exp(-step.square() / (2 * sigma.square())[:, None]) * (step <= radius[:, None])
-    return (2 * half.sum(1) - 1).square()
+def _gaussians_on_grid(
+    centers: Tensor, radius: Tensor, size: tuple[int, int], sharpness: float, unit_sum: bool
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The same with every cell of the grid, 0 outside the windows: object ``[n, 1]``, cell ``[H * W]``, value ``[n, H *
+    W]``, for a few objects at a time."""
+    height, width = size
+    radius = _along_axes(radius)
+    bell = _Bell(radius, size, sharpness, unit_sum)
+    step = max(CELLS_AT_ONCE // max(height * width, 1), 1)
+    cell = torch.arange(height * width, device=radius.device)
+    for owner in torch.arange(len(radius), device=radius.device)[:, None].split(step):
+        away = [torch.arange(side, device=radius.device) - centers[owner, n] for n, side in enumerate((width, height))]
+        x, y = (
+            each.square().float().masked_fill(each.abs() > radius[owner, n], torch.inf) for n, each in enumerate(away)
+        )
+        squared = ((y * bell.stretch[owner])[:, :, None] + x[:, None]).flatten(1)
+        yield owner, cell, bell.at(squared, owner)
+
+
+class _Bell:
+    """The Gaussians of objects with ``radius [N, 2]``.
+
+    Distances count in units of x: those along y are multiplied by ``stretch [N]``, exactly 1 for a round Gaussian.
+    """
+
+    def __init__(self, radius: Tensor, size: tuple[int, int], sharpness: float, unit_sum: bool) -> None:
+        variance = ((2 * radius + 1).to(torch.float32) / sharpness).square()
+        self.double_variance = 2 * variance[:, 0]
+        self.stretch = variance[:, 0] / variance[:, 1]
+        self.total: Tensor | None = None
+        if unit_sum:
+            # Over the whole rectangle: the product of the sums along the axes.
+            away = torch.arange(max(size) + 1, device=radius.device)
+            half = torch.exp(-away.square() / (2 * variance)[..., None]) * (away <= radius[..., None])
+            self.total = (2 * half.sum(-1) - 1).prod(-1)
+
+    def at(self, squared: Tensor, owner: Tensor) -> Tensor:
+        """Values at squared distances (float32) from the objects ``owner``."""
+        value = torch.exp(-squared / self.double_variance[owner])
+        return value if self.total is None else value / self.total[owner]
+
+
+def on_host(tensor: Tensor) -> bool:
+    """Whether Python may ask for numbers of a tensor: then it can lay out exactly the cells that are touched.
+
+    Only a GPU knows how large the windows of its objects are, and asking it stops the CPU until it has finished
+    everything before. So a GPU, which computes faster than it answers, evaluates every object on the whole grid.
+    """
+    return tensor.device.type == "cpu"
+
+
+def _pieces(centers: Tensor, radius: Tensor, *rest: Any) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+    """Objects, cells and values of all Gaussians."""
+    if on_host(radius):
+        return [gaussian_windows(centers, radius, *rest)]
+    return _gaussians_on_grid(centers, radius, *rest)
 
 
 def draw_gaussians(
@@ -96,14 +158,14 @@ def draw_gaussians(
 ) -> Tensor:
     """Heatmaps ``[B, C, H, W]`` float32: at each cell the largest of the Gaussians drawn into its channel.
 
-    ``centers`` int ``[N, 2]``, ``radius`` int ``[N]``, ``channel`` int ``[N]``, ``image`` int ``[N]`` (row of the
-    batch).
+    ``centers`` int ``[N, 2]``, ``radius`` int ``[N]``, or ``[N, 2]`` along x and y (negative: nothing is drawn),
+    ``channel`` int ``[N]``, ``image`` int ``[N]`` (row of the batch).
     """
     _, channels, height, width = shape
-    owner, cell, value = gaussian_windows(centers, radius, (height, width))
-    flat = value.new_zeros(shape).view(-1)
-    where = (image[owner] * channels + channel[owner]) * (height * width) + cell
-    flat.scatter_reduce_(0, where, value, "amax")
+    flat = torch.zeros(shape, device=radius.device).view(-1)
+    start = (image * channels + channel) * (height * width)
+    for owner, cell, value in _pieces(centers, radius, (height, width), 6.0, False):
+        flat.scatter_reduce_(0, (start[owner] + cell).flatten(), value.flatten(), "amax")
     return flat.view(shape)
 
 
@@ -117,32 +179,40 @@ def dense_owner(
 ) -> tuple[Tensor, Tensor]:
     """Which object owns each cell: owner int64 ``[B, H, W]`` (-1 = none) and its Gaussian ``[B, H, W]``.
 
-    The object with the largest Gaussian wins a cell, the later one where two are equal. For ``sharpness`` and
-    ``unit_sum`` see ``gaussian_windows``.
+    The object with the largest Gaussian wins a cell, the later one where two are equal, none where all are 0 in
+    float32. Arguments as for ``draw_gaussians``; for ``sharpness`` and ``unit_sum`` see ``gaussian_windows``.
     """
     _, height, width = shape
-    owner, cell, value = gaussian_windows(centers, radius, (height, width), sharpness, unit_sum)
-    where = image[owner] * (height * width) + cell
-    strongest = value.new_zeros(shape).view(-1)
-    strongest.scatter_reduce_(0, where, value, "amax")
-    winner = owner.new_full((strongest.numel(),), -1)
-    wins = value == strongest[where]
-    winner.scatter_reduce_(0, where[wins], owner[wins], "amax")
-    return winner.view(shape), strongest.view(shape)
+    # Value and owner in one number: positive floats have the order of their bits.
+    best = torch.zeros(shape, dtype=torch.long, device=radius.device).view(-1)
+    start = image * (height * width)
+    for owner, cell, value in _pieces(centers, radius, (height, width), sharpness, unit_sum):
+        key = torch.where(value > 0, (value.view(torch.int32).long() << 32) + owner + 1, 0)
+        best.scatter_reduce_(0, (start[owner] + cell).flatten(), key.flatten(), "amax")
+    best = best.view(shape)
+    return (best & 0xFFFFFFFF) - 1, (best >> 32).int().view(torch.float32)
 
 
-def draw_regions(boxes: Tensor, channel: Tensor, shape: tuple[int, int, int, int], image: Tensor) -> Tensor:
-    """Mask bool ``[B, C, H, W]``: True in the cells that lie inside a box ``[N, 4]`` of that channel and image."""
-    _, _, height, width = shape
-    xs = torch.arange(width, device=boxes.device)
-    ys = torch.arange(height, device=boxes.device)
-    mask = torch.zeros(shape, dtype=torch.bool, device=boxes.device)
-    inside_x = (xs >= boxes[:, 0:1].floor()) & (xs <= boxes[:, 2:3].ceil())
-    inside_y = (ys >= boxes[:, 1:2].floor()) & (ys <= boxes[:, 3:4].ceil())
-    # Crowd regions are few: a loop over them costs less than N full maps.
-    for n in range(len(boxes)):
-        mask[image[n], channel[n]] |= inside_y[n, :, None] & inside_x[n, None, :]
-    return mask
+def draw_regions(
+    boxes: Tensor, channel: Tensor, shape: tuple[int, int, int, int], image: Tensor, shown: Tensor
+) -> Tensor:
+    """Mask bool ``[B, C, H, W]``: True in the cells that a box ``[N, 4]`` of that channel and image touches, if it is
+    ``shown`` (bool ``[N]``)."""
+    _, channels, height, width = shape
+    x1, y1, x2, y2 = torch.cat([boxes[:, :2].floor(), boxes[:, 2:].ceil() + 1], -1).long().unbind(-1)
+    x1, x2, y1, y2 = x1.clamp(0, width), x2.clamp(0, width), y1.clamp(0, height), y2.clamp(0, height)
+    shown = shown & (x1 < x2) & (y1 < y2)
+    plane = image * channels + channel
+    if on_host(boxes):
+        owner, x, y = _cells_of_windows(x1, y1, torch.where(shown, x2, x1), y2)
+        mask = torch.zeros(shape, dtype=torch.bool)
+        mask.view(-1)[(plane[owner] * height + y) * width + x] = True
+        return mask
+    # Steps at the corners; their sum over all cells above and to the left is the number of boxes over a cell.
+    steps = torch.zeros(*shape[:2], height + 1, width + 1, dtype=torch.int32, device=boxes.device)
+    for x, y, sign in ((x1, y1, 1), (x2, y1, -1), (x1, y2, -1), (x2, y2, 1)):
+        steps.view(-1).index_add_(0, (plane * (height + 1) + y) * (width + 1) + x, sign * shown.int())
+    return steps.cumsum(-1, dtype=torch.int32).cumsum(-2, dtype=torch.int32)[..., :height, :width] > 0
 
 
 def suppress_non_peaks(heatmap: Tensor, kernel: int = 3) -> Tensor:

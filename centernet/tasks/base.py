@@ -132,9 +132,12 @@ class Task:
         """Targets of a batch, one per head. ``objects`` padded, in input pixels; ``grid_size`` (height, width) in
         cells."""
         placed = self.heatmap.place(objects, grid_size)
+        targets: Targets = {HEATMAP: self.heatmap.encode(placed, objects)}
+        placed, objects = self.heatmap.samples(placed, objects)
         rules = self.supervised(placed, objects)
-        targets = {}
         for name, term in self.terms.items():
+            if name == HEATMAP:
+                continue
             rows = placed._replace(is_object=placed.is_object & rules[name]) if name in rules else placed
             targets[name] = _padded(term.encode(rows, objects), term.about.pad_objects)
         return targets
@@ -149,6 +152,31 @@ class Task:
                 for part, value in term.losses(stack[name], targets[name]).items():
                     parts[part] = parts.get(part, 0) + value / len(outputs)
         return {"loss": sum(weights[part] * value for part, value in parts.items()), **parts}
+
+    def imitation(self, outputs: Sequence[Outputs], maps: Outputs) -> Tensor:
+        """How far raw maps are from a teacher's activated ``maps``: the parts of all terms, averaged over the stacks
+        and weighted as in ``losses``."""
+        total = maps[HEATMAP].new_zeros(())
+        for name, term in self.terms.items():
+            target, weights = term.taught(maps), term.weights
+            for stack in outputs:
+                for part, value in term.imitation(stack[name], target).items():
+                    total = total + weights[part] * value / len(outputs)
+        return total
+
+    def check_teacher(self, other: Task) -> None:
+        """Raise ``InputError`` if the maps of a network for ``other`` do not say the same as those of this task, apart
+        from the classes."""
+        if other.name != self.name:
+            raise InputError(f"the teacher's task is {other.name}, this run's is {self.name}; give one of this task")
+        if other.stride != self.stride:
+            raise InputError(
+                f"the teacher's stride is {other.stride}, this run's is {self.stride}; give a teacher of this stride"
+            )
+        for name, term in self.terms.items():
+            if name not in other.terms:
+                raise InputError(f"the teacher has no head {name}; use the teacher's options of the task")
+            term.check_teacher(other.terms[name])
 
     def activate(self, outputs: Outputs) -> Outputs:
         """Raw maps to maps that ``decode`` reads: probabilities for heatmaps, meters for depth, and so on."""
@@ -186,6 +214,15 @@ class Task:
     def perfect(self, targets: Targets, grid_size: tuple[int, int]) -> Outputs:
         """The raw output of a perfect network for ``targets``; lets every task test itself."""
         return {name: term.perfect(targets[name], grid_size) for name, term in self.terms.items()}
+
+
+def by_score(found: Detections) -> Detections:
+    """Detections ``[B, K, ...]`` by decreasing score, for tasks that change the scores of peaks."""
+    order = found["scores"].topk(found["scores"].shape[1]).indices
+    return {
+        name: value.gather(1, order.view(*order.shape, *[1] * (value.ndim - 2)).expand_as(value))
+        for name, value in found.items()
+    }
 
 
 def make_term(make: Callable[..., Term], name: str, about: About, options: Any) -> Term:

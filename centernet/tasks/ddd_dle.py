@@ -16,7 +16,7 @@ from torch import Tensor
 from centernet.metrics.kitti import KittiAP
 from centernet.ops.affine import Size as ImageSize
 from centernet.structures import Batch, Detections, Objects, Outputs
-from centernet.tasks.base import Task
+from centernet.tasks.base import Task, by_score
 from centernet.tasks.terms.angle import TwelveBins
 from centernet.tasks.terms.base import Peaks, Placed
 from centernet.tasks.terms.box import BoxOffset, Size
@@ -64,11 +64,7 @@ class DddDleTask(Task):
         """Multiply scores by depth confidence and sort the detections again."""
         found = dict(found)
         found["scores"] = found["scores"] * confidence_of(found.pop("depth_spread"))
-        order = found["scores"].topk(found["scores"].shape[1]).indices
-        return {
-            name: value.gather(1, order.view(*order.shape, *[1] * (value.ndim - 2)).expand_as(value))
-            for name, value in found.items()
-        }
+        return by_score(found)
 
     def lift(self, detections: Detections, batch: Batch) -> Detections:
         return lift_to_space(super().lift(detections, batch), batch, self.terms["depth"])

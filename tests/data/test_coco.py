@@ -18,6 +18,7 @@ from centernet.data.images import read_image
 from centernet.data.transforms import eval_pipeline, train_pipeline
 from centernet.ops.affine import transform_boxes
 from centernet.structures import InputError
+from tests.data.test_images import deep, photograph, png_header
 from tests.tiny import make_coco
 
 BOX = {"image_id": 1, "bbox": [4, 4, 20, 10]}
@@ -183,6 +184,58 @@ def test_an_unreadable_image_stops_by_default_and_can_be_skipped_in_training(tmp
         CocoDataset(path, images, train_pipeline((32, 32)), on_bad_image="ignore")
 
 
+@pytest.mark.parametrize("spoil", ["another size", "too large"])
+def test_an_image_of_another_size_and_a_huge_one_are_skipped_like_unreadable_ones(tmp_path, spoil):
+    path = resize(tmp_path, width=30, height=20) if spoil == "another size" else make_coco(tmp_path, [BOX])[0]
+    if spoil == "too large":
+        (tmp_path / "train" / "1.png").write_bytes(png_header(60_000, 60_000))
+    files = {"train_annotations": path, "val_annotations": make_coco(tmp_path, split="val")[0], "root": tmp_path}
+    data = data_of(on_bad_image="skip", **files)
+    data.setup("fit")
+    dataset = data.datasets["train"]
+    assert dataset[0]["image_id"] == 2
+    assert int(dataset.skipped) == 1
+
+
+def test_a_size_of_one_number_is_no_size(tmp_path):
+    dataset = CocoDataset(resize(tmp_path, height=0, width=9), tmp_path / "train", eval_pipeline((32, 32)))
+    assert dataset.sizes.tolist() == [[0, 0], [48, 64]]
+    assert dataset[0]["image_size"].tolist() == [48, 64]
+    assert len(dataset.objects(0)["labels"]) == 1
+
+
+@pytest.mark.parametrize(("size", "shape"), [((40, 60), (40, 60)), ((60, 40), (60, 40)), ((0, 0), (60, 40))])
+def test_samples_and_pictures_show_a_photograph_turned_as_its_annotations_are(tmp_path, size, shape):
+    entry = {"id": 1, "file_name": "a.jpg", "height": 40, "width": 60}
+    path, images = make_coco(tmp_path, [BOX], images=[entry])
+    stored = photograph(images / "a.jpg", 6)
+    content = json.loads(path.read_text())
+    content["images"][0].update(height=size[0], width=size[1])
+    path.write_text(json.dumps(content))
+    dataset = CocoDataset(path, images, eval_pipeline((64, 64), "stretch"))
+    sample = dataset[0]
+    assert sample["image_size"].tolist() == list(shape)
+    wanted = stored if shape == (40, 60) else np.rot90(stored, -1)
+    assert np.abs(dataset.read(0).astype(int) - wanted).max() <= 2
+
+
+def test_the_bits_of_16_bit_images_are_an_option_that_prediction_gets_too(tmp_path):
+    for split in ("train", "val"):
+        _, images = make_coco(tmp_path, [BOX], images=[{"id": 1}], split=split)
+        deep(images / "1.png", 4095, 48, 64)
+    data = data_of(root=tmp_path, bit_depth=12)
+    data.setup("fit")
+    assert [dataset.read(0).max() for dataset in data.datasets.values()] == [255, 255]
+    assert int(data.datasets["val"][0]["image"].max()) > 200
+    assert data.eval_spec["bit_depth"] == 12
+    data = data_of(root=tmp_path)
+    data.setup("fit")
+    with pytest.raises(InputError, match=r"values up to 4095; set bit_depth .*data\.bit_depth=12"):
+        data.datasets["train"][0]
+    with pytest.raises(InputError, match="bit_depth=24 does not fit"):
+        data_of(root=tmp_path, bit_depth=24)
+
+
 def bad_json(text: str) -> Any:
     def write(folder: Path) -> None:
         path, _ = make_coco(folder)
@@ -218,6 +271,16 @@ def bad_json(text: str) -> Any:
             lambda f: make_coco(f, categories=[{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]),
             "two categories are called 'cat'; give every class its own name",
         ),
+        (
+            lambda f: make_coco(
+                f, categories=[{"id": 4, "name": "cat"}, {"id": 5, "name": "cow"}, {"id": 4, "name": "dog"}]
+            ),
+            "categories 'cat' and 'dog' have the same id 4; give every class its own id",
+        ),
+        (
+            lambda f: resize(f, width=48, height=64),
+            r"1\.png has 64x48 pixels \(width x height\), but its annotations are for 48x64; use the image that was",
+        ),
         (lambda f: remove(f, "1.png"), r"1 of 2 images of .* are not in .* \(first: 1\.png\); check the images folder"),
     ],
 )
@@ -227,7 +290,7 @@ def test_what_is_wrong_with_the_files_is_said_in_one_sentence(tmp_path, make, me
     with pytest.raises(InputError, match=message) as raised:
         CocoDataset(path, images, eval_pipeline((32, 32)))
     assert "\n" not in str(raised.value)
-    assert str(path) in str(raised.value)
+    assert str(tmp_path) in str(raised.value)
 
 
 def rewrite(folder: Path, **changes: Any) -> None:
@@ -235,6 +298,15 @@ def rewrite(folder: Path, **changes: Any) -> None:
     path = folder / "annotations" / "instances_train.json"
     content = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def resize(folder: Path, **size: int) -> Path:
+    """Change the size of the first image in the json only."""
+    path, _ = make_coco(folder, [BOX])
+    content = json.loads(path.read_text())
+    content["images"][0].update(size)
+    path.write_text(json.dumps(content))
+    return path
 
 
 def remove(folder: Path, name: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from centernet.data.coco import CocoDataModule, CocoDataset
-from centernet.data.mosaic import join_quadrants
+from centernet.data.combine import join_quadrants
 from centernet.data.transforms import eval_pipeline
 from centernet.joints import COCO_SKELETON
 from centernet.structures import InputError
@@ -158,6 +158,12 @@ def test_the_config_renames_and_orders_joints(tmp_path):
     ordered = open_dataset(tmp_path, {**BOX, **JOINTS}, categories=categories, joints=order)
     assert dict(zip(ordered.joints.names, ordered.joints.sigmas, strict=True))["head"] == 0.4
     assert ordered.objects(0)["joints"][0].tolist() == [[0, 0, -1], [0, 0, 0], [30, 20, 1], [20, 10, 2]]
+
+
+def test_classes_without_joints_are_a_fact_of_the_data(tmp_path):
+    categories = [*PERSON, {"id": 2, "name": "car"}]
+    assert open_dataset(tmp_path, {**BOX, **JOINTS}, categories=categories).facts["jointless"] == [1]
+    assert "jointless" not in open_dataset(tmp_path, {**BOX, **JOINTS}, categories=PERSON).facts
 
 
 def test_joints_without_left_and_right_are_noted(tmp_path):

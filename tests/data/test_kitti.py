@@ -17,6 +17,7 @@ from centernet.data.transforms import EvalWarp, eval_pipeline
 from centernet.ops.affine import flip_matrix
 from centernet.structures import InputError
 from tests import tiny
+from tests.data.test_images import photograph, png_header
 
 SIZE = (96, 320)
 P2 = np.array([[180.0, 0, 160, 12], [0, 180, 48, -0.1], [0, 0, 1, 0.004]])
@@ -114,6 +115,7 @@ def test_facts_are_the_classes_mean_dimensions_and_the_focal_length_of_the_input
     assert facts["mean_dimensions"] == [[1.8, 0.6, 0.8], [1.5, 1.6, 4.0], pytest.approx([1.65, 1.1, 2.4])]
     # The image is fitted into 64 rows of 96, because the input is relatively wider.
     assert facts["focal"] == pytest.approx(180 * 64 / 96)
+    assert facts["ground"] == pytest.approx([1.6, 0.0])
     assert "joints" not in facts
 
 
@@ -237,6 +239,21 @@ def test_the_sizes_of_the_real_images_go_together(tmp_path: Path, size: tuple[in
     assert read(tmp_path).sizes[2].tolist() == list(size)
 
 
+def test_a_turned_photograph_has_the_size_that_is_read(tmp_path: Path) -> None:
+    make_kitti(tmp_path, {"000000": [CAR]}, end=".jpg")
+    photograph(tmp_path / "training" / "image_2" / "000000.jpg", 6, 320, 96)
+    dataset = read(tmp_path)
+    assert dataset.sizes.tolist() == [[96, 320]]
+    assert dataset[0]["image_size"].tolist() == [96, 320]
+
+
+def test_a_header_of_any_size_is_read_without_complaint(tmp_path: Path) -> None:
+    make_kitti(tmp_path, {"000000": [CAR], "000001": [CAR], "000002": [CAR]})
+    (tmp_path / "training" / "image_2" / "000001.png").write_bytes(png_header(60_000, 60_000))
+    with pytest.raises(InputError, match=r"frame 000001 .* is 60000x60000 pixels, but the other images are about"):
+        read(tmp_path)
+
+
 def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
     make_kitti(tmp_path, {"000009": [CAR]}, split="other", size=(48, 160))
     make_kitti(tmp_path, {"000000": [CAR], "000001": [CAR]})
@@ -311,9 +328,10 @@ def test_an_object_without_3d_box_is_named(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_mosaics_are_refused() -> None:
-    with pytest.raises(InputError, match=r"augment.mosaic=0.5 is not supported with 3D labels"):
-        KittiDataModule("somewhere", augment={"warp": "crop", "mosaic": 0.5})
+@pytest.mark.parametrize("kind", ["mosaic", "mixup", "copy_paste"])
+def test_images_made_of_several_are_refused(kind: str) -> None:
+    with pytest.raises(InputError, match=rf"augment.{kind}=0.5 is not supported with 3D labels; set augment.{kind}=0"):
+        KittiDataModule("somewhere", augment={"warp": "crop", kind: 0.5})
 
 
 def test_real_frames_are_read_with_the_counts_of_their_readme(data_folder: Path) -> None:

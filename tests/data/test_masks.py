@@ -48,7 +48,7 @@ def counted(points: np.ndarray, size: tuple[int, int] = SIZE, fine: int = 16) ->
 def test_the_box_of_a_polygon_is_that_of_its_visible_pixels(name, x, y, radius, turn):
     matrix = MATRICES[name]
     polygon = star(x, y, radius, turn=turn)
-    masks = Masks([[polygon.ravel().tolist()]], [IMAGE])
+    masks = Masks.of([[polygon.ravel().tolist()]], [IMAGE])
     ours = masks.visible_box(0, matrix, SIZE)
     wanted = counted(polygon @ matrix[:2, :2].T + matrix[:2, 2])
     if wanted is None or ours is None:
@@ -89,7 +89,7 @@ def test_run_lengths_say_the_same_as_the_polygon_they_were_drawn_from(name, comp
             ends = np.concatenate([[0], np.flatnonzero(np.diff(flat)) + 1, [len(flat)]])
             runs = np.diff(ends).tolist()
             segmentation = {"size": list(IMAGE), "counts": [0, *runs] if flat[0] else runs}
-        masks = Masks([segmentation, [polygon.ravel().tolist()]], [IMAGE] * 2)
+        masks = Masks.of([segmentation, [polygon.ravel().tolist()]], [IMAGE] * 2)
         matrix = MATRICES[name]
         bitmap, exact = masks.visible_box(0, matrix, SIZE), masks.visible_box(1, matrix, SIZE)
         # A pixel of the mask is as large as the matrix makes it.
@@ -102,7 +102,7 @@ def test_run_lengths_say_the_same_as_the_polygon_they_were_drawn_from(name, comp
 
 def test_segmentations_that_are_none_or_make_no_sense_are_no_masks():
     given = [None, [], [[1, 2, 3, 4]], [[1, 2, 3]], {"counts": [5, 5], "size": [3, 3]}, {"size": [3, 3]}, "polygon"]
-    masks = Masks(given, [IMAGE] * len(given))
+    masks = Masks.of(given, [IMAGE] * len(given))
     assert not any(masks.has_mask(n) for n in range(len(masks)))
 
 
@@ -114,16 +114,16 @@ def trimmed(boxes: list[list[float]], masks: Masks | None = None, crowd: list[bo
 def test_a_box_that_loses_a_tenth_at_most_is_clipped_and_another_one_rebuilt_from_its_mask():
     triangle = [[60, 10, 100, 10, 100, 50]]  # within the box, its visible part ends at x = 80
     cut = [60, 10, 100, 50]
-    masks = Masks([triangle] * 2, [IMAGE] * 2)
+    masks = Masks.of([triangle] * 2, [IMAGE] * 2)
     assert trimmed([cut], masks) == [[60, 10, 80, 30]]
     assert trimmed([cut]) == [[60, 10, 80, 50]]  # only a box: clipped
     assert trimmed([[42, 10, 82, 50]], masks) == [[42, 10, 80, 50]]  # loses a twentieth: clipped
     assert trimmed([[10, 10, 50, 50]], masks) == [[10, 10, 50, 50]]  # whole: as it was
-    assert trimmed([cut, cut], Masks([None, triangle], [IMAGE] * 2)) == [[60, 10, 80, 50], [60, 10, 80, 30]]
+    assert trimmed([cut, cut], Masks.of([None, triangle], [IMAGE] * 2)) == [[60, 10, 80, 50], [60, 10, 80, 30]]
 
 
 def test_a_box_with_nothing_of_its_mask_in_sight_is_dropped():
-    assert trimmed([[60, 10, 100, 50]], Masks([[[90, 10, 100, 10, 100, 50]]], [IMAGE])) == []
+    assert trimmed([[60, 10, 100, 50]], Masks.of([[[90, 10, 100, 10, 100, 50]]], [IMAGE])) == []
     assert trimmed([[85, 10, 100, 50]]) == []
 
 
@@ -138,7 +138,7 @@ def test_a_turned_box_becomes_tight_again():
     matrix = place_matrix((60, 45), (40, 32), (1, 1), rotation=45)
     objects = move(make_objects([[40, 25, 80, 65]]), torch.from_numpy(matrix))
     loose = trim_objects(objects, matrix, SIZE)["boxes"][0]
-    tight = trim_objects(objects, matrix, SIZE, Masks([[disc.ravel().tolist()]], [IMAGE]))["boxes"][0]
+    tight = trim_objects(objects, matrix, SIZE, Masks.of([[disc.ravel().tolist()]], [IMAGE]))["boxes"][0]
     assert (loose[2] - loose[0]).item() == pytest.approx(56.6, abs=0.1)
     assert tight.tolist() == pytest.approx([20, 12, 60, 52], abs=0.5)
 
@@ -176,8 +176,9 @@ def test_masks_belong_to_their_objects_whatever_the_order_of_the_annotations(tmp
 def test_masks_are_kept_only_when_the_augmentation_asks_for_them(tmp_path):
     for split in ("train", "val"):
         make_coco(tmp_path, ANNOTATIONS, split=split)
-    for asked in (False, True):
-        data = CocoDataModule(tmp_path, resolution=(32, 32), augment={"warp": "crop", "visible_boxes": asked})
+    for options in ({}, {"mosaic": 0.5, "mixup": 0.5}, {"visible_boxes": True}, {"copy_paste": 0.5}):
+        data = CocoDataModule(tmp_path, resolution=(32, 32), augment={"warp": "crop", **options})
         data.setup("fit")
+        asked = "visible_boxes" in options or "copy_paste" in options
         assert (data.datasets["train"].masks is not None) == asked
         assert data.datasets["val"].masks is None

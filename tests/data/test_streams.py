@@ -1,7 +1,8 @@
-"""Random streams: another draw for every image, epoch and rank; the same for the same seed, whoever draws it."""
+"""Random streams: another draw for every image and epoch; the same for the same seed, whoever draws it."""
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from centernet.data.coco import CocoDataModule
+from centernet.data.datamodule import Draw, SeededSampler
 
 
 def epochs(
@@ -90,14 +92,40 @@ def test_the_number_of_workers_changes_nothing(plain, shapes, workers):
     assert [list(epoch) for epoch in seen] == [list(epoch) for epoch in plain]
 
 
-def test_ranks_share_the_images_and_warp_them_differently(plain, shapes):
+def test_processes_share_the_images_and_warp_them_as_one_process_would(plain, shapes):
     first, second = (epochs(shapes, rank=rank, ranks=2) for rank in (0, 1))
     for a, b, whole in zip(first, second, plain, strict=True):
         assert not a.keys() & b.keys()
-        assert a.keys() | b.keys() == whole.keys()
-    # With one process all images are rank 0's: those that rank 1 has here are warped differently there.
-    assert any_shared(first[0], plain[0])
-    assert not any_shared(second[0], plain[0])
+        assert same({**a, **b}, whole)
+
+
+def draws(count: int, ranks: int, start: tuple[int, int] = (0, 0), epoch: int = 0) -> list[list[Draw]]:
+    samplers = [SeededSampler(range(count), num_replicas=ranks, rank=rank, seed=3) for rank in range(ranks)]
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+        sampler.start = start
+    return [list(sampler) for sampler in samplers]
+
+
+def test_an_image_that_is_repeated_to_even_out_the_processes_is_another_draw():
+    shares = draws(10, 4)
+    assert [len(share) for share in shares] == [3] * 4
+    everything = [draw for share in shares for draw in share]
+    assert {draw.index for draw in everything} == set(range(10))
+    assert len(set(everything)) == 12
+    assert {draw.entropy for draw in everything} == {(3, 0, 0), (3, 0, 1)}
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_an_epoch_that_is_continued_leaves_out_what_was_done_and_nothing_else(ranks):
+    (whole,) = draws(10, 1, epoch=2)
+    shares = draws(10, ranks, start=(2, 4), epoch=2)
+    left = [draw for step in itertools.zip_longest(*shares) for draw in step if draw is not None]
+    assert left[:6] == whole[4:]
+    assert all(draw.entropy[2] == 1 for draw in left[6:])
+    assert len({len(share) for share in shares}) == 1
+    # The next epoch is whole again.
+    assert sum(len(share) for share in draws(12, ranks, start=(2, 4), epoch=3)) == 12
 
 
 def test_validation_draws_nothing(shapes):

@@ -18,6 +18,8 @@ from centernet.data.transforms import (
     JitterWarp,
     RandomCropWarp,
     StretchWarp,
+    ZoomWarp,
+    _turn_around_gray,
     eval_pipeline,
     seed_pipeline,
     train_pipeline,
@@ -33,6 +35,8 @@ PIPELINES = {
     "jitter": lambda: train_pipeline((96, 128), "jitter", scale=0.4, shift=0.1),
     "stretched crop": lambda: train_pipeline((96, 128), "stretch"),
     "turned": lambda: train_pipeline((96, 128), "stretch", short_sides=[512], rotation=30.0),
+    "zoomed": lambda: train_pipeline((96, 128), "zoom"),
+    "zoomed and turned": lambda: train_pipeline((96, 128), "zoom", rotation=20.0),
     "none": lambda: train_pipeline((96, 128), None),
     "fit": lambda: eval_pipeline((96, 128), "fit"),
     "fit tall": lambda: eval_pipeline((160, 64), "fit"),
@@ -263,6 +267,44 @@ def test_gray_stays_gray_without_lighting():
     assert not np.array_equal(changed, gray)
 
 
+def test_hue_turns_the_colors_around_gray():
+    jitter = ColorJitter(brightness=0, contrast=0, saturation=0, lighting=0, hue=60)
+    turns = []
+    for seed in range(200):
+        jitter.random_generator = np.random.default_rng(seed)
+        matrix = jitter.color_matrix(100.0)[:, :3]
+        np.testing.assert_allclose(matrix @ [1, 1, 1], [1, 1, 1], atol=1e-12)
+        np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-12)
+        turns.append(np.rad2deg(np.arccos((np.trace(matrix) - 1) / 2)))
+    assert 55 < max(turns) <= 60
+    # By a third of the circle red becomes green.
+    np.testing.assert_allclose(_turn_around_gray(120) @ [1, 0, 0], [0, 1, 0], atol=1e-12)
+
+
+def test_blur_and_noise_touch_as_many_images_as_they_should():
+    image = make_image()
+    for name in ("blur", "noise"):
+        pipeline, changed = train_pipeline((32, 48), None, **{name: 0.3}), 0
+        plain = warp_image(eval_pipeline((32, 48)), image)[0]
+        for seed in range(100):
+            seed_pipeline(pipeline, seed)
+            changed += not torch.equal(warp_image(pipeline, image)[0], plain)
+        assert 15 < changed < 45
+
+
+def test_noise_is_slight_and_so_is_blur():
+    image = np.full((64, 64, 3), 128, np.uint8)
+    image[:, 32:] = 178
+    noise, blur = train_pipeline((64, 64), None, noise=1.0), train_pipeline((64, 64), None, blur=1.0)
+    for seed in range(20):
+        for pipeline in (noise, blur):
+            seed_pipeline(pipeline, seed)
+        noisy, blurred = (warp_image(pipeline, image)[0].float() for pipeline in (noise, blur))
+        assert 0.01 * 255 * 0.9 < noisy[:, :, :32].std() < 0.05 * 255 * 1.1
+        # A blurred edge rises as the normal distribution: by 1 / (sigma sqrt(2 pi)) of its height per pixel.
+        assert 0.18 < blurred[0, 32].diff().max() / 50 < 0.8
+
+
 def test_a_seed_repeats_the_whole_pipeline_and_another_does_not():
     pipeline, image = train_pipeline((32, 32), color={}), make_image()
     seed_pipeline(pipeline, 1, 2, 3)
@@ -292,8 +334,12 @@ def test_no_augmentation_is_the_evaluations_warp():
 
 
 def test_an_unknown_option_is_an_error():
-    with pytest.raises(InputError, match=r"augment.warp='zoom' is unknown; choose one of crop, jitter"):
-        train_pipeline((32, 32), "zoom")
+    with pytest.raises(InputError, match=r"augment.warp='pan' is unknown; choose one of crop, jitter, stretch, zoom"):
+        train_pipeline((32, 32), "pan")
+    with pytest.raises(InputError, match=r"augment.scale=\[2, 1\] is not a range; give two numbers above 0, such as"):
+        train_pipeline((32, 32), "zoom", scale=[2, 1])
+    with pytest.raises(InputError, match=r"augment.blur=2 is not a probability; choose a value from 0 to 1"):
+        train_pipeline((32, 32), blur=2)
     with pytest.raises(InputError, match="test_mode='crop' is unknown; choose one of fit, keep, stretch"):
         eval_pipeline((32, 32), "crop")
     with pytest.raises(
@@ -336,3 +382,31 @@ def test_the_stretched_crop_distorts_the_longer_side_of_an_upright_image():
     warp.random_generator = np.random.default_rng(0)
     matrix = warp.matrix((400, 200))
     assert (matrix[0, 0] * 200, matrix[1, 1] * 400) == pytest.approx((512, 1024 * 1.6))
+
+
+@given(seed=st.integers(0, 10_000))
+def test_the_zoom_draws_scale_and_aspect_from_their_ranges_and_wastes_no_room(seed):
+    warp = ZoomWarp((96, 128), scale=(0.5, 2.0), aspect=(0.8, 1.25), flip=0.0)
+    warp.random_generator = np.random.default_rng(seed)
+    matrix = warp.matrix((300, 500))
+    sx, sy = matrix[0, 0], matrix[1, 1]
+    fitted = 128 / fit_extent((300, 500), (96, 128))
+    assert 0.5 - 1e-9 <= (sx * sy) ** 0.5 / fitted <= 2.0 + 1e-9
+    assert 0.8 - 1e-9 <= sx / sy <= 1.25 + 1e-9
+    for side, scale, shift, room in ((500, sx, matrix[0, 2], 128), (300, sy, matrix[1, 2], 96)):
+        low, high = shift, shift + side * scale
+        if side * scale <= room:  # all of it is in sight
+            assert low >= -1e-6
+            assert high <= room + 1e-6
+        else:  # it fills the input
+            assert low <= 1e-6
+            assert high >= room - 1e-6
+
+
+def test_small_and_large_zooms_are_equally_likely():
+    warp = ZoomWarp((64, 64), scale=(0.5, 2.0), aspect=(1.0, 1.0))
+    warp.random_generator = np.random.default_rng(0)
+    factors = np.array([warp.matrix((64, 64)) for _ in range(400)])
+    scales = np.abs(factors[:, 0, 0])
+    assert 0.42 < (scales < 1).mean() < 0.58
+    assert 0.4 < (factors[:, 0, 0] < 0).mean() < 0.6

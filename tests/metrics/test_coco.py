@@ -147,6 +147,20 @@ def detections_of(truth: Objects) -> Detections:
     }
 
 
+def test_the_area_under_the_curves_is_ap50():
+    truths, founds = scene(2)
+    truths = [{**truth, "labels": truth["labels"].clamp(max=1)} for truth in truths]  # no birds
+    metric = fill(CocoAP(CLASSES), truths, founds, list(range(len(truths))))
+    at_50 = compute(metric)["AP50"]
+    curves = metric.precision_over_recall()
+    assert list(curves) == ["mean of classes", *CLASSES]
+    assert curves["mean of classes"].mean() == pytest.approx(at_50, abs=1e-6)
+    assert at_50 > 0.05
+    for name in CLASSES:
+        assert curves[name].mean() == pytest.approx(metric.per_class[name]["AP50"], nan_ok=True)
+    assert np.isnan(curves["bird"]).all()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_detection_at_all_scores_zero(backend):
     truths, _ = scene(1, crowds=False)

@@ -98,6 +98,18 @@ def scene(seed: int, frames: int = 5) -> list[tuple[Detections, Objects]]:
     return made
 
 
+def test_the_curves_to_plot_are_the_moderate_ones_whose_mean_is_the_result():
+    metric = KittiAP(CLASSES)
+    for number, (found, truth) in enumerate(scene(1)):
+        add(metric, found, truth, number)
+    results, curves = numbers(metric), metric.precision_over_recall()
+    assert len(curves) == 4 * len(CLASSES)
+    for name, curve in curves.items():
+        assert name.endswith("_moderate")
+        assert curve[1:].mean() == pytest.approx(results[f"{name}_R40"], abs=1e-6)
+    assert results["car_2d_moderate_R40"] > 0.05
+
+
 def test_the_results_are_a_summary_and_every_class_measure_difficulty_and_sampling():
     results = evaluate(*scene(0))
     names = [f"{c}_{m}_{d}_{p}" for c in ("car", "pedestrian", "cyclist") for m in MEASURES for d in DIFFICULTIES

@@ -29,6 +29,7 @@ NETWORKS: list[Any] = [
     pytest.param("hourglass104", marks=pytest.mark.slow),
     {"name": "mobilenetv3_small_050", "neck": "dla_up"},
     {"name": "convnext_atto", "neck": "deconv"},
+    {"name": "lcnet_050", "neck": {"name": "fpn", "channels": 16}, "head_channels": 16, "head_tower": 1},
 ]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from centernet.models import ARCHITECTURES, CenterNet, build_network
 from centernet.models.layers import DeformConv2d
+from centernet.models.necks import FPN
 from centernet.structures import HEATMAP_BIAS, Head, InputError
 
 HEADS = {"heatmap": Head(3, "focal", bias=HEATMAP_BIAS), "size": Head(2, "l1")}
@@ -22,11 +23,13 @@ SMALLEST = [
     "hardnet68",
     pytest.param("hourglass104", marks=pytest.mark.slow),
 ]
-# Not published: any timm backbone takes the deconv or the DLA-up neck by naming it.
+# Not published: any timm backbone takes the deconv, the DLA-up or the FPN neck by naming it.
 OTHERS = [
     {"name": "convnext_atto", "neck": "deconv"},
     {"name": "convnext_atto", "neck": "dla_up"},
     {"name": "mobilenetv3_small_050", "neck": "deconv"},
+    {"name": "mobilenetv3_small_050", "neck": "fpn"},
+    {"name": "lcnet_050", "neck": {"name": "fpn", "channels": 16}, "head_channels": 16, "head_tower": 2},
     {"name": "mobilenetv3_small_050", "neck": {"name": "dla_up", "channels": 32}},
     {"name": "lcnet_050", "neck": {"name": "dla_up", "channels": [16, 24, 32, 48], "deformable": True}},
 ]
@@ -166,6 +169,23 @@ def test_a_backbone_that_does_not_double_its_strides_is_refused_by_dla_up() -> N
         build_network({"name": "hourglass104", "neck": "dla_up"}, HEADS)
 
 
+def test_fpn_refuses_it_too() -> None:
+    wanted = pytest.raises(InputError, match=r"fpn needs levels that double in stride.*choose another backbone")
+    with wanted, torch.device("meta"):
+        build_network({"name": "hourglass104", "neck": "fpn"}, HEADS)
+
+
+def test_every_level_reaches_the_maps_of_an_fpn() -> None:
+    neck = FPN([4, 6, 8], [4, 8, 16], channels=5).eval()
+    levels = [torch.randn(1, width, 8 // 2**n, 12 // 2**n) for n, width in enumerate((4, 6, 8))]
+    (plain,) = neck(levels)
+    assert plain.shape == (1, 5, 8, 12)
+    assert (neck.stride, neck.out_channels) == (4, 5)
+    for n in range(3):
+        (changed,) = neck([level + (1 if n == m else 0) for m, level in enumerate(levels)])
+        assert not torch.equal(changed, plain)
+
+
 def test_dla_up_wants_one_width_or_one_for_each_level() -> None:
     with pytest.raises(InputError, match="dla_up got 2 channels for 4 levels"):
         build_network({"name": "lcnet_050", "neck": {"name": "dla_up", "channels": [8, 16]}}, HEADS)
@@ -184,3 +204,13 @@ def test_unknown_options_of_a_neck_are_named() -> None:
 def test_an_unknown_option_of_a_network_is_named():
     with pytest.raises(InputError, match="backbone 'resnet18' has no option 'nek'; choose from body, options, neck, "):
         build_network({"name": "resnet18", "nek": "deconv"}, HEADS)
+
+
+@pytest.mark.parametrize("name", ["hrnet_w18_small", "test_efficientnet", "resdcn18"])
+def test_every_parameter_that_is_trained_gets_a_gradient(name):
+    network = build_network(name, {"heatmap": Head(2, "focal"), "size": Head(2, "l1")})
+    sum(value.square().mean() for value in network(torch.randn(2, 3, 64, 64))[0].values()).backward()
+    assert not [key for key, value in network.named_parameters() if (value.grad is None) == value.requires_grad]
+    frozen = [key for key, value in network.named_parameters() if not value.requires_grad]
+    # With the coarsest level alone, HRNet's other branches end in layers that nobody reads.
+    assert bool(frozen) == (name == "hrnet_w18_small")

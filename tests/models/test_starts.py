@@ -72,6 +72,28 @@ def test_each_architecture_names_its_start(name: str, start: str) -> None:
     assert ARCHITECTURES[name].get("head_start", "small_last") == start
 
 
+def test_a_tower_is_shared_by_the_branches() -> None:
+    torch.manual_seed(0)
+    head = CenterHead(8, HEADS, 12, num_stacks=2, tower=2)
+    assert [[conv.in_channels for conv in tower.modules() if isinstance(conv, nn.Conv2d)] for tower in head.towers] == [
+        [8, 12]
+    ] * 2
+    for branches in head.stacks:
+        assert [(len(branch), branch[0].kernel_size, branch[0].in_channels) for branch in branches.values()] == [
+            (1, (1, 1), 12)
+        ] * 2
+    assert torch.equal(head.stacks[0]["heatmap"][0].bias, torch.full((5,), HEATMAP_BIAS))
+    first, second = head.eval()([torch.randn(1, 8, 6, 6)] * 2)
+    assert first["size"].shape == (1, 2, 6, 6)
+    assert not torch.equal(first["size"], second["size"])
+
+
+@pytest.mark.parametrize(("tower", "width"), [(1, 0), (-1, 8), (1.5, 8), (1, {"at_least": 8, "per_channel": 1})])
+def test_a_tower_that_cannot_be_built_is_refused(tower, width) -> None:
+    with pytest.raises(InputError, match=r"head_tower=.* needs a positive number of layers, and head_"):
+        CenterHead(8, HEADS, width, tower=tower)
+
+
 def test_an_unknown_start_is_refused() -> None:
     with pytest.raises(InputError, match="head_start='zero' is unknown; choose one of small_last, small"):
         build_network({"name": "resnet18", "head_start": "zero"}, HEADS)

@@ -65,6 +65,39 @@ def test_gaussians_are_those_of_a_double_loop(rows):
     np.testing.assert_allclose(drawn, wanted, atol=1e-6)
 
 
+@given(things, st.integers(0, 9))
+def test_gaussians_may_be_ellipses(rows, more):
+    centers, radius, channel, image = columns(rows)
+    both = torch.stack([radius, radius // 2 + more], -1)
+    drawn = draw_gaussians(centers, both, channel, (IMAGES, CHANNELS, HEIGHT, WIDTH), image)
+    wanted = np.zeros((IMAGES, CHANNELS, HEIGHT, WIDTH))
+    along_x, along_y = (torch.arange(side).numpy() for side in (WIDTH, HEIGHT))
+    for (x, y, _, c, b), (rx, ry) in zip(rows, both.tolist(), strict=True):
+        inside = np.outer(abs(along_y - y) <= ry, abs(along_x - x) <= rx)
+        bell = np.outer(
+            np.exp(-((along_y - y) ** 2) / (2 * ((2 * ry + 1) / 6) ** 2)),
+            np.exp(-((along_x - x) ** 2) / (2 * ((2 * rx + 1) / 6) ** 2)),
+        )
+        wanted[b, c] = np.maximum(wanted[b, c], bell * inside)
+    np.testing.assert_allclose(drawn, wanted, atol=1e-6)
+
+
+@given(things)
+def test_equal_radii_along_both_axes_are_one_radius(rows):
+    centers, radius, channel, image = columns(rows)
+    shape = (IMAGES, CHANNELS, HEIGHT, WIDTH)
+    twice = radius[:, None].repeat(1, 2)
+    once = draw_gaussians(centers, radius, channel, shape, image)
+    assert torch.equal(once, draw_gaussians(centers, twice, channel, shape, image))
+    for unit_sum in (False, True):
+        pairs = zip(
+            gaussian_windows(centers, radius, (HEIGHT, WIDTH), 24.0, unit_sum),
+            gaussian_windows(centers, twice, (HEIGHT, WIDTH), 24.0, unit_sum),
+            strict=True,
+        )
+        assert all(torch.equal(one, other) for one, other in pairs)
+
+
 @given(things)
 def test_a_center_inside_the_grid_is_exactly_one(rows):
     centers, radius, channel, image = columns(rows)
@@ -151,7 +184,9 @@ def test_radii_keep_their_shape_also_when_there_is_nothing():
 
 def test_regions_cover_all_cells_that_a_box_touches():
     boxes = torch.tensor([[2.3, 1.0, 4.5, 2.0], [0.0, 0.0, 0.0, 0.0]])
-    mask = draw_regions(boxes, torch.tensor([1, 0]), (2, 2, 4, 6), torch.tensor([0, 1]))
+    mask = draw_regions(
+        boxes, torch.tensor([1, 0]), (2, 2, 4, 6), torch.tensor([0, 1]), torch.ones(2, dtype=torch.bool)
+    )
     assert mask.nonzero().tolist() == [
         [0, 1, y, x] for y in (1, 2) for x in (2, 3, 4, 5)
     ] + [[1, 0, 0, 0]]  # fmt: skip

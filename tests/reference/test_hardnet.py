@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from centernet.data.combine import join_quadrants
 from centernet.data.images import read_image
 from centernet.data.masks import Masks, visible_bitmap_box
-from centernet.data.mosaic import join_quadrants
 from centernet.data.transforms import EvalWarp, eval_pipeline, trim_objects, warp_image
 from centernet.detector import Detector
 from centernet.fields import move
@@ -178,7 +178,7 @@ def test_targets_of_the_noted_boxes_are_those_of_the_original(entry):
     value, weight = targets["box"].value[0].numpy(), targets["box"].weight[0].numpy()
     np.testing.assert_allclose(weight[:2], found["dense_wh_mask"], rtol=1e-5, atol=1e-6)
     placed = task.heatmap.place(objects, heatmap.shape[1:])
-    tied = ties(placed.corner[0].long(), placed.radius[0], heatmap.shape[1:], weight[0])
+    tied = ties(placed.corner[0].long(), placed.radius[0, :, 0], heatmap.shape[1:], weight[0])
     counts = (found["dense_wh_mask"] > 1e-9).all(0) & ~tied
     theirs = np.concatenate([found["dense_wh"], found["dense_off"]])
     np.testing.assert_allclose(value[:, counts], theirs[:, counts], atol=2e-4)
@@ -242,7 +242,7 @@ def test_objects_that_a_crop_cuts_are_kept_dropped_and_boxed_as_in_the_original(
     rows = [row for row in of_image if min(row["bbox"][2:]) > 0]
     boxes = [[x, y, x + w, y + h] for x, y, w, h in (row["bbox"] for row in rows)]
     objects = make_objects(boxes, [labels.index(row["category_id"]) for row in rows])
-    masks = Masks([row["segmentation"] for row in rows], [(height, width)] * len(rows))
+    masks = Masks.of([row["segmentation"] for row in rows], [(height, width)] * len(rows))
     size = tuple(entry["input_shape"][1:])
     ours = trim_objects(move(objects, torch.from_numpy(matrix)), matrix, size, masks)
     noted = found["meta_gt_det"][found["meta_gt_det"][:, 4] > 0]

@@ -203,7 +203,7 @@ def alone_cells(sample: Sample) -> np.ndarray:
     y, x = np.indices(sample.grid_size)
     count = np.zeros(sample.grid_size, int)
     rows = placed.is_object
-    for (cx, cy), radius in zip(placed.corner[rows].tolist(), placed.radius[rows].tolist(), strict=True):
+    for (cx, cy), radius in zip(placed.corner[rows].tolist(), placed.radius[rows][:, 0].tolist(), strict=True):
         count += (np.abs(x - cx) <= radius) & (np.abs(y - cy) <= radius)
     return (count == 1)[None]
 

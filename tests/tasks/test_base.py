@@ -29,6 +29,8 @@ GRID = (16, 20)
 FOLLOWS = (
     "encode",
     "losses",
+    "imitation",
+    "check_teacher",
     "activate",
     "decode",
     "detect",
@@ -51,6 +53,7 @@ def truth(count: int = 2) -> Objects:
         "joints": joints,
         "alpha": torch.linspace(-1, 1, count),
         "center_3d": middle,
+        "bottom": middle + torch.tensor([0, 12.0]),
         "location": torch.tensor([[0, 1.6, 20.0]]).expand(count, 3),
         "dimensions": torch.tensor([[1.5, 1.6, 3.9]]).expand(count, 3),
     }
@@ -119,7 +122,11 @@ def test_detections_have_no_center_and_no_size_of_their_own_and_fall_in_score(na
     ("name", "options", "message"),
     [
         ("ctdte", {}, "unknown task 'ctdte'; did you mean ctdet"),
-        ("base", {}, "unknown task 'base'; choose one of ctdet, ctdet_dense, ddd, ddd_dle, multi_pose"),
+        (
+            "base",
+            {},
+            f"unknown task 'base'; choose one of {', '.join(task_names())}",
+        ),
         ("_version1", {}, "unknown task '_version1'; "),
         ("ctdet", {"heatmaps": {}}, "task ctdet has no option 'heatmaps'; did you mean heatmap?"),
         ("ctdet", {"k": 40}, "task ctdet has no option 'k'; choose one of stride, pad_objects, heatmap, size, offset"),
@@ -208,15 +215,31 @@ def test_the_loss_is_the_weighted_sum_of_parts_that_are_averaged_over_the_stacks
 
 
 @every_task
+def test_what_a_teacher_says_is_learned_by_all_terms_with_their_weights_and_in_all_stacks(name):
+    task = build_task(name, 3)
+    maps = task.activate(random_outputs(task, seed=9))
+    stacks = [random_outputs(task, seed=seed) for seed in range(2)]
+    parts = [
+        (term.weights[part], value)
+        for key, term in task.terms.items()
+        for stack in stacks
+        for part, value in term.imitation(stack[key], term.taught(maps)).items()
+    ]
+    assert len(parts) == 2 * sum(len(term.weights) for term in task.terms.values())
+    total = sum(weight * value.item() for weight, value in parts) / 2
+    assert task.imitation(stacks, maps).item() == pytest.approx(total, rel=1e-5)
+
+
+@every_task
 def test_a_weight_changes_the_sum_and_not_its_part(name):
     plain = build_task(name, 3)
     targets = plain.encode(make_batch(truth()), GRID)
     outputs = random_outputs(plain)
     before = plain.losses([outputs], targets)
     for term in plain.terms:
-        option = "size_weight" if term == "box" else "weight"
-        part = "size" if term == "box" else term
-        weight = plain.terms[term].weights[part]
+        weights = plain.terms[term].weights
+        option, part = ("weight", term) if term in weights else ("size_weight", "size")
+        weight = weights[part]
         after = build_task(name, 3, **{term: {option: weight + 2}}).losses([outputs], targets)
         assert after[part] == before[part]
         assert after["loss"].item() == pytest.approx((before["loss"] + 2 * before[part]).item(), rel=1e-4)

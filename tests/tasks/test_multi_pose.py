@@ -15,7 +15,8 @@ from centernet.joints import COCO_JOINTS, JointSet
 from centernet.ops.affine import crop_matrix, flip_matrix
 from centernet.structures import AtCells, InputError, Objects
 from centernet.tasks import build_task
-from centernet.tasks.multi_pose import MIN_JOINT_SCORE, MultiPoseTask
+from centernet.tasks.multi_pose import MultiPoseTask
+from centernet.tasks.terms.joints import MIN_JOINT_SCORE
 from tests.tiny import make_batch, make_objects
 
 HEIGHT, WIDTH = 24, 32  # cells

@@ -142,8 +142,12 @@ def settings_of(task: Task) -> dict[str, Any]:
     }
 
 
+# Tasks that earlier versions did not have.
+NEW = {"ctdet_iou", "ddd_geo", "multi_pose_iou"}
+
+
 def test_every_task_and_every_old_option_is_looked_at():
-    assert DEFAULTS.keys() == ARRIVES.keys() == RENAMED.keys() == set(task_names())
+    assert DEFAULTS.keys() == ARRIVES.keys() == RENAMED.keys() == set(task_names()) - NEW
     for name, options in DEFAULTS.items():
         assert options.keys() == ARRIVES[name].keys()
         assert RENAMED[name].keys() <= options.keys()

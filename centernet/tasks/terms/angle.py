@@ -53,7 +53,7 @@ class TwoBins(Angle):
     def code(self, alpha: Tensor) -> Tensor:
         """Whether the angle lies in each bin (0 or 1), and the residual: alpha minus the bin's center, not wrapped
         (only its sine and cosine matter), 0 outside."""
-        residual = alpha[..., None] - alpha.new_tensor(BIN_MIDDLES)
+        residual = torch.stack([alpha - middle for middle in BIN_MIDDLES], -1)
         inside = (wrap_angle(residual).abs() < BIN_REACH).to(alpha.dtype)
         return torch.cat([inside, torch.where(inside > 0, residual, 0)], -1)
 

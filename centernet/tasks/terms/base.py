@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from centernet.errors import InputError
-from centernet.losses import LOSSES
-from centernet.ops.heatmap import dense_owner, points_of_cells
-from centernet.structures import HEATMAP_BIAS, AtCells, DenseMap, Detections, Head, Objects, Target
+from centernet.losses import LOSSES, soft_focal
+from centernet.ops.heatmap import dense_owner, draw_regions, on_host, points_of_cells
+from centernet.structures import HEATMAP_BIAS, AtCells, DenseMap, Detections, Head, Objects, Outputs, Target
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Placed(NamedTuple):
     """Objects ``[B, M]`` on the grid; all numbers in cells."""
 
     grid_size: tuple[int, int]  # height, width
+    image: Tensor  # int64 [B, M] row of the batch
     boxes: Tensor  # [B, M, 4] clipped
     size: Tensor  # [B, M, 2] width, height
     center: Tensor  # [B, M, 2] the object's point
@@ -42,7 +43,17 @@ class Placed(NamedTuple):
     cell: Tensor  # int64 [B, M] its flat index, 0 without an object
     present: Tensor  # bool [B, M] a crowd region or an object, at least partly inside the grid
     is_object: Tensor  # bool [B, M] trained as an object
-    radius: Tensor  # int64 [B, M] of its Gaussian, 0 without an object
+    radius: Tensor  # int64 [B, M, 2] of its Gaussian along x and y, -1 without an object
+
+
+def ignored_regions(placed: Placed, boxes: Tensor, channel: Tensor, channels: int) -> Tensor | None:
+    """Cells inside the ``boxes [B, M, 4]`` of ignored objects, bool ``[B, channels, H, W]``; None if there are surely
+    none. ``channel`` int64 ``[B, M]``."""
+    ignored = placed.present & ~placed.is_object
+    if on_host(ignored) and not ignored.any():
+        return None
+    shape = (len(channel), channels, *placed.grid_size)
+    return draw_regions(boxes.flatten(0, 1), channel.flatten(), shape, placed.image.flatten(), ignored.flatten())
 
 
 class Peaks(NamedTuple):
@@ -68,6 +79,10 @@ class Term:
     """Whether ``read`` applies at the peaks of objects."""
     is_merged: ClassVar[bool] = True
     """Whether flip testing averages with the mirrored image or keeps the plain one."""
+    found_in: ClassVar[str] = "heatmap"
+    """The heatmap whose peaks are the cells where the map is read."""
+    meaning: ClassVar[tuple[str, ...]] = ()
+    """Options that define what a value of the map means; a teacher's must be the same."""
 
     def __init__(self, name: str, about: About, weight: float = 1.0) -> None:
         self.name, self.about = name, about
@@ -94,6 +109,41 @@ class Term:
     def losses(self, raw: Tensor, target: Target) -> dict[str, Tensor]:
         """The parts of the loss of one stack, unweighted."""
         return {self.name: LOSSES[self.head.loss](self.activate(raw), target)}
+
+    def taught(self, maps: Outputs) -> DenseMap:
+        """The target that a teacher's activated maps are: its values in every cell, weighted by its confidence that
+        there is an object (as Du et al., 2021, arXiv:2111.00674, weigh features).
+
+        The confidence is squared: the many cells of the background, each with a little of it, would outweigh objects.
+        """
+        value, found = maps[self.name], maps[self.found_in]
+        if self.head.per_class:
+            weight = found.repeat_interleave(value.shape[1] // found.shape[1], 1)
+        else:
+            weight = found.amax(1, keepdim=True).expand_as(value)
+        return DenseMap(value, weight.square())
+
+    def imitation(self, raw: Tensor, target: DenseMap) -> dict[str, Tensor]:
+        """The parts of the loss of one stack, unweighted, against what a teacher says (``taught``)."""
+        return {self.name: LOSSES["dense_l1"](self.activate(raw), target)}
+
+    def check_teacher(self, other: Term) -> None:
+        """Raise ``InputError`` if the map of another model's term does not say the same as this one's."""
+        self.check_facts(other.facts, "the teacher")
+        channels = other.head.channels
+        if other.head.per_class:  # of this model's classes
+            channels = channels // other.about.num_classes * self.about.num_classes
+        if channels != self.head.channels:
+            raise InputError(
+                f"the teacher's head {self.name} has {other.head.channels} channels, this run's has "
+                f"{self.head.channels}; use the teacher's options of task.{self.name}"
+            )
+        for option in self.meaning:
+            a, b = getattr(other, option), getattr(self, option)
+            if a != b:
+                raise InputError(
+                    f"the teacher was trained with task.{self.name}.{option}={a}, this run uses {b}; use the teacher's"
+                )
 
     def read(self, values: Tensor, peaks: Peaks) -> Detections:
         """Fields of detections, in input pixels, from the values ``[B, K, C]`` of the activated map at the peaks.
@@ -180,6 +230,13 @@ class HeatmapTerm(Term):
     def losses(self, raw: Tensor, target: Target) -> dict[str, Tensor]:
         return {self.name: LOSSES[self.loss](raw, target)}
 
+    def taught(self, maps: Outputs) -> DenseMap:
+        """Every cell of the teacher's heatmap, peaks and background."""
+        return DenseMap(maps[self.name])
+
+    def imitation(self, raw: Tensor, target: DenseMap) -> dict[str, Tensor]:
+        return {self.name: (LOSSES["mse"] if self.loss == "mse" else soft_focal)(raw, target)}
+
     def perfect(self, target: Target, grid_size: tuple[int, int]) -> Tensor:
         return torch.logit(target.value, eps=1e-6) if self.loss == "focal" else target.value
 
@@ -197,6 +254,8 @@ class Regression(Term):
     positions: ClassVar[tuple[bool, ...]] = ()
     """For each pair of channels in a group (see ``truth``): whether it is a position (x, y) on the grid, predicted
     relative to the cell. Empty: none is."""
+    dense_losses: ClassVar[tuple[str, ...]] = ("l1",)
+    """Of the ``known_losses``, those that dense supervision can use."""
     sharpness: ClassVar[float] = 6.0
     unit_sum: ClassVar[bool] = False
     """The weights of dense supervision, see ``gaussian_windows``."""
@@ -207,7 +266,7 @@ class Regression(Term):
         super().__init__(name, about, weight)
         self.supervise = self.choice("supervise", supervise, ("center", "dense"))
         self.loss = self.choice("loss", loss or self.known_losses[0], self.known_losses)
-        if self.supervise == "dense" and self.loss != "l1":
+        if self.supervise == "dense" and self.loss not in self.dense_losses:
             raise InputError(f"task {about.task}: {name}.loss={loss} requires supervise=center; use loss=l1 with dense")
 
     @property
@@ -232,7 +291,7 @@ class Regression(Term):
     def encode(self, placed: Placed, objects: Objects) -> Target:
         value, known = self.truth(placed, objects)
         if self.supervise == "dense":
-            return self._under_gaussians(placed, value, known)
+            return self.under_gaussians(placed, value, known)
         if known.ndim == 3:
             known = known.repeat_interleave(value.shape[-1] // known.shape[-1], -1)
         if any(self.positions):
@@ -247,21 +306,35 @@ class Regression(Term):
             return points
         return torch.cat([points if is_place else torch.zeros_like(points) for is_place in self.positions], -1)
 
-    def _under_gaussians(self, placed: Placed, value: Tensor, known: Tensor) -> DenseMap:
-        """Every cell of an object's window predicts the object's values; unknown values have weight 0."""
+    def under_gaussians(
+        self,
+        placed: Placed,
+        value: Tensor,
+        known: Tensor,
+        corner: Tensor | None = None,
+        radius: Tensor | None = None,
+    ) -> DenseMap:
+        """Every cell of an object's window predicts the object's values; unknown values have weight 0.
+
+        ``corner``, ``radius [B, M, G, 2]``: the windows of each group, if they are not those of the object.
+        """
         (count, _), (height, width) = placed.cell.shape, placed.grid_size
         known = known if known.ndim == 3 else known[..., None]
         groups, channels = known.shape[-1], value.shape[-1] // known.shape[-1]
-        image, row, group = known.nonzero(as_tuple=True)
+        corner = placed.corner[:, :, None] if corner is None else corner
+        radius = placed.radius[:, :, None] if radius is None else radius
+        # Each group is drawn as an image of its own.
+        plane = placed.image[:, None] * groups + torch.arange(groups, device=known.device)[:, None]
         owner, weight = dense_owner(
-            placed.corner[image, row].long(),
-            placed.radius[image, row],
-            image * groups + group,
+            corner.transpose(1, 2).expand(-1, groups, -1, -1).flatten(0, 2).long(),
+            torch.where(known[..., None], radius, -1).transpose(1, 2).flatten(0, 2),
+            plane.flatten(),
             (count * groups, height, width),
             self.sharpness,
             self.unit_sum,
         )
-        rows = value.unflatten(-1, (groups, channels))[image, row, group]
+        weight = self.weigh(weight, owner, placed)
+        rows = value.unflatten(-1, (groups, channels)).transpose(1, 2).flatten(0, 2)
         spread = torch.cat([rows, rows.new_zeros(1, channels)])[owner]  # the last row stands for "no owner"
         if any(self.positions):
             cells = points_of_cells(torch.arange(height * width, device=value.device), width).view(height, width, 2)
@@ -269,3 +342,8 @@ class Regression(Term):
         shape = (count, groups * channels, height, width)
         weight = weight[:, None].expand(-1, channels, -1, -1).reshape(shape)
         return DenseMap(spread.permute(0, 3, 1, 2).reshape(shape), weight)
+
+    def weigh(self, gaussian: Tensor, owner: Tensor, placed: Placed) -> Tensor:
+        """The weights of dense supervision ``[B * G, H, W]``, given the Gaussian of each cell's owner: its flat index
+        among the objects ``[B, G, M]``, -1 for none."""
+        return gaussian

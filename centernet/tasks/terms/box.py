@@ -110,6 +110,9 @@ class DenseBox(Regression):
             for part, output, value, weight in zip(self.parts, *halves, strict=True)
         }
 
+    def imitation(self, raw: Tensor, target: DenseMap) -> dict[str, Tensor]:
+        return self.losses(raw, target)
+
     def read(self, values: Tensor, peaks: Peaks) -> Detections:
         size, offset = values.chunk(2, -1)
         return {"size": size * self.about.stride, "center": (peaks.corner + offset) * self.about.stride}

@@ -13,6 +13,7 @@ from torch import Tensor
 from centernet.ops.boxes import box_sides, clip_boxes
 from centernet.ops.heatmap import (
     RADII,
+    dense_owner,
     draw_gaussians,
     draw_regions,
     find_peaks,
@@ -21,7 +22,7 @@ from centernet.ops.heatmap import (
     suppress_non_peaks,
 )
 from centernet.structures import DenseMap, Objects, Outputs
-from centernet.tasks.terms.base import About, HeatmapTerm, Peaks, Placed
+from centernet.tasks.terms.base import About, HeatmapTerm, Peaks, Placed, ignored_regions
 
 # The largest value of a heatmap cell that is not a center: its penalty is almost 0.
 NO_CENTER = 0.9999
@@ -74,10 +75,9 @@ class Points(HeatmapTerm):
         center, present, is_object = self.locate(objects, grid_size, center, present, is_object)
         corner = center.floor()
         cell = torch.where(is_object, corner[..., 1] * width + corner[..., 0], 0).long()
-        rows = is_object.nonzero(as_tuple=True)
-        radius = torch.zeros_like(cell)
-        radius[rows] = self.radii(sides[rows])
-        return Placed(grid_size, boxes, sides, center, corner, cell, present, is_object, radius)
+        image = torch.arange(len(cell), device=cell.device)[:, None].expand_as(cell)
+        radius = torch.where(is_object[..., None], self.radii(sides), -1)
+        return Placed(grid_size, image, boxes, sides, center, corner, cell, present, is_object, radius)
 
     def locate(
         self, objects: Objects, grid_size: tuple[int, int], center: Tensor, present: Tensor, is_object: Tensor
@@ -85,27 +85,31 @@ class Points(HeatmapTerm):
         """The points of objects, and which are ``present`` and trained (see ``Placed``), from those of their boxes."""
         return center, present, is_object
 
+    def samples(self, placed: Placed, objects: Objects) -> tuple[Placed, Objects]:
+        """The rows that other terms are trained on: objects and the cells that predict them. Here each object at its
+        own cell."""
+        return placed, objects
+
     def radii(self, size: Tensor) -> Tensor:
-        """Radii int64 ``[N]`` of the Gaussians of objects with these sizes ``[N, 2]`` (width, height in cells)."""
+        """Radii int64 ``[..., 2]`` along x and y of the Gaussians of objects with these sizes ``[..., 2]`` (width,
+        height in cells)."""
         sides = size.ceil() if self.rounds_sides else size
-        return gaussian_radius(sides[:, 1], sides[:, 0], self.min_overlap, self.radius).long()
+        radius = gaussian_radius(sides[..., 1], sides[..., 0], self.min_overlap, self.radius).long()
+        return torch.stack([radius, radius], -1)
 
     def encode(self, placed: Placed, objects: Objects) -> DenseMap:
         labels = objects["labels"]
-        shape = (len(labels), self.channels, *placed.grid_size)
-        rows = placed.is_object.nonzero(as_tuple=True)
-        heatmap = draw_gaussians(placed.corner[rows].long(), placed.radius[rows], labels[rows], shape, rows[0])
+        heatmap = gaussians(placed, placed.corner, placed.radius, labels.clamp(min=0), self.channels)
         return self.ignore(heatmap, placed, labels)
 
     def ignore(self, heatmap: Tensor, placed: Placed, labels: Tensor) -> DenseMap:
         """The heatmap ``[B, C, H, W]`` with zero weight inside ignored objects."""
-        ignored = placed.present & ~placed.is_object
-        if not ignored.any():
-            return DenseMap(heatmap)
-        row, channel = classes_of(labels[ignored], self.channels)
-        image = ignored.nonzero(as_tuple=True)[0][row]
-        regions = draw_regions(self.region(placed.boxes[ignored][row]), channel, tuple(heatmap.shape), image)
-        return DenseMap(heatmap, (~regions).to(heatmap.dtype))
+        regions = ignored_regions(placed, self.region(placed.boxes), *self.ignored_channels(labels))
+        return DenseMap(heatmap, None if regions is None else (~in_every_class(regions)).to(heatmap.dtype))
+
+    def ignored_channels(self, labels: Tensor) -> tuple[Tensor, int]:
+        """Channels to draw ignored objects into, and their number: the classes, and a last one for label -1."""
+        return torch.where(labels < 0, self.channels, labels), self.channels + 1
 
     def region(self, boxes: Tensor) -> Tensor:
         """The parts of the grid that ignored boxes ``[N, 4]`` cover."""
@@ -116,6 +120,43 @@ class Points(HeatmapTerm):
         heatmap = maps[self.name]
         scores, labels, cell = find_peaks(suppress_non_peaks(heatmap), self.max_detections)
         return Peaks(scores, labels, cell, points_of_cells(cell, heatmap.shape[-1]))
+
+
+class EllipsePoints(Points):
+    """Points whose Gaussians have the shape of their boxes (TTFNet, arXiv:1909.00700, Sec. 4.1).
+
+    - ``extent``: width and height of a Gaussian's ellipse as fractions of the box's.
+    - ``center``: the ``cell`` that counts as the center, or a ``block`` of 3 by 3 around it, as far as the Gaussian
+      reaches.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        about: About,
+        weight: float = 1.0,
+        extent: float = 0.54,
+        center: str = "cell",
+        crowds: str = "ignore",
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__(name, about, weight, crowds=crowds, margin=0, max_detections=max_detections)
+        self.extent = self.number("extent", extent, above=0)
+        self.is_block = self.choice("center", center, ("cell", "block")) == "block"
+
+    def radii(self, size: Tensor) -> Tensor:
+        return (size * (self.extent / 2)).long()
+
+    def encode(self, placed: Placed, objects: Objects) -> DenseMap:
+        target = super().encode(placed, objects)
+        if not self.is_block:
+            return target
+        reach = placed.radius.clamp(max=1)
+        near = torch.cat([placed.corner - reach, placed.corner + reach], -1)
+        rows = (near, objects["labels"].clamp(min=0), placed.image, placed.is_object)
+        near, channel, image, shown = (each.flatten(0, 1) for each in rows)
+        positive = draw_regions(near, channel, tuple(target.value.shape), image, shown)
+        return DenseMap(target.value.masked_fill(positive, 1), target.weight)
 
 
 class StreetPoints(Points):
@@ -147,15 +188,9 @@ class StreetPoints(Points):
     def ignore(self, heatmap: Tensor, placed: Placed, labels: Tensor) -> DenseMap:
         if self.ignore_by == "region":
             return super().ignore(heatmap, placed, labels)
-        ignored = (placed.present & ~placed.is_object).nonzero(as_tuple=True)
-        row, channel = classes_of(labels[ignored], self.channels)
-        if not len(row):
-            return DenseMap(heatmap)
-        middle = (placed.boxes[ignored][:, :2] + placed.boxes[ignored][:, 2:]) / 2
-        radius = self.radii(placed.size[ignored])
-        unknown = draw_gaussians(
-            middle.floor().long()[row], radius[row], channel, tuple(heatmap.shape), ignored[0][row]
-        )
+        middle = (placed.boxes[..., :2] + placed.boxes[..., 2:]) / 2
+        radius = torch.where((placed.present & ~placed.is_object)[..., None], self.radii(placed.size), -1)
+        unknown = in_every_class(gaussians(placed, middle, radius, *self.ignored_channels(labels)))
         return DenseMap(torch.maximum(heatmap, unknown.clamp(max=NO_CENTER)))
 
 
@@ -183,7 +218,41 @@ class ProjectedPoints(StreetPoints):
         return torch.where(is_object[..., None], projected, center), present, is_object
 
 
-def classes_of(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """All pairs (row of ``labels [N]``, class); a label of -1 pairs with every class."""
-    classes = torch.arange(num_classes, device=labels.device)
-    return ((labels[:, None] == classes) | (labels[:, None] == -1)).nonzero(as_tuple=True)
+class BlockPoints(ProjectedPoints):
+    """As ``ProjectedPoints``, but the eight cells around an object's own learn its properties too.
+
+    A neighboring cell belongs to the object with the nearest center. Nine samples of an object instead of one are what
+    dense supervision gives 2D boxes (``terms.sides``), for losses of any kind; and a peak that is a cell off reads as
+    well.
+    """
+
+    def samples(self, placed: Placed, objects: Objects) -> tuple[Placed, Objects]:
+        (images, count), (height, width) = placed.cell.shape, placed.grid_size
+        nth = torch.arange(9, device=placed.cell.device)
+        step = torch.stack([nth % 3, torch.div(nth, 3, rounding_mode="floor")], -1) - 1
+        corner = (placed.corner[:, :, None] + step).flatten(1, 2)
+        x, y = corner.unbind(-1)
+        is_inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
+        cell = torch.where(is_inside, y * width + x, 0).long()
+        centers, radius = placed.corner.long().flatten(0, 1), torch.where(placed.is_object, 1, -1).flatten()
+        owner, _ = dense_owner(centers, radius, placed.image.flatten(), (images, height, width))
+        row = torch.arange(count, device=cell.device).repeat_interleave(9)
+        own = torch.arange(images, device=cell.device)[:, None] * count + row
+        is_own = is_inside & (owner.flatten(1).gather(1, cell) == own)
+        repeated = Placed(placed.grid_size, *(value[:, row] for value in placed[1:]))
+        rows = repeated._replace(
+            corner=corner, cell=torch.where(is_own, cell, 0), is_object=repeated.is_object & is_own
+        )
+        return rows, {name: value[:, row] for name, value in objects.items()}
+
+
+def gaussians(placed: Placed, points: Tensor, radius: Tensor, channel: Tensor, channels: int) -> Tensor:
+    """Gaussians ``[B, channels, H, W]`` in the cells of ``points [B, M, 2]``; ``radius [B, M, 2]``, ``channel [B,
+    M]``."""
+    rows = (points.floor().long().flatten(0, 1), radius.flatten(0, 1), channel.flatten())
+    return draw_gaussians(*rows, (len(points), channels, *placed.grid_size), placed.image.flatten())
+
+
+def in_every_class(maps: Tensor) -> Tensor:
+    """Maps ``[B, C, H, W]`` with what is in the last channel of ``[B, C + 1, H, W]`` in all of them."""
+    return torch.maximum(maps[:, :-1], maps[:, -1:])

@@ -1,11 +1,14 @@
-"""Terms of 3D boxes: depth and dimensions, in the original's or MonoDLE's form, and lifting to camera space.
+"""Terms of 3D boxes: depth and dimensions, in the original's or MonoDLE's form, depth from the ground, and lifting to
+camera space.
 
 Objects as Points, Sec. 4 and appendix; Ma et al., "Delving into Localization Errors for Monocular 3D Object Detection",
-CVPR 2021 (arXiv:2103.16237).
+CVPR 2021 (arXiv:2103.16237); Zhang et al., "Objects are Different", CVPR 2021 (MonoFlex, arXiv:2104.02323), for several
+estimates of one depth.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from centernet.errors import InputError
+from centernet.losses import LOSSES
 from centernet.ops.affine import Size as ImageSize
 from centernet.ops.affine import scale_of
 from centernet.ops.boxes import pairwise_iou
@@ -26,8 +30,12 @@ from centernet.tasks.terms.box import Offset
 DEPTH_MARGIN = 1e-6
 # Depth error (meters) still counted as correct in a detection's score.
 DEPTH_TOLERANCE = 1.0
+# Of the errors of the learned depth and of the ground's, as measured on the built-in scenes (0.5 in two trainings).
+CORRELATION = 0.5
 # Logarithm of a near-zero spread.
 CERTAIN = -10.0
+# Depth (meters) of an output of 0 where the network predicts a logarithm, and the largest logarithm.
+USUAL_DEPTH, MOST_LOG = 20.0, 10.0
 # (h, w, l) in meters: MonoDLE's means over KITTI's pedestrians, cars and cyclists, and a typical car.
 KITTI_DIMENSIONS = ((1.76, 0.66, 0.84), (1.53, 1.63, 3.88), (1.74, 0.60, 1.76))
 USUAL_DIMENSIONS = (1.5, 1.6, 3.9)
@@ -44,6 +52,7 @@ class Depth(Regression):
     needs = ("location",)
     known_losses = ("l1",)
     channels = 1
+    meaning = ("focal",)
 
     def __init__(self, name: str, about: About, weight: float = 0.1, focal: float | str | None = None) -> None:
         super().__init__(name, about, weight)
@@ -95,6 +104,88 @@ class DepthWithSpread(Depth):
         return torch.cat([depth, torch.full_like(depth, CERTAIN)], 1)
 
 
+class LogDepth(Depth):
+    """Depth as the logarithm of its ratio to ``USUAL_DEPTH``, and the logarithm of the relative standard deviation.
+
+    A Laplace distribution over the logarithm: errors count relative to the distance, as they are seen. Read as depth
+    and ``depth_spread``, both in meters.
+    """
+
+    known_losses = ("laplacian",)
+    channels = 2
+
+    def __init__(self, name: str, about: About, weight: float = 1.0, focal: float | str | None = "data") -> None:
+        super().__init__(name, about, weight, focal)
+
+    def truth(self, placed: Placed, objects: Objects) -> tuple[Tensor, Tensor]:
+        depth, known = super().truth(placed, objects)
+        return (depth.clamp(min=DEPTH_MARGIN) / USUAL_DEPTH).log(), known
+
+    def activate(self, raw: Tensor) -> Tensor:
+        """Depth in meters, and the logarithm of its relative spread, in float32."""
+        depth, spread = raw.float().clamp(-MOST_LOG, MOST_LOG).chunk(2, 1)
+        return torch.cat([USUAL_DEPTH * depth.exp(), spread], 1)
+
+    def losses(self, raw: Tensor, target: Target) -> dict[str, Tensor]:
+        return {self.name: LOSSES[self.head.loss](raw, target)}
+
+    def read(self, values: Tensor, peaks: Peaks) -> Detections:
+        depth, spread = values.unbind(-1)
+        return {"depth": depth, "depth_spread": depth * spread.exp()}
+
+    def perfect(self, target: Target, grid_size: tuple[int, int]) -> Tensor:
+        depth = Regression.perfect(self, target, grid_size)
+        return torch.cat([depth, torch.full_like(depth, CERTAIN)], 1)
+
+
+class Bottom(Regression):
+    """The row in which the middle of the box's bottom face is seen, relative to the cell, and the logarithm of the
+    standard deviation of a Laplace distribution around it, both in cells.
+
+    ``ground``: [height, deviation] of the camera above the ground that objects stand on, mean and standard deviation in
+    meters, by which a row tells a depth (``meet_ground``); ``data``: the data's fact; None: the row tells none. What is
+    read as ``bottom`` has the column of its cell, which says nothing of depth.
+    """
+
+    needs = ("bottom",)
+    known_losses = ("laplacian",)
+    channels = 2
+    positions = (True,)
+
+    def __init__(
+        self, name: str, about: About, weight: float = 1.0, ground: Sequence[float] | str | None = "data"
+    ) -> None:
+        super().__init__(name, about, weight)
+        ground = self.fact("ground", ground)
+        try:
+            self.ground = None if ground is None else tuple(float(value) for value in ground)
+        except (TypeError, ValueError):
+            self.ground = ()
+        if self.ground is not None and not (
+            len(self.ground) == 2 and 0 < self.ground[0] < math.inf and 0 <= self.ground[1] < math.inf
+        ):
+            raise InputError(
+                f"task {about.task}: {name}.ground={ground!r} must hold two numbers, the camera's height above the "
+                "ground and its standard deviation in meters ([1.65, 0.1])"
+            )
+
+    def truth(self, placed: Placed, objects: Objects) -> tuple[Tensor, Tensor]:
+        return objects["bottom"][..., 1:].float() / self.about.stride, placed.is_object
+
+    def _origin(self, points: Tensor) -> Tensor:
+        return points[..., 1:]
+
+    def read(self, values: Tensor, peaks: Peaks) -> Detections:
+        x, y = peaks.corner.unbind(-1)
+        row, spread = values.unbind(-1)
+        bottom = torch.stack([x, y + row], -1)
+        return {"bottom": bottom * self.about.stride, "bottom_spread": spread.exp() * self.about.stride}
+
+    def perfect(self, target: Target, grid_size: tuple[int, int]) -> Tensor:
+        row = super().perfect(target, grid_size)
+        return torch.cat([row, torch.full_like(row, CERTAIN)], 1)
+
+
 class Dimensions(Regression):
     """Height, width and length in meters."""
 
@@ -120,6 +211,7 @@ class RelativeDimensions(Dimensions):
     """
 
     known_losses = ("dimension_aware_l1",)
+    meaning = ("means",)
 
     def __init__(
         self, name: str, about: About, weight: float = 1.0, means: Sequence[Sequence[float]] | str | None = "data"
@@ -145,7 +237,9 @@ class RelativeDimensions(Dimensions):
 
     def of_classes(self, labels: Tensor, like: Tensor) -> Tensor:
         """Mean dimensions ``[..., 3]`` of the classes ``[...]``; arbitrary for invalid labels."""
-        return like.new_tensor(self.means)[labels.clamp(0, self.about.num_classes - 1)]
+        # Copied without stopping for the device.
+        means = torch.tensor(self.means, dtype=like.dtype).to(like.device, non_blocking=True)
+        return means[labels.clamp(0, self.about.num_classes - 1)]
 
     def read(self, values: Tensor, peaks: Peaks) -> Detections:
         return {"dimensions": values + self.of_classes(peaks.labels, values)}
@@ -207,6 +301,32 @@ def camera_fields(given: Mapping[str, Any], image_size: ImageSize) -> dict[str, 
     return {"calibration": camera}
 
 
+def meet_ground(detections: Detections, batch: Batch, depth: Depth, bottom: Bottom) -> Detections:
+    """Detections in image pixels, without ``bottom``, whose depth is the mean of the learned one and of the ground's.
+
+    The ray through the row r of a box's bottom meets the plane y = ``bottom.ground[0]`` meters below the camera at
+    z = f y / (r - c), with the horizon in row c. Its relative variance is the sum of those of y and of r - c. The mean
+    is taken in log space, with the least variance for errors that correlate by ``CORRELATION`` (MonoFlex, Sec. 3.4,
+    takes them to be independent). A row above the horizon tells nothing. Raises ``InputError`` without a calibration.
+    """
+    found = dict(detections)
+    row, row_spread = found.pop("bottom")[..., 1], found.pop("bottom_spread")
+    if bottom.ground is None:
+        return found
+    (y, deviation), camera = bottom.ground, calibration_of(batch)[:, None].to(row)
+    below = (row - camera[..., 1, 2]).clamp(min=DEPTH_MARGIN)
+    meters = (camera[..., 1, 1] * y + camera[..., 1, 3] - row * camera[..., 2, 3]) / below
+    other = (meters / depth.scale(batch)[:, None].to(row)).clamp(min=DEPTH_MARGIN)
+    # Relative standard deviations.
+    own = found["depth_spread"] / found["depth"]
+    ground = ((row_spread / below).square() + (deviation / y) ** 2).sqrt()
+    both = CORRELATION * own * ground
+    share = ((own.square() - both) / (own.square() + ground.square() - 2 * both)).clamp(0, 1)  # of the ground
+    mean = torch.lerp(found["depth"].log(), other.log(), share).exp()
+    variance = ((1 - share) * own).square() + (share * ground).square() + 2 * share * (1 - share) * both
+    return {**found, "depth": mean, "depth_spread": mean * variance.sqrt()}
+
+
 def lift_to_space(detections: Detections, batch: Batch, depth: Depth) -> Detections:
     """Detections in image pixels with ``location``, ``yaw`` and ``corners`` in camera space, by ``center_3d``, depth,
     dimensions and alpha; boxes end at the image's last pixel.
@@ -244,4 +364,8 @@ def put_true_depth(detections: Detections, objects: Objects, scale: Tensor | flo
     best, which = overlap.max(-1)
     depth = detections["depth"]
     true = objects["location"][..., 2].to(depth).gather(1, which) / torch.as_tensor(scale).to(depth).view(-1, 1)
-    return {**detections, "depth": torch.where(best > 0.5, true, depth)}
+    found = {**detections, "depth": torch.where(best > 0.5, true, depth)}
+    if "depth_spread" in found:  # so that nothing else has a say
+        spread = found["depth_spread"]
+        found["depth_spread"] = torch.where(best > 0.5, true * math.exp(CERTAIN), spread)
+    return found

@@ -22,13 +22,16 @@ from centernet.structures import AtCells, Objects, Target
 from centernet.tasks.terms.angle import Angle, TwelveBins, TwoBins
 from centernet.tasks.terms.base import About, HeatmapTerm, Peaks, Placed, Regression, Term
 from centernet.tasks.terms.box import BoxOffset, DenseBox, Offset, Size
-from centernet.tasks.terms.joints import JointHeatmap, JointOffset, Joints
-from centernet.tasks.terms.points import Points, ProjectedPoints, StreetPoints
+from centernet.tasks.terms.joints import JointHeatmap, JointOffset, Joints, NearJoints, RelativeJoints, SpreadHeatmap
+from centernet.tasks.terms.points import BlockPoints, EllipsePoints, Points, ProjectedPoints, StreetPoints
+from centernet.tasks.terms.sides import SURE, Sides
 from centernet.tasks.terms.space import (
     CERTAIN,
+    Bottom,
     Depth,
     DepthWithSpread,
     Dimensions,
+    LogDepth,
     ProjectedOffset,
     RelativeDimensions,
 )
@@ -59,6 +62,7 @@ def one(cell: tuple[int, int], size: tuple[float, float], label: int, alpha: flo
         "joints": torch.cat([joints, torch.tensor([float(each) for each in shown])[:, None]], -1)[None],
         "alpha": torch.tensor([alpha]),
         "center_3d": torch.tensor([[4 * (x + 1) + 2.0, 4 * (y - 1) + 0.5]]),
+        "bottom": torch.tensor([[4 * x + 3.0, 4 * y + 0.3 * size[1]]]),
         "location": torch.tensor([[0.0, 1.6, z]]),
         "dimensions": torch.tensor([[1.5, 0.6 + label, 4 - 0.1 * z]]),
         "focal": torch.tensor([500.0 + z]),
@@ -122,6 +126,16 @@ def joints_of(objects: Objects) -> Tensor:
     return objects["joints"][..., :2]
 
 
+def sure(objects: Objects) -> Tensor:
+    return torch.full(objects["labels"].shape, 1 / (1 + math.exp(-SURE)))
+
+
+def below(objects: Objects) -> Tensor:
+    """The row of the bottom, in the cell's column."""
+    column = (middle(objects)[..., 0] / STRIDE).floor() * STRIDE
+    return torch.stack([column, objects["bottom"][..., 1]], -1)
+
+
 # What the original leaves out: the mirrored cell's origin is a cell less a pixel away.
 LEFT_OUT = 1 - 1 / STRIDE
 CENTER, SIZE, DENSE = {"center": middle}, {"size": sides}, {"supervise": "dense"}
@@ -130,9 +144,12 @@ CASES = [
     Case(Points, options={"loss": "mse"}),
     Case(Points, options={"radius": "cornernet", "margin": 0}),
     Case(Points, options={"radius": "proportional", "min_overlap": 0.3}),
+    Case(EllipsePoints, points=EllipsePoints),
+    Case(EllipsePoints, options={"extent": 0.4}, points=EllipsePoints),
     Case(StreetPoints, points=StreetPoints),
     Case(StreetPoints, options={"ignore": "region"}, points=StreetPoints),
     Case(ProjectedPoints, points=ProjectedPoints),
+    Case(BlockPoints, points=BlockPoints),
     Case(Size, SIZE),
     Case(Size, SIZE, {"loss": "smooth_l1"}),
     Case(Size, SIZE, {"per_class": True}),
@@ -144,6 +161,8 @@ CASES = [
     Case(BoxOffset, CENTER, points=ProjectedPoints),
     Case(BoxOffset, CENTER, DENSE, ProjectedPoints),
     Case(DenseBox, {**SIZE, **CENTER}, difference={2: 1 / STRIDE}),
+    Case(Sides, {**SIZE, **CENTER, "box_quality": sure}),
+    Case(Sides, {**SIZE, **CENTER}, {"quality": 0, "loss": "ciou"}, EllipsePoints),
     Case(TwoBins, {"alpha": lambda objects: objects["alpha"]}),
     Case(TwelveBins, {"alpha": lambda objects: objects["alpha"]}),
     Case(Depth, {"depth": lambda objects: objects["location"][..., 2]}),
@@ -155,12 +174,31 @@ CASES = [
             "depth_spread": lambda objects: torch.full_like(objects["focal"], math.exp(CERTAIN)),
         },
     ),
+    Case(
+        LogDepth,
+        {
+            "depth": lambda objects: objects["location"][..., 2] * 250 / objects["focal"],
+            "depth_spread": lambda objects: objects["location"][..., 2] * 250 / objects["focal"] * math.exp(CERTAIN),
+        },
+        {"focal": 250},
+    ),
+    Case(
+        Bottom,
+        {
+            "bottom": below,
+            "bottom_spread": lambda objects: torch.full_like(objects["focal"], STRIDE * math.exp(CERTAIN)),
+        },
+    ),
     Case(Dimensions, {"dimensions": lambda objects: objects["dimensions"]}),
     Case(RelativeDimensions, {"dimensions": lambda objects: objects["dimensions"]}),
     Case(ProjectedOffset, {"center_3d": lambda objects: objects["center_3d"]}, points=ProjectedPoints),
     Case(ProjectedOffset, {"center_3d": lambda objects: objects["center_3d"]}, DENSE, ProjectedPoints),
     Case(Joints, {"joints": joints_of}, difference=dict.fromkeys(range(0, 10, 2), -LEFT_OUT)),
     Case(Joints, {"joints": joints_of}, DENSE, difference=dict.fromkeys(range(0, 10, 2), -LEFT_OUT)),
+    Case(RelativeJoints, {"joints": joints_of}),
+    Case(RelativeJoints, {"joints": joints_of}, points=EllipsePoints),
+    Case(NearJoints),
+    Case(SpreadHeatmap),
     Case(JointHeatmap),
     Case(JointHeatmap, options={"loss": "mse"}),
     Case(JointOffset),
@@ -204,11 +242,61 @@ def test_the_head_is_that_of_the_flawless_map_and_its_loss_there_is_almost_none(
     assert losses.keys() == term.weights.keys()
     far = term.losses(raw + 1, target)
     for part, value in losses.items():
-        # The spread of a depth that is certain is a reward, and close to a center the focal loss still wants less than
-        # the Gaussian says; everything else costs nothing.
-        most = 0 if case.make is DepthWithSpread else 0.1 if term.head.loss == "focal" else 1e-3
+        # The spread of a depth or a row that is certain is a reward, and close to a center the focal loss still wants
+        # less than the Gaussian says; everything else costs nothing.
+        most = 0 if case.make in (DepthWithSpread, LogDepth, Bottom) else 0.1 if term.head.loss == "focal" else 1e-3
         assert value < most
         assert far[part] > value
+
+
+def found_channels(term):
+    """Of the heatmap in which a teacher finds what the term is about."""
+    return term.head.channels // 2 if isinstance(term, NearJoints) else CLASSES
+
+
+@every_case
+def test_a_student_that_says_what_its_teacher_says_has_nothing_to_learn(case):
+    term = case.term()
+    torch.manual_seed(0)
+    raw = torch.rand(2, term.head.channels, *GRID, requires_grad=True)
+    maps = {term.found_in: torch.rand(2, found_channels(term), *GRID), term.name: term.activate(raw.detach())}
+    target = term.taught(maps)
+    losses = term.imitation(raw, target)
+    assert losses.keys() == term.weights.keys()
+    total = sum(losses.values())
+    total.backward()
+    assert total.item() == pytest.approx(0, abs=1e-6)
+    assert raw.grad.abs().max() < 1e-6
+    other = (raw.detach() + torch.randn_like(raw)).requires_grad_()
+    for value in term.imitation(other, target).values():
+        assert value > 0.01
+        (gradient,) = torch.autograd.grad(value, other, retain_graph=True)
+        assert gradient.abs().max() > 0
+
+
+REGRESSIONS = [case for case in CASES if not issubclass(case.make, HeatmapTerm)]
+
+
+@pytest.mark.parametrize("case", REGRESSIONS, ids=Case.title)
+def test_a_teacher_teaches_values_only_where_it_finds_something(case):
+    term = case.term()
+    torch.manual_seed(0)
+    raw, theirs = (torch.randn(2, term.head.channels, *GRID) for _ in range(2))
+    maps = {term.found_in: torch.zeros(2, found_channels(term), *GRID), term.name: term.activate(theirs)}
+    assert sum(term.imitation(raw, term.taught(maps)).values()) == 0
+    maps[term.found_in][1, 1, 20, 30] = 0.5
+    target = term.taught(maps)
+    assert target.weight.amax(1).count_nonzero() == 1
+    channels = term.head.channels
+    if term.head.per_class or isinstance(term, NearJoints):  # of one class, of one joint
+        channels //= found_channels(term)
+    assert target.weight.sum().item() == pytest.approx(0.25 * channels)
+    value = sum(term.imitation(raw, target).values())
+    assert value > 0
+    # What it says elsewhere does not matter.
+    elsewhere = raw + 1
+    elsewhere[1, :, 20, 30] = raw[1, :, 20, 30]
+    assert sum(term.imitation(elsewhere, target).values()).item() == pytest.approx(value.item(), rel=1e-5)
 
 
 @every_case
@@ -218,7 +306,7 @@ def test_what_is_encoded_is_read_again(case):
     assert torch.equal(placed.is_object, objects["valid"])
     maps, _ = flawless(case, objects)
     labels = torch.where(placed.is_object, objects["labels"], 0)
-    peaks = Peaks(torch.ones_like(placed.radius), labels, placed.cell, placed.corner)
+    peaks = Peaks(torch.ones(placed.cell.shape), labels, placed.cell, placed.corner)
     assert term.reads_peaks == bool(case.wanted)
     found = term.read(gather_cells(maps, placed.cell), peaks) if term.reads_peaks else {}
     assert found.keys() == case.wanted.keys()

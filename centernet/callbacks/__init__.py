@@ -1,0 +1,27 @@
+"""Callbacks: progress, history and curves, pictures, dashboards, checkpoints, averaged weights, time budgets."""
+
+from centernet.callbacks.averaging import AverageWeights
+from centernet.callbacks.budget import TimeBudget, seconds_of
+from centernet.callbacks.checkpoints import BestAndLast, SaveOnInterrupt, StopEarly, TopCheckpoints
+from centernet.callbacks.dashboard import Dashboard, WandbRun, finished_run
+from centernet.callbacks.history import History, epoch_line
+from centernet.callbacks.pictures import CollectDetections, Pictures
+from centernet.callbacks.progress import ProgressBar
+
+__all__ = [
+    "AverageWeights",
+    "BestAndLast",
+    "CollectDetections",
+    "Dashboard",
+    "History",
+    "Pictures",
+    "ProgressBar",
+    "SaveOnInterrupt",
+    "StopEarly",
+    "TimeBudget",
+    "TopCheckpoints",
+    "WandbRun",
+    "epoch_line",
+    "finished_run",
+    "seconds_of",
+]

@@ -1,0 +1,298 @@
+"""Dashboards: a run in Weights & Biases, and what W&B and TensorBoard show of it besides Lightning's numbers."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities import rank_zero_only
+
+from centernet.callbacks.pictures import Pictures, Shown
+from centernet.errors import InputError
+from centernet.visualize import draw_objects, enlarge, overlay_heatmap, panel, pictures_of, views_from_above
+
+if TYPE_CHECKING:
+    import wandb
+
+log = logging.getLogger(__name__)
+
+# Numbers and what they are plotted over.
+AXES = {
+    "train/*": "trainer/global_step",
+    "val/*": "epoch",
+    "per_class/*": "epoch",
+    "lr": "epoch",
+    "images_per_second": "epoch",
+}
+LONGEST = 1024  # pixels of a picture's longer side
+
+
+class WandbRun(WandbLogger):
+    """A W&B run for a run folder; it starts at once, so a missing key or server is reported before any work.
+
+    ``name``: by default ``experiment`` (or ``job_type``) and the folder's name; ``notes``: by default the command with
+    these ``overrides``; ``group``: by default the folder of its sweep, below ``sweeps``. A run that continues a
+    ``ckpt`` (file, folder, auto) in its own folder keeps its id. ``log_model``: upload the best checkpoint.
+    ``timeout``: seconds to wait for the server. Epochs count from 1. Raises ``InputError`` if W&B cannot start.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        project: str = "centernet",
+        entity: str | None = None,
+        offline: bool = True,
+        name: str | None = None,
+        group: str | None = None,
+        tags: Sequence[str | None] = (),
+        notes: str | None = None,
+        log_model: bool = False,
+        timeout: float = 30,
+        experiment: str | None = None,
+        job_type: str = "train",
+        overrides: Sequence[str] = (),
+        sweeps: str | Path | None = None,
+        ckpt: str | Path | None = None,
+    ) -> None:
+        folder = Path(folder).resolve()
+        label = folder.name
+        if sweeps is not None and (above := Path(sweeps).resolve()) in folder.parents:
+            inside = folder.relative_to(above)
+            label, group = str(inside), group or inside.parts[0]
+        options = {
+            "project": project,
+            "entity": entity,
+            "name": name or f"{experiment or job_type} {label}",
+            "group": group,
+            "job_type": job_type,
+            "tags": [tag for tag in tags if tag not in (None, "checkpoint")],  # eval's data=checkpoint names no data
+            "notes": notes or shlex.join(["python", f"{job_type}.py", *overrides]),
+            "mode": "offline" if offline else None,  # None: online, unless WANDB_MODE says otherwise
+        }
+        # Not `offline`: Lightning refuses it with `log_model`, but W&B records artifacts for a later upload.
+        super().__init__(
+            save_dir=folder,
+            project=project,
+            log_model=log_model,
+            experiment=_start(folder, ckpt, timeout, options) if rank_zero_only.rank == 0 else None,
+        )
+        self.results = "val"
+        """Section of evaluation results: val, and best after training."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        named = {
+            f"{self.results}/{name.removeprefix('val/')}" if name.startswith("val/") else name: value
+            for name, value in metrics.items()
+        }
+        if "epoch" in named:
+            # Lightning counts from 0, history.csv and the screen from 1. The best checkpoint has no place among them.
+            epoch = int(named.pop("epoch")) + 1
+            named |= {"epoch": epoch} if self.results == "val" else {}
+        super().log_metrics(named, step)
+
+
+def _start(folder: Path, ckpt: str | Path | None, timeout: float, options: Mapping[str, Any]) -> wandb.Run:
+    import wandb
+
+    kept = folder / "wandb" / "run_id.txt"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    goes_on = ckpt and (ckpt == "auto" or folder in (at := Path(ckpt).resolve(), at.parent)) and kept.is_file()
+    try:
+        wandb.setup(wandb.Settings(show_info=False))  # and never prompt for a key
+        run = wandb.init(
+            dir=folder,
+            id=kept.read_text() if goes_on else None,
+            resume="allow",
+            reinit="finish_previous",
+            config={"git": git_state()},
+            settings=wandb.Settings(init_timeout=timeout, silent=True),
+            **options,
+        )
+    except wandb.errors.Error as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        if "API key" in reason:
+            raise InputError("W&B has no valid API key; run `wandb login`, or set logger.offline=true") from None
+        raise InputError(
+            f"W&B cannot be used ({reason}); check the network and `wandb login`, or set logger.offline=true"
+        ) from None
+    where = f"wandb sync {shlex.quote(str(Path(run.dir).parent))}" if run.offline else run.url
+    log.info(f"W&B run: {'offline; upload it with ' if run.offline else ''}{where}")
+    kept.write_text(run.id)
+    run.define_metric("epoch", hidden=True)
+    for names, axis in AXES.items():
+        run.define_metric(names, step_metric=axis)
+    return run
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the working directory's repository and whether tracked files differ from it; empty without one."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+
+
+@contextmanager
+def finished_run() -> Iterator[None]:
+    """Finish W&B's run with the job, so that the next job of a sweep gets its own; exit code 1 if the job fails."""
+    code = 1
+    try:
+        yield
+        code = 0
+    finally:
+        if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
+            wandb.finish(exit_code=code)
+
+
+class Dashboard(Callback):
+    """Shows results per class, precision over recall, and the images of ``Pictures`` in a ``WandbRun``; results per
+    class and pictures in TensorBoard. ``classes``: how many classes have curves."""
+
+    def __init__(self, classes: int = 20) -> None:
+        self.classes = classes
+
+    def setup(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbRun) and trainer.is_global_zero:
+                run = logger.experiment
+                run.tags = tuple(dict.fromkeys([*(run.tags or ()), module.task.name, module.backbone["name"]]))
+
+    def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # From now on the best checkpoint is evaluated.
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbRun):
+                logger.results = "best"
+
+    def on_validation_end(self, trainer: pl.Trainer, module: Any) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        shown = [s for callback in trainer.callbacks if isinstance(callback, Pictures) for s in callback.shown]
+        lines = {
+            f"per_class/{column}/{name}": value
+            for name, values in list(module.per_class.items())[: self.classes]
+            for column, value in values.items()
+            if fitting and isinstance(value, float)
+        }
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbRun):
+                content = {**lines, **self._table(module), **self._curves(module), **media_of(shown)}
+                logger.log_metrics({**content, "epoch": trainer.current_epoch}, trainer.global_step)
+            elif isinstance(logger, TensorBoardLogger):
+                logger.log_metrics(lines, trainer.global_step)
+                for n, picture in enumerate(shown):
+                    logger.experiment.add_image(
+                        f"val/picture_{n:02d}", picture.panel, trainer.global_step, dataformats="HWC"
+                    )
+
+    def _table(self, module: Any) -> dict[str, wandb.Table]:
+        import wandb
+
+        if not module.per_class:
+            return {}
+        columns = ["class", *next(iter(module.per_class.values()))]
+        rows = [[name, *(_defined(v) for v in values.values())] for name, values in module.per_class.items()]
+        return {"val/per_class": wandb.Table(columns, rows)}
+
+    def _curves(self, module: Any) -> dict[str, Any]:
+        import wandb
+
+        curves = {name: c for name, c in module.metric.precision_over_recall().items() if not np.isnan(c).all()}
+        if not curves:
+            return {}
+        names = list(curves)[: self.classes]
+        recalls = [np.linspace(0, 1, len(curves[name])).tolist() for name in names]
+        chart = wandb.plot.line_series(
+            recalls,
+            [[_defined(value) for value in curves[name].tolist()] for name in names],
+            keys=names,
+            title="precision over recall",
+            xname="recall",
+        )
+        return {"val/precision_over_recall": chart}
+
+
+def _defined(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if value != value else value
+
+
+def media_of(shown: Sequence[Shown]) -> dict[str, list[wandb.Image]]:
+    """Images by name: with boxes that can be toggled, with peak maps, and drawn where there is more than boxes."""
+    import wandb
+
+    images: dict[str, list[np.ndarray]] = {}
+    boxes = []
+    for picture in shown:
+        image, factor = _resized(picture.image)
+        sides = {"prediction": picture.found, "truth": picture.truth}
+        made = {"pictures": image}
+        boxes.append({side: _box_data(rows, picture.look.class_names, factor) for side, rows in sides.items()})
+        to_image = np.diag([1 / factor, 1 / factor, 1.0])
+        for name, peaks in picture.heatmaps.items():
+            made[name] = overlay_heatmap(image, peaks, picture.input_from_image @ to_image, picture.stride)
+        if any(kind.kind != "box" for kind in pictures_of(picture.truth, picture.look)):
+            made |= {side: draw_objects(image, rows, picture.look, factor) for side, rows in sides.items()}
+        if views := views_from_above(picture.found, picture.look, picture.truth):
+            made["from_above"] = panel(views)
+        for name, drawn in made.items():
+            images.setdefault(name, []).append(drawn)
+    media = {}
+    for name, drawn in images.items():
+        more = [{"boxes": sides} for sides in boxes] if name == "pictures" else [{}] * len(drawn)
+        media[f"val/{name}"] = [
+            wandb.Image(image, file_type="jpg", caption=picture.name, **options)
+            for image, picture, options in zip(_padded(drawn), shown, more, strict=True)
+        ]
+    return media
+
+
+def _box_data(rows: Mapping[str, Any], class_names: Sequence[str], factor: float) -> dict[str, Any]:
+    """Boxes in image pixels as W&B wants them, on an image that is ``factor`` as large."""
+    data = []
+    for n, (box, label) in enumerate(zip(rows["boxes"], rows["labels"], strict=True)):
+        x1, y1, x2, y2 = (float(v) * factor for v in box)
+        entry = {
+            "position": {"minX": x1, "minY": y1, "maxX": x2, "maxY": y2},
+            "domain": "pixel",
+            "class_id": int(label),
+            "box_caption": class_names[int(label)],
+        }
+        if "scores" in rows:
+            score = float(rows["scores"][n])
+            entry |= {"scores": {"score": score}, "box_caption": f"{class_names[int(label)]} {score:.2f}"}
+        data.append(entry)
+    return {"box_data": data, "class_labels": dict(enumerate(class_names))}
+
+
+def _resized(image: np.ndarray) -> tuple[np.ndarray, float]:
+    """An image at a size that is good to look at, and the factor."""
+    factor = LONGEST / max(image.shape[:2])
+    if factor >= 1:
+        return enlarge(image)
+    return cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA), factor
+
+
+def _padded(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Images of one size, as W&B wants them in a list: padded at the right and at the bottom."""
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    return [np.pad(i, ((0, height - i.shape[0]), (0, width - i.shape[1]), (0, 0))) for i in images]

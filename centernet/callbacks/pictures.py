@@ -1,0 +1,101 @@
+"""Pictures of validation images, and their detections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.trainer.states import TrainerFn
+
+from centernet.fields import IMAGE_FIELDS, index, unstack_objects
+from centernet.visualize import Look, save_image, truth_and_prediction
+
+
+class Shown(NamedTuple):
+    """A validation image (RGB uint8) with its truth and what was ``found`` in it, in image pixels: rows as arrays, peak
+    maps ``[h, w]``, and the ``panel`` that shows them side by side."""
+
+    name: str
+    image: np.ndarray
+    truth: Mapping[str, np.ndarray]
+    found: Mapping[str, np.ndarray]
+    heatmaps: Mapping[str, np.ndarray]
+    input_from_image: np.ndarray
+    stride: int
+    look: Look
+    panel: np.ndarray
+
+
+class Pictures(Callback):
+    """Truth beside prediction and heatmaps for the first ``count`` validation images, every ``every`` epochs and at the
+    end. ``threshold``: minimum score (None: the task's). ``shown`` holds those of the newest validation."""
+
+    def __init__(self, folder: str | Path, count: int = 8, every: int = 5, threshold: float | None = None) -> None:
+        self.folder, self.count, self.every, self.threshold = Path(folder), count, every, threshold
+        self.shown: list[Shown] = []
+
+    def _wanted(self, trainer: pl.Trainer) -> bool:
+        if trainer.sanity_checking or not trainer.is_global_zero or not self.count:
+            return False
+        epoch = trainer.current_epoch + 1
+        # Not `trainer.training`, which is False during validation within training.
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        return not fitting or epoch % self.every == 0 or epoch == trainer.max_epochs
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.shown = []
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int, dataloader_idx: int = 0
+    ) -> None:
+        if not self._wanted(trainer) or len(self.shown) >= self.count:
+            return
+        dataset = trainer.datamodule.datasets["val"] if getattr(trainer, "datamodule", None) else None
+        if dataset is None:
+            return
+        rows = {int(image_id): row for row, image_id in enumerate(dataset.ids)}
+        threshold = module.task.threshold if self.threshold is None else self.threshold
+        for n, truth in enumerate(unstack_objects(batch["truth"])):
+            if len(self.shown) >= self.count:
+                break
+            row = rows[int(batch["image_id"][n])]
+            path, image = Path(dataset.files[row]), dataset.read(row)
+            detections = {name: value[n].float().cpu().numpy() for name, value in outputs["detections"].items()}
+            kept = detections["scores"] >= threshold
+            truth = {name: value.cpu().numpy() for name, value in index(truth, ~truth["crowd"]).items()}
+            heatmaps = {name: maps[n].amax(0).float().cpu().numpy() for name, maps in outputs["heatmaps"].items()}
+            fields = {name: batch[name][n].cpu().numpy() for name in IMAGE_FIELDS if name in batch}
+            look = Look(module.class_names, module.task.facts, fields)
+            matrix, stride = batch["input_from_image"][n].cpu().numpy(), module.task.stride
+            panel = truth_and_prediction(image, truth, detections, look, heatmaps, matrix, threshold, stride)
+            found = {name: value[kept] for name, value in detections.items()}
+            self.shown.append(Shown(path.name, image, truth, found, heatmaps, matrix, stride, look, panel))
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # Only the newest, so the run folder stays small.
+        for n, shown in enumerate(self.shown):
+            save_image(self.folder / f"val_{n:02d}.png", shown.panel)
+
+
+class CollectDetections(Callback):
+    """Keeps the detections of a validation run on the CPU: ``rows`` of (image id, detections in image pixels)."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[str, torch.Tensor]] = {}
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int, dataloader_idx: int = 0
+    ) -> None:
+        for n, image_id in enumerate(batch["image_id"].tolist()):
+            self.rows[image_id] = {name: value[n].cpu() for name, value in outputs["detections"].items()}
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:
+            gathered: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, self.rows)
+            self.rows = {image_id: rows for part in gathered for image_id, rows in part.items()}
