@@ -110,7 +110,10 @@ def settle(cfg: DictConfig) -> list[Choice]:
     steps = max(len(dataset) // max(step, 1), 1)  # the data refuses a batch of 0
     if "schedule.epochs" in wanted:
         epochs = min(max(round(STEPS / steps), LEAST_EPOCHS), MOST_EPOCHS)
-        choose("schedule.epochs", epochs, f"{epochs * steps} steps, {steps} per epoch")
+        reason = f"{epochs * steps} steps, {steps} per epoch"
+        if (limit := OmegaConf.select(cfg, "trainer.max_time")) is not None:
+            reason = f"for the warm-up only: trainer.max_time={limit} ends the training"
+        choose("schedule.epochs", epochs, reason)
     return chosen
 
 

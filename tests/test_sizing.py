@@ -82,6 +82,11 @@ def test_a_small_data_set_on_a_cpu_gets_the_light_network_and_many_epochs(on_a_c
     assert cfg.trainer.max_epochs == cfg.schedule.epochs == 300
 
 
+def test_with_a_time_limit_the_number_of_epochs_is_not_announced_as_if_it_decided(on_a_cpu, tmp_path):
+    _, chosen = settled(write_data(tmp_path, 20, (480, 640), 100), "trainer.max_time=00:00:05:00")
+    assert chosen[-1].reason == "for the warm-up only: trainer.max_time=00:00:05:00 ends the training"
+
+
 def test_a_gpu_gets_a_larger_network_with_trained_weights_and_a_larger_input(on_a_gpu, tmp_path):
     cfg, chosen = settled(write_data(tmp_path, 600, (600, 800), 100))
     assert [str(choice) for choice in chosen] == [
