@@ -13,6 +13,10 @@ gpu: milliseconds and memory of a training step and of detection, option by opti
 it to the best: resnet18, dla34 and hardnet85 at 512 x 512, with batches of 1, 32 and as many as fit. `--device cpu
 --resolution 128 --batch 2` makes the same table on a CPU. Writes the numbers to `--json` as well.
 
+networks: what each network costs: parameters, multiply-accumulates, milliseconds of a training step by part, and of
+detection. `networks n s m mobilenetv4_conv_small:fpn --size 256 320 --batch 8 --bf16`; NAME:NECK is a network with this
+neck and one hidden layer that all heads share.
+
 startup: seconds to set up a generated data set of the size of COCO's train2017 (or `images=N boxes=N`), the first time
 and again, and the memory of its workers in the course of an epoch.
 
@@ -45,20 +49,24 @@ from centernet.errors import InputError
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kind", choices=("data", "startup", "encode", "decode", "gpu", "kitti"))
+    parser.add_argument("kind", choices=("data", "startup", "encode", "decode", "gpu", "networks", "kitti"))
     parser.add_argument("--rounds", type=int, default=5, help="passes over the files; the best one counts (default: 5)")
     parser.add_argument(
         "overrides",
         nargs="*",
-        help="as for train.py: data=coco data.root=DIR resolution=[512,512]; decode: batch=N side=N k=N; "
-        "startup: images=N boxes=N; kitti: frames=N detections=N",
+        help="as for train.py: data=coco data.root=DIR resolution=[512,512]; networks: their names; decode: batch=N "
+        "side=N k=N; startup: images=N boxes=N; kitti: frames=N detections=N",
     )
-    gpu = parser.add_argument_group("gpu")
+    gpu = parser.add_argument_group("gpu and networks")
     gpu.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     gpu.add_argument("--resolution", type=int, default=512, metavar="SIDE", help="of the square input (default: 512)")
     gpu.add_argument("--batch", nargs="+", default=["1", "32", "most"], help="sizes; most: as many as fit, by doubling")
     gpu.add_argument("--networks", nargs="+", default=["resnet18", "dla34", "hardnet85"])
     gpu.add_argument("--json", default="gpu.json", metavar="FILE")
+    gpu.add_argument("--size", type=int, nargs=2, default=[256, 320], metavar=("H", "W"), help="networks: input size")
+    gpu.add_argument(
+        "--bf16", action="store_true", help="networks: 16-bit convolutions, as trainer.precision=bf16-mixed"
+    )
     args = parser.parse_intermixed_args()  # options may be mixed with overrides
     try:
         if args.kind == "data":
@@ -71,6 +79,9 @@ def main() -> None:
             benchmark_decode(args.rounds, **_counts(args.overrides, ("batch", "side", "k")))
         elif args.kind == "gpu":
             benchmark_gpu(args.device, args.networks, args.batch, args.resolution, args.rounds, args.json)
+        elif args.kind == "networks":
+            (batch,) = args.batch if len(args.batch) == 1 else ["8"]
+            benchmark_networks(args.overrides or NETWORKS, tuple(args.size), int(batch), args.bf16, args.rounds)
         else:
             benchmark_kitti(**_counts(args.overrides, ("frames", "detections")))
     except InputError as error:
@@ -335,7 +346,6 @@ def _measure_batch(
     device: str, network: str, work: str, setting: Setting, batch: int, side: int, rounds: int
 ) -> tuple[float, float]:
     from centernet.detector import build_detector
-    from centernet.fields import stack_objects
     from centernet.tasks import task_names
 
     before = _memory(device)
@@ -343,10 +353,7 @@ def _measure_batch(
     layout = torch.channels_last if setting.channels_last else torch.contiguous_format
     detector = build_detector(task_names()[0], 80, network)  # boxes.to(device).to(memory_format=layout)
     images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8).to(device).to(memory_format=layout)
-    corner = torch.rand(8, 2).double() * side / 2
-    objects = {"boxes": torch.cat([corner, corner + side / 8], 1), "labels": torch.arange(8)}
-    objects["crowd"] = torch.zeros(8, dtype=torch.bool)
-    objects = {name: value.to(device) for name, value in stack_objects([objects] * batch).items()}
+    objects = {name: value.to(device) for name, value in _some_objects(batch, side, 80).items()}
     if work == "detect":
         detector = detector.eval().fuse() if setting.fused else detector.eval()
     if setting.compiled:
@@ -371,6 +378,112 @@ def _measure_batch(
     step()  # compiles, allocates, chooses algorithms
     taken = min(_times(step, rounds, torch.device(device)))
     return taken, _memory(device) - before
+
+
+NETWORKS = ["n", "s", "m"]  # the recommended ones
+
+
+def benchmark_networks(names: Sequence[str], size: tuple[int, int], batch: int, bf16: bool, rounds: int) -> None:
+    """Print what each network costs on this CPU, with the heads of the recommended task and three classes."""
+    from centernet.models.centernet import divisor_of
+    from centernet.tasks import build_task
+
+    heads = build_task("ctdet_iou", 3).heads
+    specs = [_spec_of(name) for name in names]
+    for name, spec in zip(names, specs, strict=True):
+        if any(side % divisor_of(spec) for side in size):
+            raise InputError(f"networks: {name} takes sizes in multiples of {divisor_of(spec)}; change --size")
+    kind = "bf16" if bf16 else "float32"
+    print(
+        f"CPU, {torch.get_num_threads()} threads, {size[0]}x{size[1]}, batch {batch}, {kind}, best of {rounds} rounds"
+    )
+    width = max(len(name) for name in names)
+    parts = ("backbone", "neck", "head", "rest", "step", "detect 1")
+    print(f"{'network':<{width}}{'parameters':>12}{'GMACs':>8}" + "".join(f"{part:>10}" for part in parts))
+    for name, spec in zip(names, specs, strict=True):
+        costs = _count(spec, heads, size)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            taken = pool.apply(_measure_network, (spec, size, batch, bf16, rounds))
+        print(
+            f"{name:<{width}}{costs[0]:10.2f} M{costs[1]:8.2f}" + "".join(f"{each:10.1f}" for each in taken), flush=True
+        )
+    print(
+        "milliseconds; rest: losses, backward and optimizer; detect 1: one image in the inference form, with decoding"
+    )
+
+
+def _spec_of(name: str) -> dict[str, Any]:
+    from centernet.models.centernet import network_spec
+
+    name, _, neck = name.partition(":")
+    light = {"neck": {"name": neck}, "head_channels": 64, "head_tower": 1} if neck else {}
+    return network_spec({"name": name, **light})
+
+
+def _count(spec: dict[str, Any], heads: Any, size: tuple[int, int]) -> tuple[float, float]:
+    """Millions of parameters, billions of multiply-accumulates."""
+    from centernet.models.summary import build_counted, count_macs, count_parameters
+
+    network = build_counted(spec, heads)
+    return count_parameters(network) / 1e6, count_macs(network, size) / 1e9
+
+
+def _measure_network(
+    spec: dict[str, Any], size: tuple[int, int], batch: int, bf16: bool, rounds: int
+) -> tuple[float, ...]:
+    """Milliseconds of backbone, neck, head, the rest of a step, the step, and detection in one image."""
+    from centernet.detector import build_detector
+
+    torch.manual_seed(0)
+    detector = build_detector("ctdet_iou", 3, spec).to(memory_format=torch.channels_last)
+    images = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8).to(memory_format=torch.channels_last)
+    objects = _some_objects(batch, min(size), 3)
+    optimizer = torch.optim.AdamW(detector.parameters(), fused=True)
+    mixed = torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16)
+    network, seen = detector.network, {"backbone": 0.0, "neck": 0.0, "head": 0.0}
+
+    def watch(part: str) -> None:
+        """Count the time that a part of the network takes forward."""
+        began = [0.0]
+        module = getattr(network, part)
+        module.register_forward_pre_hook(lambda *_: began.__setitem__(0, time.perf_counter()))
+        module.register_forward_hook(lambda *_: seen.__setitem__(part, time.perf_counter() - began[0]))
+
+    for part in seen:
+        watch(part)
+
+    def step() -> None:
+        with mixed:
+            targets = detector.task.encode(objects, (size[0] // network.stride, size[1] // network.stride))
+            loss = detector.task.losses(detector.outputs(images), targets)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    best: tuple[float, ...] = (float("inf"),) * 5
+    for _ in range(rounds + 1):  # the first one allocates, and is never the best
+        started = time.perf_counter()
+        step()
+        whole = time.perf_counter() - started
+        if whole < best[-1]:
+            best = (*seen.values(), whole - sum(seen.values()), whole)
+    detector = detector.eval().fuse()
+
+    def detect() -> None:
+        with torch.inference_mode(), mixed:
+            detector(images[:1])
+
+    return (*(1000 * each for each in best), min(_times(detect, rounds, torch.device("cpu"))))
+
+
+def _some_objects(batch: int, side: int, classes: int) -> dict[str, torch.Tensor]:
+    """Eight boxes in each of ``batch`` images, an eighth of ``side`` large."""
+    from centernet.fields import stack_objects
+
+    corner = torch.rand(8, 2).double() * side / 2
+    objects = {"boxes": torch.cat([corner, corner + side / 8], 1), "labels": torch.arange(8) % classes}
+    objects["crowd"] = torch.zeros(8, dtype=torch.bool)
+    return stack_objects([objects] * batch)
 
 
 def _memory(device: str) -> float:
@@ -481,6 +594,7 @@ __all__: Iterable[str] = (
     "benchmark_encode",
     "benchmark_gpu",
     "benchmark_kitti",
+    "benchmark_networks",
     "benchmark_startup",
 )
 

@@ -167,10 +167,15 @@ def test_the_kitti_benchmark_times_the_evaluation_of_made_up_frames(script):
     )
 
 
-def test_the_gpu_benchmark_makes_its_table_on_a_cpu_too(script, tmp_path, monkeypatch):
-    # In threads instead of processes, and without a compiler, which would take longer than all the rest.
+@pytest.fixture
+def in_threads(monkeypatch):
+    """Measure in threads instead of new processes, each of which would import everything first."""
     contexts = {None: multiprocessing.get_context(), "spawn": multiprocessing.dummy}
     monkeypatch.setattr("multiprocessing.get_context", lambda method=None: contexts[method])
+
+
+def test_the_gpu_benchmark_makes_its_table_on_a_cpu_too(script, tmp_path, monkeypatch, in_threads):
+    # Without a compiler, which would take longer than all the rest.
     monkeypatch.setattr("torch.nn.Module.compile", lambda self: None)
     few = ["--device", "cpu", "--networks", "test_efficientnet", "--batch", "2", "--rounds", "1", "--resolution", "32"]
     with torch.backends.cudnn.flags(enabled=True):  # restores what a measurement sets
@@ -183,6 +188,38 @@ def test_the_gpu_benchmark_makes_its_table_on_a_cpu_too(script, tmp_path, monkey
     ]
     assert all(row["ms"] > 0 and row["batch"] == 2 for row in rows)
     assert len(result.output.splitlines()) == len(rows) + 2
+
+
+def test_the_networks_benchmark_says_what_each_network_costs(script, in_threads):
+    few = ["--size", "64", "96", "--batch", "1", "--rounds", "1"]
+    result = script("benchmark.py", "networks", "n", "resnet18_half:fpn", *few)
+    assert result.code in (0, None), result.error
+    top, titles, *rows, note = result.output.splitlines()
+    assert "64x96, batch 1, float32" in top
+    assert titles.split() == [
+        "network",
+        "parameters",
+        "GMACs",
+        "backbone",
+        "neck",
+        "head",
+        "rest",
+        "step",
+        "detect",
+        "1",
+    ]
+    assert [row.split()[0] for row in rows] == ["n", "resnet18_half:fpn"]
+    # The named network is this body with this neck, so both are as large.
+    assert rows[0].split()[1:4] == rows[1].split()[1:4] == ["2.87", "M", "0.19"]
+    *parts, step, _ = map(float, rows[0].split()[4:])
+    assert sum(parts) == pytest.approx(step, abs=0.3)
+    assert "one image in the inference form" in note
+
+
+def test_the_networks_benchmark_names_a_size_that_does_not_fit(script):
+    assert script("benchmark.py", "networks", "n", "--size", "60", "96").code == (
+        "error: networks: n takes sizes in multiples of 32; change --size"
+    )
 
 
 def test_the_gpu_benchmark_without_a_gpu_tells_how_to_use_the_cpu(script, monkeypatch):
