@@ -272,7 +272,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     from omegaconf import OmegaConf
 
     from centernet import build
-    from centernet.callbacks import Dashboard, Pictures, ProgressBar
+    from centernet.callbacks import Dashboard, Oracle, Pictures, ProgressBar
 
     if OmegaConf.is_missing(cfg, "ckpt"):
         raise InputError("no checkpoint given; set ckpt=RUN/best.ckpt")
@@ -281,14 +281,20 @@ def evaluate(cfg: DictConfig) -> float | None:
     run = Path(cfg.paths.run)
     data.prepare_data()
     data.setup("validate")
-    names = ("ckpt", "data", "resolution", "test_mode", "metric", "seed")
+    names = ("ckpt", "data", "resolution", "test_mode", "inference", "metric", "seed")
     module.save_hyperparameters({"evaluation": {name: build.plain(cfg[name]) for name in names}})
     if cfg.trainer.precision is None:
         cfg.trainer.precision = (module.run_config or {}).get("trainer", {}).get("precision", "32-true")
     shown = [Pictures(run / "pictures", count=cfg.pictures), Dashboard(), ProgressBar()]
+    if cfg.oracle is not None:
+        shown.append(Oracle(build.plain(cfg.oracle), run))
     trainer = build.build_trainer(cfg, shown)
     dataset = data.datasets["val"]
-    log.info(f"{cfg.ckpt}: {module.task.name}, {module.backbone['name']}, {len(dataset)} images of {dataset.source}")
+    modes = module.detector.modes.describe()
+    log.info(
+        f"{cfg.ckpt}: {module.task.name}, {module.backbone['name']}, {len(dataset)} images of {dataset.source}"
+        f"{', ' if modes else ''}{modes}"
+    )
     results = _validate(trainer, module, data, run, None)
     return results.get(module.metric.headline[0])
 

@@ -23,6 +23,7 @@ from centernet.data.readers import reader_for
 from centernet.errors import InputError
 from centernet.models.centernet import divisor_of
 from centernet.models.transfer import copy_weights
+from centernet.modes import Modes
 from centernet.module import CenterNetModule, load_module, require_divisible
 from centernet.plugins import AtomicCheckpointIO, Compile, NormSync
 
@@ -82,12 +83,24 @@ def build_module(cfg: DictConfig, class_names: list[str], facts: Mapping[str, An
         metric_options=plain(cfg.get("metric")),
         teacher=cfg.get("teacher"),
         teacher_weight=cfg.get("teacher_weight", 1.0),
+        inference=modes_of(cfg),
     )
     if checkpoint:
         log.info(start_from(module, pretrained))
     module.run_config = plain(cfg)
     module.save_hyperparameters(module.run_config)
     return module
+
+
+def modes_of(cfg: DictConfig) -> Modes:
+    """The modes of inference of a configuration. Raises ``InputError``."""
+    given = plain(cfg.get("inference"))
+    if given and given.get("flip") == "by_preset":
+        raise InputError(
+            "inference=published repeats the test of a published number, but no preset is given; add experiment=NAME "
+            "(make list-experiments), or choose inference=plain, flip or multiscale"
+        )
+    return Modes.of(given)
 
 
 def start_from(module: CenterNetModule, path: str | Path) -> str:
@@ -208,6 +221,7 @@ def from_checkpoint(path: str | Path, cfg: DictConfig) -> tuple[CenterNetModule,
     own."""
     said = {name: value for name, value in plain(cfg.get("metric") or {}).items() if value is not None}
     module, spec = load_module(path, said)
+    module.detector.use(modes_of(cfg))
     transform = {"resolution": spec["resolution"], "test_mode": spec["mode"], "divisor": spec["divisor"]}
     given = {key: value for key, value in plain(cfg.data).items() if value is not None}
     if "_target_" in given:

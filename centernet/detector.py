@@ -1,7 +1,7 @@
 """Detector: a network and a task, the only path from images to detections.
 
 Used by validation, evaluation, prediction and export. Objects as Points, Sec. 4.1: one forward pass, peaks, no
-non-maximum suppression.
+non-maximum suppression; other modes of inference (``centernet.modes``) by option.
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ from torch import Tensor, nn
 from centernet.errors import InputError, did_you_mean
 from centernet.models.centernet import CenterNet, build_network, network_spec
 from centernet.models.fuse import fuse
+from centernet.modes import Modes
+from centernet.ops.nms import decay_scores
+from centernet.ops.tiles import tile_axis
 from centernet.structures import Batch, Detections, Outputs
 from centernet.tasks import Task, build_task
+from centernet.tasks.base import by_score
 
 # Mean and standard deviation of RGB in 0 .. 1. CenterNet uses "coco" for COCO. For KITTI and VOC it applies ImageNet's
 # values, in RGB order, to BGR images: their converted weights expect "imagenet_swapped".
@@ -38,12 +42,18 @@ class Found(NamedTuple):
 class Detector(nn.Module):
     """Images in, batched detections in input pixels out.
 
-    ``normalization``: a name in ``NORMALIZATIONS``. Forward takes images ``[B, 3, H, W]``, RGB, uint8 or float in 0 ..
-    255, and returns detections ``[B, K, ...]``. Raises ``InputError`` for an unknown normalization, or if the strides
-    of network and task differ.
+    ``normalization``: a name in ``NORMALIZATIONS``; ``modes``: see ``use``. Forward takes images ``[B, 3, H, W]``, RGB,
+    uint8 or float in 0 .. 255, and returns detections ``[B, K, ...]``. Raises ``InputError`` for an unknown
+    normalization, or if the strides of network and task differ.
     """
 
-    def __init__(self, network: CenterNet, task: Task, normalization: str = "coco") -> None:
+    def __init__(
+        self,
+        network: CenterNet,
+        task: Task,
+        normalization: str = "coco",
+        modes: Modes | Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         if normalization not in NORMALIZATIONS:
             hint = did_you_mean(str(normalization), NORMALIZATIONS)
@@ -54,6 +64,7 @@ class Detector(nn.Module):
                 f"the network's stride is {stride} and the task's is {task.stride}; build both with the same stride"
             )
         self.network, self.task, self.normalization = network, task, normalization
+        self.use(modes)
         mean, std = NORMALIZATIONS[normalization]
         # Constants, not weights: the checkpoint stores their name.
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
@@ -67,29 +78,102 @@ class Detector(nn.Module):
         """Raw maps of every stack."""
         return self.network(self.normalize(images))
 
-    def find(self, images: Tensor) -> Found:
-        """All results of one pass, detections in input pixels."""
-        outputs = self.outputs(images)
+    def use(self, modes: Modes | Mapping[str, Any] | None) -> None:
+        """Take these modes of inference (``Modes.of``) from now on. Raises ``InputError`` for modes that the task or
+        the network does not allow."""
+        self.modes = Modes.of(modes)
+        divisor = getattr(self.network, "divisor", self.task.stride)
+        if self.modes.scales != (1.0,) and not self.task.any_scale:
+            raise InputError(
+                f"inference.scales does not apply to task {self.task.name}, which tells distances by sizes in the "
+                "image; remove it"
+            )
+        if self.modes.tiles and any(side % divisor for side in self.modes.tiles):
+            height, width = self.modes.tiles
+            raise InputError(f"inference.tiles=[{height},{width}] must be multiples of {divisor} for this network")
+
+    def find(self, images: Tensor, given: Outputs | None = None) -> Found:
+        """All results for inputs of one size, detections in input pixels. ``given``: activated maps that take the place
+        of the network's (``Task.oracle``)."""
+        count = len(images)
+        outputs = self._tiled(torch.cat([images, images.flip(-1)]) if self.modes.flip else images)
         maps = self.task.activate(outputs[-1])
+        if self.modes.flip:
+            maps = self.task.merge_flipped(maps)
+            outputs = [{name: value[:count] for name, value in stack.items()} for stack in outputs]
+        maps = {**maps, **(given or {})}
         return Found(outputs, maps, self.task.decode(maps))
+
+    def _tiled(self, images: Tensor) -> list[Outputs]:
+        """Raw maps of every stack, put together from tiles if the images are larger than one."""
+        size = tuple(images.shape[-2:])
+        if self.modes.tiles is None or all(tile >= side for tile, side in zip(self.modes.tiles, size, strict=True)):
+            return self.outputs(images)
+        divisor, stride = getattr(self.network, "divisor", self.task.stride), self.task.stride
+        rows, columns = (
+            tile_axis(side, tile, self.modes.overlap, divisor, stride)
+            for side, tile in zip(size, self.modes.tiles, strict=True)
+        )
+        whole: list[Outputs] = []
+        for row in rows:
+            for column in columns:
+                piece = images[..., row.start : row.start + row.size, column.start : column.start + column.size]
+                for number, stack in enumerate(self.outputs(piece)):
+                    if number == len(whole):
+                        cells = (size[0] // stride, size[1] // stride)
+                        whole.append({name: value.new_empty(*value.shape[:2], *cells) for name, value in stack.items()})
+                    for name, value in stack.items():
+                        target, source = (
+                            tuple(
+                                slice((tile.first - start) // stride, (tile.last - start) // stride)
+                                for tile, start in zip((row, column), starts, strict=True)
+                            )
+                            for starts in ((0, 0), (row.start, column.start))
+                        )
+                        whole[number][name][:, :, *target] = value[:, :, *source]
+        return whole
 
     def forward(self, images: Tensor) -> Detections:
         return self.find(images).detections
 
-    def find_in_images(self, batch: Batch) -> Found:
+    def find_in_images(self, batch: Batch, given: Outputs | None = None) -> Found:
         """The same for a batch with ``input_from_image`` and the image fields of ``Task.lift``: detections in image
-        pixels (3D boxes in camera space), on the device of that matrix."""
-        found = self.find(batch["image"].to(self.mean.device))
+        pixels (3D boxes in camera space), on the device of that matrix.
+
+        With several scales, ``batch["views"]`` has the inputs of all scales but 1, in their order: images and matrices.
+        Maps and outputs are those of scale 1.
+        """
+        found = self.find(batch["image"].to(self.mean.device), given)
+        passes = {1.0: self._lifted(found.detections, batch)}
+        others = [scale for scale in self.modes.scales if scale != 1]
+        for scale, view in zip(others, batch["views"] if others else [], strict=True):
+            passes[scale] = self._lifted(self.find(view["image"].to(self.mean.device)).detections, {**batch, **view})
+        return found._replace(detections=self._merge([passes[scale] for scale in self.modes.scales]))
+
+    def decode_in_images(self, maps: Outputs, batch: Batch) -> Detections:
+        """Detections in image pixels from activated maps of the inputs of a batch."""
+        return self._merge([self._lifted(self.task.decode(maps), batch)])
+
+    def _lifted(self, detections: Detections, batch: Batch) -> Detections:
         device = batch["input_from_image"].device
-        detections = {name: value.to(device) for name, value in found.detections.items()}
-        return found._replace(detections=self.task.lift(detections, batch))
+        return self.task.lift({name: value.to(device) for name, value in detections.items()}, batch)
+
+    def _merge(self, passes: Sequence[Detections], most: int | None = None) -> Detections:
+        """The detections of several passes over the same images, in image pixels: the ``most`` best (default: as many
+        as one pass has)."""
+        most = most or passes[0]["scores"].shape[1]
+        if len(passes) == 1 and self.modes.suppression == "none":
+            return {name: value[:, :most] for name, value in passes[0].items()}
+        found = {name: torch.cat([each[name] for each in passes], 1) for name in passes[0]}
+        scores = decay_scores(found["boxes"], found["scores"], found["labels"], self.modes.suppression)
+        return {name: value[:, :most] for name, value in by_score({**found, "scores": scores}).items()}
 
     def fuse(self) -> Detector:
         """A copy for inference: batch norm folded into convolutions, HarDNet's blocks without concatenations.
 
         Same outputs up to rounding; see ``centernet.models.fuse``.
         """
-        return Detector(fuse(self.network), self.task, self.normalization).to(self.mean.device)
+        return Detector(fuse(self.network), self.task, self.normalization, self.modes).to(self.mean.device)
 
 
 def build_detector(

@@ -17,6 +17,7 @@ from centernet.data.transforms import eval_pipeline, warp_image
 from centernet.detector import Detector
 from centernet.errors import InputError
 from centernet.fields import unbatch
+from centernet.modes import Modes
 from centernet.tasks import Task
 
 Image = str | Path | np.ndarray
@@ -26,6 +27,7 @@ class Predictor:
     """A detector with its preprocessing, ready to use on images.
 
     ``resolution`` (height, width), ``mode`` and ``divisor`` describe how an image becomes an input (``EvalWarp``);
+    ``inference``: options of ``centernet.modes.Modes``, such as ``{"flip": True, "scales": [0.5, 1, 2]}``;
     ``bit_depth``: the bits that 16-bit images use (``read_image``); ``batch_size``: number of images per batch.
     ``Predictor.from_checkpoint(path)`` takes all but the last from the checkpoint. Raises ``InputError`` for an unknown
     mode or a batch size below 1.
@@ -41,12 +43,18 @@ class Predictor:
         device: str | torch.device = "cpu",
         batch_size: int = 8,
         bit_depth: int | None = None,
+        inference: Modes | Mapping[str, Any] | None = None,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size} is too small; use at least 1")
         self.detector = detector.eval().to(device)
+        if inference is not None:
+            self.detector.use(inference)
         self.class_names = list(class_names)
-        self.pipeline = eval_pipeline((int(resolution[0]), int(resolution[1])), mode, divisor)
+        size = (int(resolution[0]), int(resolution[1]))
+        self.pipeline = eval_pipeline(size, mode, divisor)
+        others = [scale for scale in self.detector.modes.scales if scale != 1]
+        self.views = [eval_pipeline(size, mode, divisor, scale) for scale in others]
         self.device, self.batch_size = torch.device(device), batch_size
         self.bit_depth = require_bit_depth(bit_depth)
 
@@ -59,9 +67,10 @@ class Predictor:
         device: str | None = None,
         batch_size: int = 8,
         bit_depth: int | None = None,
+        inference: Modes | Mapping[str, Any] | None = None,
     ) -> Predictor:
         """Load a checkpoint of this project; ``resolution``, ``mode`` and ``bit_depth`` default to those of its
-        training run.
+        training run; ``inference``: one plain pass by default.
 
         ``device``: default ``cuda`` if available, else ``cpu``. Raises ``InputError`` for any other file.
         """
@@ -70,7 +79,7 @@ class Predictor:
         given = {"resolution": resolution, "mode": mode, "bit_depth": bit_depth}
         spec = {**(description["eval"] or USUAL_EVAL), **{key: value for key, value in given.items() if value}}
         names = description["module"]["class_names"]
-        return cls(detector, names, device=device, batch_size=batch_size, **spec)
+        return cls(detector, names, device=device, batch_size=batch_size, inference=inference, **spec)
 
     @property
     def task(self) -> Task:
@@ -120,19 +129,26 @@ class Predictor:
     @torch.inference_mode()
     def _detect(self, chunk: Sequence[tuple[Image, Mapping[str, Any]]], threshold: float) -> list[dict[str, Any]]:
         """Detections of a few images, in batches of equal input size."""
-        samples = []
+        samples: list[dict[str, Any]] = []
+        views: list[list[tuple[Tensor, Tensor]]] = []
         for image, about in chunk:
             pixels = self._pixels(image)
             warped, matrix = warp_image(self.pipeline, pixels)
             size = pixels.shape[:2]
             fields = {"image": warped, "input_from_image": matrix, "image_size": torch.tensor(size)}
             samples.append({**fields, **self.task.image_fields(about, size)})
+            views.append([warp_image(pipeline, pixels) for pipeline in self.views])
         groups: dict[tuple[Any, ...], list[int]] = {}
         for n, sample in enumerate(samples):
-            groups.setdefault((*sample["image"].shape, *sorted(sample)), []).append(n)
+            shapes = (sample["image"].shape, *(image.shape for image, _ in views[n]))
+            groups.setdefault((*shapes, *sorted(sample)), []).append(n)
         results: list[dict[str, Any]] = [{} for _ in chunk]
         for members in groups.values():
             batch = {name: torch.stack([samples[n][name] for n in members]) for name in samples[members[0]]}
+            batch["views"] = [
+                dict(zip(("image", "input_from_image"), map(torch.stack, zip(*view, strict=True)), strict=True))
+                for view in zip(*(views[n] for n in members), strict=True)
+            ]
             found = self.detector.find_in_images(batch).detections
             for n, detections in zip(members, unbatch(found, threshold), strict=True):
                 results[n] = {**detections, "names": [self.class_names[n] for n in detections["labels"].tolist()]}

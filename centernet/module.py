@@ -32,6 +32,7 @@ from centernet.epoch import EpochLosses, FiniteCheck, Unchecked
 from centernet.errors import InputError
 from centernet.metrics.rows import ImageMetric
 from centernet.models.centernet import network_spec
+from centernet.modes import Modes
 from centernet.resume import PROGRESS, continue_epoch, keep_settings, repeat_validation, steps_done
 from centernet.schedule import Schedule
 from centernet.structures import Batch
@@ -54,7 +55,8 @@ class CenterNetModule(pl.LightningModule):
     (``ImageDataset.facts``); ``backbone``: a name or a description of the network (``build_network``); ``pretrained``:
     True, False or a weight file; ``schedule``: a ``Schedule`` or its options; ``normalization``: of the images
     (``NORMALIZATIONS``); ``metric_options``: of the task's metric; ``teacher``: a checkpoint of the same task,
-    whose maps are learned besides the ground truth, with ``teacher_weight`` in the total loss (``Teacher``). Batches
+    whose maps are learned besides the ground truth, with ``teacher_weight`` in the total loss (``Teacher``);
+    ``inference``: modes of validation (``centernet.modes``). Batches
     hold images uint8 ``[B, 3, H, W]`` with objects in input pixels and truth in image pixels (``structures.Batch``).
     Raises ``InputError`` for unknown names or options.
 
@@ -81,6 +83,7 @@ class CenterNetModule(pl.LightningModule):
         metric_options: Mapping[str, Any] | None = None,
         teacher: str | Path | None = None,
         teacher_weight: float = 1.0,
+        inference: Modes | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if (task := task or self.TASK) is None:
@@ -102,12 +105,13 @@ class CenterNetModule(pl.LightningModule):
             self.task_options,
             facts,
         )
+        self.detector.use(inference)
         self.schedule = Schedule.of(schedule)
         self.class_names = None if class_names is None else list(class_names)
         if teacher is not None and self.class_names is None:
             raise InputError("a teacher is matched by the names of the classes; give class_names")
         self.teacher = None if teacher is None else Teacher(teacher, self.task, self.class_names, teacher_weight)
-        self.metric = self._make_metric()
+        self.metric = self.new_metric()
         self.per_class: dict[str, dict[str, float]] = {}
         self.run_config: dict[str, Any] | None = None  # resolved, plain; set by the command line
         # How images become inputs; kept from a loaded checkpoint unless a data module replaces it.
@@ -138,7 +142,8 @@ class CenterNetModule(pl.LightningModule):
         """The task of the detector."""
         return self.detector.task
 
-    def _make_metric(self) -> ImageMetric:
+    def new_metric(self) -> ImageMetric:
+        """An empty metric of the task, as validation uses it."""
         names = self.class_names or [str(label) for label in range(self.task.num_classes)]
         try:
             return self.task.metric(names, **self.metric_options).to(self.device)
@@ -163,9 +168,11 @@ class CenterNetModule(pl.LightningModule):
             return
         if self.class_names is None and len(data.class_names) == self.task.num_classes:
             self.class_names = list(data.class_names)
-            self.metric = self._make_metric()
+            self.metric = self.new_metric()
         self._require_classes(data.class_names)
         self._check_data(data, stage)
+        if hasattr(data, "take_scales"):
+            data.take_scales(self.detector.modes.scales)
         if hasattr(data, "continue_epoch"):
             data.continue_epoch(0, 0)  # a checkpoint is read after this
             data.follow(self._progress)
@@ -261,7 +268,7 @@ class CenterNetModule(pl.LightningModule):
             self.log(key, value, on_step=False, on_epoch=True, batch_size=len(batch["image"]), sync_dist=True)
         self.metric.update(found.detections, batch["truth"], batch["image_id"])
         peaks = {name: found.maps[name] for name, head in self.task.heads.items() if head.is_heatmap}
-        return {"detections": found.detections, "heatmaps": peaks}
+        return {"detections": found.detections, "heatmaps": peaks, "maps": found.maps}
 
     def on_train_epoch_end(self) -> None:
         self._finite.require()

@@ -45,12 +45,14 @@ class Sample(TypedDict):
     image_size: Tensor  # int64 [2] (height, width) of the file
     objects: Objects  # input space, to encode targets
     truth: Objects  # image space, to evaluate (empty in training)
+    views: NotRequired[list[tuple[Tensor, Tensor]]]  # image and input_from_image at other scales
     plan: NotRequired[Any]  # how it is combined with others of its batch (``centernet.data.combine.Plan``)
 
 
 class Batch(TypedDict):
     """Stacked samples; ``objects`` and ``truth`` are padded to the largest count of the batch. Image fields
-    (``centernet.fields``) are stacked beside them."""
+    (``centernet.fields``) are stacked beside them. ``views``, at test time with several scales: image and matrix of the
+    others."""
 
     image: Tensor  # uint8 [B, 3, H, W]
     input_from_image: Tensor  # float64 [B, 3, 3]
@@ -58,6 +60,7 @@ class Batch(TypedDict):
     image_size: Tensor  # int64 [B, 2]
     objects: Objects
     truth: Objects
+    views: NotRequired[list[dict[str, Tensor]]]
 
 
 HEATMAP_BIAS = -2.19

@@ -44,6 +44,7 @@ import numpy as np
 import torch
 
 from centernet.app import CONFIGS, understand_groups
+from centernet.choices import defaults
 from centernet.errors import InputError
 
 
@@ -388,7 +389,7 @@ def benchmark_networks(names: Sequence[str], size: tuple[int, int], batch: int, 
     from centernet.models.centernet import divisor_of
     from centernet.tasks import build_task
 
-    heads = build_task("ctdet_iou", 3).heads
+    heads = build_task(_usual_task(), 3).heads
     specs = [_spec_of(name) for name in names]
     for name, spec in zip(names, specs, strict=True):
         if any(side % divisor_of(spec) for side in size):
@@ -410,6 +411,11 @@ def benchmark_networks(names: Sequence[str], size: tuple[int, int], batch: int, 
     print(
         "milliseconds; rest: losses, backward and optimizer; detect 1: one image in the inference form, with decoding"
     )
+
+
+def _usual_task() -> str:
+    """The task that trainings have by default."""
+    return next(default.option for default in defaults("train") if default.group == "task")
 
 
 def _spec_of(name: str) -> dict[str, Any]:
@@ -435,7 +441,7 @@ def _measure_network(
     from centernet.detector import build_detector
 
     torch.manual_seed(0)
-    detector = build_detector("ctdet_iou", 3, spec).to(memory_format=torch.channels_last)
+    detector = build_detector(_usual_task(), 3, spec).to(memory_format=torch.channels_last)
     images = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8).to(memory_format=torch.channels_last)
     objects = _some_objects(batch, min(size), 3)
     optimizer = torch.optim.AdamW(detector.parameters(), fused=True)

@@ -20,6 +20,7 @@ FLOORS: dict[str, set[str]] = {
     "architectures": set(),
     "structures": {"errors"},
     "joints": {"errors"},
+    "modes": {"errors", "ops"},
     "fields": {"joints", "ops", "structures"},
     "losses": {"ops", "structures"},
     "models": {"architectures", "errors", "joints", "ops", "structures"},
@@ -47,7 +48,7 @@ THIRD_FLOOR = (
 for room in THIRD_FLOOR:
     FLOORS[room] = {
         *("tasks", "metrics.rows", "models", "losses", "fields", "joints", "ops", "structures", "errors"),
-        *("data.transforms", "data.images"),
+        *("data.transforms", "data.images", "modes"),
         *THIRD_FLOOR,
     }
 TOP_FLOOR = ("app", "build", "choices", "cli", "folders", "ladder", "runs", "sizing", "sweep")

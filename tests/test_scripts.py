@@ -210,7 +210,7 @@ def test_the_networks_benchmark_says_what_each_network_costs(script, in_threads)
     ]
     assert [row.split()[0] for row in rows] == ["n", "resnet18_half:fpn"]
     # The named network is this body with this neck, so both are as large.
-    assert rows[0].split()[1:4] == rows[1].split()[1:4] == ["2.87", "M", "0.19"]
+    assert rows[0].split()[1:4] == rows[1].split()[1:4] == ["2.92", "M", "0.10"]
     *parts, step, _ = map(float, rows[0].split()[4:])
     assert sum(parts) == pytest.approx(step, abs=0.3)
     assert "one image in the inference form" in note

@@ -174,6 +174,46 @@ def test_other_data_of_the_same_classes_is_evaluated_by_its_folder(journey, comm
 
 
 @pytest.mark.slow
+def test_other_modes_of_inference_are_evaluated_by_name(journey, command, shapes):
+    words = [f"ckpt={journey.run / 'best.ckpt'}", f"data.root={shapes}", "pictures=1"]
+    plain = command("eval", *words)
+    found = command("eval", *words, "inference=multiscale", "inference.scales=[0.5,1]", "inference.tiles=[32,64]")
+    assert found.code == 0, found.output
+    assert "flip, scales 0.5, 1, tiles of 32x64, soft NMS" in found.output
+    first, second = (
+        read_json(found.folder / "runs" / "eval" / f"run-{number}" / "metrics.json")["metrics"] for number in (1, 2)
+    )
+    assert "flip" not in plain.output
+    assert 0 < second["AP"] != first["AP"]
+    refused = command("eval", *words, "inference=published")
+    assert refused.code == 2
+    assert "but no preset is given; add experiment=NAME" in refused.output
+    published = command("eval", *words, "inference=published", "experiment=multi_pose_dla34", "data=checkpoint")
+    assert published.code == 0, published.output
+    assert "images of" in published.output
+    assert ", flip\n" in published.output
+
+
+@pytest.mark.slow
+def test_an_oracle_says_what_each_head_costs(journey, command, shapes):
+    words = [f"ckpt={journey.run / 'best.ckpt'}", f"data.root={shapes}", "pictures=0"]
+    found = command("eval", *words, "oracle=ladder")
+    assert found.code == 0, found.output
+    folder = found.folder / "runs" / "eval" / "run-1"
+    results = read_json(folder / "oracle.json")
+    assert list(results) == ["none", "heatmap", "box", "all"]
+    assert results["none"]["AP"] == pytest.approx(read_json(folder / "metrics.json")["metrics"]["AP"], abs=1e-6)
+    assert results["none"]["AP"] < results["all"]["AP"]
+    assert results["all"]["AP"] > 0.9
+    assert read_image(folder / "oracle.png").std() > 5
+    assert "truth for" in found.output
+    assert f"{results['all']['AP'] - results['none']['AP']:+9.3f}" in found.output
+    refused = command("eval", *words, "oracle=[boxes]")
+    assert refused.code == 2
+    assert "oracle=boxes is not a head of task ctdet_iou; did you mean box" in refused.output
+
+
+@pytest.mark.slow
 def test_data_of_other_classes_is_not_evaluated(journey, command, tmp_path):
     tiny.make_coco(tmp_path / "pets", split="val")
     refused = command("eval", f"ckpt={journey.run / 'best.ckpt'}", "data.root=pets")

@@ -5,6 +5,7 @@ from centernet.callbacks.budget import TimeBudget, seconds_of
 from centernet.callbacks.checkpoints import BestAndLast, SaveOnInterrupt, StopEarly, TopCheckpoints
 from centernet.callbacks.dashboard import Dashboard, WandbRun, finished_run
 from centernet.callbacks.history import History, epoch_line
+from centernet.callbacks.oracle import Oracle
 from centernet.callbacks.pictures import CollectDetections, Pictures
 from centernet.callbacks.progress import ProgressBar
 
@@ -14,6 +15,7 @@ __all__ = [
     "CollectDetections",
     "Dashboard",
     "History",
+    "Oracle",
     "Pictures",
     "ProgressBar",
     "SaveOnInterrupt",

@@ -69,6 +69,8 @@ class ImageDataset(Dataset):
     shares: Shares = Shares()
     bit_depth: int | None = None
     pixels: PixelCache | None = None
+    views: Sequence[Callable[..., Any]] = ()
+    """Pipelines of evaluation at other scales."""
 
     def __init__(
         self,
@@ -147,6 +149,8 @@ class ImageDataset(Dataset):
             "truth": {name: value[:0] for name, value in truth.items()} if self.train else truth,
             **{name: rows[index] for name, rows in self.image_fields.items()},
         }
+        if self.views:
+            sample["views"] = [warp_image(pipeline, image) for pipeline in self.views]
         if self.train and any(self.shares):
             plan = draw_plan(Shares() if is_clean else self.shares, size, *entropy, index)
             sample["plan"] = plan._replace(masks=self.masks, rows=rows)
@@ -251,7 +255,16 @@ def collate(samples: Sequence[Sample]) -> Batch:
         "objects": stack_objects([sample["objects"] for sample in samples]),
         "truth": stack_objects([sample["truth"] for sample in samples]),
         **{name: torch.stack([sample[name] for sample in samples]) for name in IMAGE_FIELDS if name in samples[0]},
+        **({"views": _stack_views(samples)} if "views" in samples[0] else {}),
     }
+
+
+def _stack_views(samples: Sequence[Sample]) -> list[dict[str, torch.Tensor]]:
+    """The inputs at each other scale, with their matrices."""
+    return [
+        {"image": torch.stack([image for image, _ in view]), "input_from_image": torch.stack([m for _, m in view])}
+        for view in zip(*(sample["views"] for sample in samples), strict=True)
+    ]
 
 
 def _start_worker(_: int) -> None:
@@ -371,6 +384,13 @@ class CenterNetDataModule(pl.LightningDataModule):
     def continue_epoch(self, epoch: int, done: int) -> None:
         """Leave out the first ``done`` samples of this epoch, which were trained on before a resume."""
         self._start = (epoch, done)
+
+    def take_scales(self, scales: Sequence[float]) -> None:
+        """Evaluate images at these scales of the input as well (``centernet.modes``)."""
+        if "val" in self.datasets:
+            self.datasets["val"].views = [
+                eval_pipeline(self.resolution, self.test_mode, self.divisor, scale) for scale in scales if scale != 1
+            ]
 
     def follow(self, progress: Callable[[float], float]) -> None:
         """Take the share of the training that is done at a position in epochs from here (``clean``)."""

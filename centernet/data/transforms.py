@@ -241,18 +241,26 @@ class EvalWarp(Warp):
     the next multiple of ``divisor`` (an exact multiple gets one more, as in the original). ``stretch``: resized to
     ``size``, aspect not kept. ``width``: the image's width fills the input's, aspect kept, centered vertically; excess
     height is cropped at the top and bottom (as the original does for KITTI).
+
+    ``scale`` (test-time scales): ``keep`` pads the image resized by it; the others make an input that is so many times
+    as large, to the nearest multiple of ``divisor``.
     """
 
-    def __init__(self, size: Size, mode: str = "fit", divisor: int = 32) -> None:
-        super().__init__(size)
+    def __init__(self, size: Size, mode: str = "fit", divisor: int = 32, scale: float = 1.0) -> None:
         if mode not in EVAL_MODES:
             raise InputError(f"test_mode={mode!r} is unknown; choose one of {', '.join(EVAL_MODES)}")
-        self.mode, self.divisor = mode, divisor
+        if scale != 1:
+            size = tuple(max(int(side * scale / divisor + 0.5), 1) * divisor for side in size)
+        super().__init__(size)
+        self.mode, self.divisor, self.scale = mode, divisor, scale
 
     def output_size(self, image_size: Size) -> Size:
         if self.mode != "keep":
             return self.size
-        return tuple((side | (self.divisor - 1)) + 1 for side in image_size)
+        return tuple((side | (self.divisor - 1)) + 1 for side in self._scaled(image_size))
+
+    def _scaled(self, image_size: Size) -> Size:
+        return tuple(max(int(side * self.scale), 1) for side in image_size)
 
     def matrix(self, image_size: Size) -> np.ndarray:
         height, width = image_size
@@ -260,8 +268,10 @@ class EvalWarp(Warp):
             return stretch_matrix(image_size, self.size)
         if self.mode == "keep":
             size = self.output_size(image_size)
+            scaled = self._scaled(image_size)
             # The original centers on whole pixels here.
-            return crop_matrix((width // 2, height // 2), size[1], size)
+            place = crop_matrix((scaled[1] // 2, scaled[0] // 2), size[1], size)
+            return place if self.scale == 1 else place @ stretch_matrix(image_size, scaled)
         extent = width if self.mode == "width" else fit_extent(image_size, self.size)
         return crop_matrix((width / 2, height / 2), extent, self.size)
 
@@ -384,9 +394,9 @@ def _require_known(where: str, step: type, options: Mapping[str, Any]) -> None:
             raise InputError(f"{where}.{option} is unknown; {step.__name__} has the options {', '.join(known)}")
 
 
-def eval_pipeline(size: Size, mode: str = "fit", divisor: int = 32) -> A.Compose:
+def eval_pipeline(size: Size, mode: str = "fit", divisor: int = 32, scale: float = 1.0) -> A.Compose:
     """The pipeline of evaluation, prediction and export; see ``EvalWarp``."""
-    return A.Compose([EvalWarp(size, mode, divisor)])
+    return A.Compose([EvalWarp(size, mode, divisor, scale)])
 
 
 def seed_pipeline(pipeline: A.Compose, *entropy: int) -> None:

@@ -23,6 +23,7 @@ from centernet.metrics.rows import ImageMetric
 from centernet.ops.affine import Size
 from centernet.ops.heatmap import gather_cells
 from centernet.structures import AtCells, Batch, Detections, Head, Objects, Outputs, Target, Targets
+from centernet.tasks._spread import spread
 from centernet.tasks.terms.base import About, Peaks, Placed, Term
 from centernet.tasks.terms.points import Points
 
@@ -44,6 +45,8 @@ class Task:
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
     IMAGE_FIELDS: ClassVar[tuple[str, ...]] = ()
     """Fields of images (``centernet.fields``) that ``lift`` needs."""
+    any_scale: ClassVar[bool] = True
+    """Whether results stay right when the input shows the image larger or smaller than in training."""
     threshold: ClassVar[float] = 0.3
     """Default minimum score for drawing detections."""
 
@@ -214,6 +217,16 @@ class Task:
     def perfect(self, targets: Targets, grid_size: tuple[int, int]) -> Outputs:
         """The raw output of a perfect network for ``targets``; lets every task test itself."""
         return {name: term.perfect(targets[name], grid_size) for name, term in self.terms.items()}
+
+    def oracle(self, targets: Targets, grid_size: tuple[int, int]) -> Outputs:
+        """The activated maps of a perfect network in every cell: away from the cells where a target is, what the
+        nearest one of them has (``spread``). Shows what each head's errors cost (the original's oracle evaluation)."""
+        maps = {}
+        for name, term in self.terms.items():
+            target = targets[name]
+            known = target if name == HEATMAP or term.head.is_heatmap else spread(target, term.positions, grid_size)
+            maps[name] = term.oracle(known, grid_size)
+        return maps
 
 
 def by_score(found: Detections) -> Detections:

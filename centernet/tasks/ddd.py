@@ -35,6 +35,7 @@ class DddTask(Task):
     }
     OPTIONAL = ("size", "offset")
     IMAGE_FIELDS = ("calibration",)
+    any_scale = False
 
     def metric(self, class_names: Sequence[str], **options: Any) -> KittiAP:
         return KittiAP(class_names, **options)

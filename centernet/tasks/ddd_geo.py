@@ -54,6 +54,7 @@ class DddGeoTask(Task):
         "offset_3d": ProjectedOffset,
     }
     IMAGE_FIELDS = ("calibration",)
+    any_scale = False
     threshold = 0.15  # scores are peaks times the confidence of depth
 
     def metric(self, class_names: Sequence[str], **options: Any) -> KittiAP:

@@ -81,6 +81,9 @@ class Term:
     """Whether flip testing averages with the mirrored image or keeps the plain one."""
     found_in: ClassVar[str] = "heatmap"
     """The heatmap whose peaks are the cells where the map is read."""
+    positions: ClassVar[tuple[bool, ...]] = ()
+    """For each pair of channels in a group (see ``Regression.truth``): whether it is a position (x, y) on the grid,
+    predicted relative to the cell. Empty: none is."""
     meaning: ClassVar[tuple[str, ...]] = ()
     """Options that define what a value of the map means; a teacher's must be the same."""
 
@@ -169,6 +172,10 @@ class Term:
             flat.scatter_(1, cell, torch.where(mask[:, m, None] > 0, target.value[:, m, None], flat.gather(1, cell)))
         return flat.transpose(1, 2).reshape(rows, channels, *grid_size)
 
+    def oracle(self, target: Target, grid_size: tuple[int, int]) -> Tensor:
+        """The activated map of a perfect network for a target in every cell."""
+        return self.activate(self.perfect(target, grid_size))
+
     @property
     def facts(self) -> dict[str, Any]:
         """Facts of the data that the term uses, given or by default, if others (pictures, results) need them too."""
@@ -251,9 +258,6 @@ class Regression(Term):
 
     channels: int
     known_losses: ClassVar[tuple[str, ...]] = ("l1", "smooth_l1")
-    positions: ClassVar[tuple[bool, ...]] = ()
-    """For each pair of channels in a group (see ``truth``): whether it is a position (x, y) on the grid, predicted
-    relative to the cell. Empty: none is."""
     dense_losses: ClassVar[tuple[str, ...]] = ("l1",)
     """Of the ``known_losses``, those that dense supervision can use."""
     sharpness: ClassVar[float] = 6.0

@@ -119,6 +119,11 @@ class Sides(Regression):
         raw = (distances / UNIT).log()
         return torch.cat([raw, torch.full_like(raw[:, :1], SURE)], 1) if self.quality else raw
 
+    def oracle(self, target: Target, grid_size: tuple[int, int]) -> Tensor:
+        # Outside of the box some distances are negative, which no network says.
+        low, high = target.value.chunk(2, 1)
+        return torch.cat([1 - low, high, *([torch.ones_like(low[:, :1])] if self.quality else [])], 1)
+
 
 def boxes_of(values: Tensor) -> Tensor:
     """Boxes ``[B, 4, H, W]`` (x1, y1, x2, y2 in cells, relative to the cell) with the distances in an activated map."""
