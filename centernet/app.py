@@ -272,7 +272,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     from omegaconf import OmegaConf
 
     from centernet import build
-    from centernet.callbacks import Dashboard, Oracle, Pictures, ProgressBar
+    from centernet.callbacks import Analysis, Dashboard, Oracle, Pictures, ProgressBar
 
     if OmegaConf.is_missing(cfg, "ckpt"):
         raise InputError("no checkpoint given; set ckpt=RUN/best.ckpt")
@@ -286,6 +286,8 @@ def evaluate(cfg: DictConfig) -> float | None:
     if cfg.trainer.precision is None:
         cfg.trainer.precision = (module.run_config or {}).get("trainer", {}).get("precision", "32-true")
     shown = [Pictures(run / "pictures", count=cfg.pictures), Dashboard(), ProgressBar()]
+    if cfg.analysis:
+        shown.append(Analysis(run / "analysis", f"{module.backbone['name']}, {module.task.name}: {cfg.ckpt}"))
     if cfg.oracle is not None:
         shown.append(Oracle(build.plain(cfg.oracle), run))
     trainer = build.build_trainer(cfg, shown)

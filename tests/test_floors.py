@@ -41,13 +41,26 @@ THIRD_FLOOR = (
         "epoch",
         "resume",
         "visualize",
+        "report",
         "schedule",
         "teacher",
     ),
 )
 for room in THIRD_FLOOR:
     FLOORS[room] = {
-        *("tasks", "metrics.rows", "models", "losses", "fields", "joints", "ops", "structures", "errors"),
+        *(
+            "tasks",
+            "metrics.rows",
+            "metrics.analysis",
+            "metrics.matching",
+            "models",
+            "losses",
+            "fields",
+            "joints",
+            "ops",
+            "structures",
+            "errors",
+        ),
         *("data.transforms", "data.images", "modes"),
         *THIRD_FLOOR,
     }
@@ -63,7 +76,7 @@ HOMES: dict[str, set[str]] = {
     "pytorch_lightning": {"module", "callbacks", "plugins", "data.datamodule", "app", "build"},
     "hydra": {"app", "build", "cli", "sweep"},
     "omegaconf": {"app", "build", "sizing", "sweep"},
-    "matplotlib": {"visualize"},
+    "matplotlib": {"visualize", "report"},
 }
 GROUND_FLOOR = ("architectures", "errors", "fields", "joints", "ops", "structures")
 # Who may name a task, or a field that only some tasks have; everybody else handles them without knowing which.

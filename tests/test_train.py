@@ -195,6 +195,21 @@ def test_other_modes_of_inference_are_evaluated_by_name(journey, command, shapes
 
 
 @pytest.mark.slow
+def test_an_evaluation_says_what_goes_wrong(journey, command, shapes):
+    found = command("eval", f"ckpt={journey.run / 'best.ckpt'}", f"data.root={shapes}", "pictures=0")
+    assert found.code == 0, found.output
+    folder = found.folder / "runs" / "eval" / "run-1"
+    content = read_json(folder / "analysis" / "analysis.json")
+    assert content["AP50"] == pytest.approx(read_json(folder / "metrics.json")["metrics"]["AP50"], abs=1e-6)
+    assert (folder / "analysis" / "report.html").read_text().count("<img") >= 5
+    for kind, about in content["errors"].items():
+        assert f"{kind:<12}{about['count']:>8}{about['cost']:>11.3f}" in found.output
+    assert f"best threshold {content['best']['threshold']:.2f}" in found.output
+    silent = command("eval", f"ckpt={journey.run / 'best.ckpt'}", f"data.root={shapes}", "pictures=0", "analysis=false")
+    assert "best threshold" not in silent.output
+
+
+@pytest.mark.slow
 def test_an_oracle_says_what_each_head_costs(journey, command, shapes):
     words = [f"ckpt={journey.run / 'best.ckpt'}", f"data.root={shapes}", "pictures=0"]
     found = command("eval", *words, "oracle=ladder")

@@ -1,5 +1,6 @@
 """Callbacks: progress, history and curves, pictures, dashboards, checkpoints, averaged weights, time budgets."""
 
+from centernet.callbacks.analysis import Analysis
 from centernet.callbacks.averaging import AverageWeights
 from centernet.callbacks.budget import TimeBudget, seconds_of
 from centernet.callbacks.checkpoints import BestAndLast, SaveOnInterrupt, StopEarly, TopCheckpoints
@@ -10,6 +11,7 @@ from centernet.callbacks.pictures import CollectDetections, Pictures
 from centernet.callbacks.progress import ProgressBar
 
 __all__ = [
+    "Analysis",
     "AverageWeights",
     "BestAndLast",
     "CollectDetections",

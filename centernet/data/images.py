@@ -45,6 +45,11 @@ def read_image(path: str | Path, size: Size | None = None, bit_depth: int | None
         raise InputError(
             f"image {path} cannot be read ({error.strerror or error}); check the file and its permissions"
         ) from None
+    return decode_image(path, data, size, bit_depth)
+
+
+def decode_image(path: str | Path, data: bytes, size: Size | None = None, bit_depth: int | None = None) -> np.ndarray:
+    """The same for the bytes of an image file; ``path`` is what messages call it."""
     if fault := _truncation(data) if data else "is empty":
         raise InputError(f"image {path} {fault}; replace or remove it")
     image = _decode(path, data, FLAGS)
