@@ -9,11 +9,25 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import yaml
 
 from centernet.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
-from centernet.choices import CONFIGS, Default, Node, defaults, groups, options, read_choice, read_nodes
+from centernet.choices import (
+    CONFIGS,
+    FROM_CHECKPOINT,
+    INSTEAD,
+    TRAINING_ONLY,
+    Default,
+    Node,
+    defaults,
+    groups,
+    options,
+    read_choice,
+    read_nodes,
+)
+from centernet.continued import continued_words, key_of, require_checkpoint, value_of
 from centernet.errors import InputError, did_you_mean
 from centernet.folders import is_first_process
 
@@ -71,7 +85,7 @@ def take_arguments(name: str) -> None:
     """Print help for ``--help``, or prepare ``sys.argv`` and the groups for Hydra. ``name``: the command, train or
     eval.
 
-    Raises ``InputError`` for an unknown choice.
+    Raises ``InputError`` for an unknown choice, and for a checkpoint that does not exist.
     """
     words = sys.argv[1:]
     if {"--help", "-h"} & set(words):
@@ -81,6 +95,13 @@ def take_arguments(name: str) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     words, notes = current_names(words)
+    if name == "train":
+        words, note = continued_words(words)
+        notes += [note] if note else []
+    else:
+        require_effect(words)
+        if (ckpt := value_of(words, "ckpt")) is not None:
+            require_checkpoint(name, ckpt)
     if is_first_process():
         for note in notes:
             print(note, file=sys.stderr)
@@ -101,6 +122,20 @@ def current_names(words: Sequence[str]) -> tuple[list[str], list[str]]:
             prefix = "++"
         current.append(f"{prefix}{key}{rest}")
     return current, notes
+
+
+def require_effect(words: Sequence[str]) -> None:
+    """Raise ``InputError`` for a word that has no effect in an evaluation."""
+    for word in words:
+        key = key_of(word)
+        if word.startswith("-") or "=" not in word:
+            continue
+        if key.partition(".")[0] in FROM_CHECKPOINT:
+            raise InputError(f"{key} comes from the checkpoint in an evaluation; leave it out")
+        if key in INSTEAD:
+            raise InputError(f"{key} has no effect in an evaluation; set {INSTEAD[key]}")
+        if key in TRAINING_ONLY or f"{key.rpartition('.')[0]}" in TRAINING_ONLY:
+            raise InputError(f"{key} has no effect in an evaluation; leave it out")
 
 
 def understand_groups(arguments: Sequence[str]) -> None:
@@ -156,12 +191,15 @@ def help_text(name: str, words: Sequence[str] = ()) -> str:
         group, equals, value = word.lstrip("+").partition("=")
         if word.startswith(("-", "~")) or before in WITH_VALUE:
             continue
-        if group in groups():
-            asked += (
-                [_help_choice(group, option) for option in _options_in(value)] if equals else [_help_group(name, group)]
-            )
-        elif not equals:
-            raise InputError(f"unknown group {word!r}; {did_you_mean(word, groups())}")
+        if group not in groups():
+            if not equals:
+                raise InputError(f"unknown group {word!r}; {did_you_mean(word, groups())}")
+        elif name == "eval" and group in FROM_CHECKPOINT:
+            raise InputError(f"{group} comes from the checkpoint in an evaluation; python train.py --help {word}")
+        elif equals:
+            asked += [_help_choice(name, group, option) for option in _options_in(value)]
+        else:
+            asked.append(_help_group(name, group))
     return "\n\n".join(asked) if asked else _overview(name)
 
 
@@ -190,18 +228,33 @@ def _help_group(name: str, group: str) -> str:
     return "\n".join([title, *(f"  {option:<{width}}  {line}" for option, line in rows.items())])
 
 
-def _help_choice(group: str, option: str) -> str:
-    known = options(group)
+def _help_choice(name: str, group: str, option: str) -> str:
+    known = options(group, name if group == "experiment" else "")
     if group == "backbone" and option != "auto":
         return _help_backbone(option)
     if option not in known:
         raise InputError(f"unknown {group} {option!r}; {did_you_mean(option, known)}")
     choice = read_choice(group, option)
+    if name == "eval":
+        chooses = {other: choice for other, choice in choice.chooses.items() if other not in FROM_CHECKPOINT}
+        choice = choice._replace(chooses=chooses, nodes=_effective(choice.nodes, ""))
     chosen = " ".join(f"{other}={name}" for other, name in choice.chooses.items())
     parts = ["\n".join([f"{group}={option}", *choice.header])]
     parts += [f"chooses {chosen}"] if chosen else []
     parts += [show_nodes(choice.nodes)] if choice.nodes else []
     return "\n\n".join(parts)
+
+
+def _effective(nodes: dict[str, Node], prefix: str) -> dict[str, Node]:
+    """Keys without those that have no effect in an evaluation."""
+    kept = {}
+    for key, node in nodes.items():
+        if f"{prefix}{key}" in TRAINING_ONLY or (not prefix and key in FROM_CHECKPOINT):
+            continue
+        value = _effective(node.value, f"{prefix}{key}.") if isinstance(node.value, dict) else node.value
+        if value != {}:
+            kept[key] = replace(node, value=value)
+    return kept
 
 
 def _help_backbone(name: str) -> str:

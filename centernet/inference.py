@@ -17,6 +17,7 @@ from centernet.data.transforms import eval_pipeline, warp_image
 from centernet.detector import Detector
 from centernet.errors import InputError
 from centernet.fields import unbatch
+from centernet.models.centernet import require_divisible
 from centernet.tasks import Task
 
 Image = str | Path | np.ndarray
@@ -28,7 +29,7 @@ class Predictor:
     ``resolution`` (height, width), ``mode`` and ``divisor`` describe how an image becomes an input (``EvalWarp``);
     ``bit_depth``: the bits that 16-bit images use (``read_image``); ``batch_size``: number of images per batch.
     ``Predictor.from_checkpoint(path)`` takes all but the last from the checkpoint. Raises ``InputError`` for an unknown
-    mode or a batch size below 1.
+    mode, a batch size below 1, or a resolution that the network cannot take.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class Predictor:
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size} is too small; use at least 1")
+        if mode != "keep":
+            require_divisible(resolution, getattr(detector.network, "divisor", 1))
         self.detector = detector.eval().to(device)
         self.class_names = list(class_names)
         self.pipeline = eval_pipeline((int(resolution[0]), int(resolution[1])), mode, divisor)

@@ -28,7 +28,6 @@ import json
 import multiprocessing
 import os
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,7 +39,9 @@ import numpy as np
 import torch
 
 from centernet.app import CONFIGS, understand_groups
+from centernet.command import run_command
 from centernet.errors import InputError
+from centernet.folders import require_writable_file
 
 
 def main() -> None:
@@ -60,21 +61,19 @@ def main() -> None:
     gpu.add_argument("--networks", nargs="+", default=["resnet18", "dla34", "hardnet85"])
     gpu.add_argument("--json", default="gpu.json", metavar="FILE")
     args = parser.parse_intermixed_args()  # options may be mixed with overrides
-    try:
-        if args.kind == "data":
-            benchmark_data(args.overrides, args.rounds)
-        elif args.kind == "startup":
-            benchmark_startup(**_counts(args.overrides, ("images", "boxes")))
-        elif args.kind == "encode":
-            benchmark_encode(args.overrides, args.rounds)
-        elif args.kind == "decode":
-            benchmark_decode(args.rounds, **_counts(args.overrides, ("batch", "side", "k")))
-        elif args.kind == "gpu":
-            benchmark_gpu(args.device, args.networks, args.batch, args.resolution, args.rounds, args.json)
-        else:
-            benchmark_kitti(**_counts(args.overrides, ("frames", "detections")))
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    if args.kind == "data":
+        benchmark_data(args.overrides, args.rounds)
+    elif args.kind == "startup":
+        benchmark_startup(**_counts(args.overrides, ("images", "boxes")))
+    elif args.kind == "encode":
+        benchmark_encode(args.overrides, args.rounds)
+    elif args.kind == "decode":
+        benchmark_decode(args.rounds, **_counts(args.overrides, ("batch", "side", "k")))
+    elif args.kind == "gpu":
+        require_writable_file(args.json, "--json")
+        benchmark_gpu(args.device, args.networks, args.batch, args.resolution, args.rounds, args.json)
+    else:
+        benchmark_kitti(**_counts(args.overrides, ("frames", "detections")))
 
 
 def benchmark_data(overrides: list[str], rounds: int) -> None:
@@ -485,4 +484,4 @@ __all__: Iterable[str] = (
 )
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

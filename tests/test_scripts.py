@@ -45,7 +45,7 @@ def script(monkeypatch, capfd, tmp_path) -> Callable[..., Result]:
         except SystemExit as stop:
             code = stop.code or 0
         out, err = capfd.readouterr()
-        return Result(code, out + err + (code if isinstance(code, str) else ""))
+        return Result(err.strip() if code == 2 else code, out + err + (code if isinstance(code, str) else ""))
 
     return call
 
