@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from centernet.cli import CONFIGS, register_backbones, take_arguments, understand_groups
-from centernet.command import fail, imports, run_command
+from centernet.command import fail, hidden, imports, run_command
 from centernet.continued import differences, require_more_to_train
 from centernet.errors import InputError, NonFiniteLossError
 from centernet.folders import continued_folder, is_first_process, is_on_other_node, run_folder
@@ -136,6 +136,12 @@ def _quiet() -> None:
 
     import faster_coco_eval  # noqa: F401  (it sets its own log level on import, as Lightning does)
 
+    # Seconds of imports that are of no use here: torchmetrics restores a window function of scipy for another library,
+    # and timm looks for a logger, which is imported where it is wanted.
+    with hidden("scipy.signal", "hamming"):
+        import pytorch_lightning  # noqa: F401
+    with hidden("wandb"):
+        from centernet import models  # noqa: F401
     from centernet import build, sizing  # noqa: F401
 
     for name in (

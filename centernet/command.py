@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -77,6 +78,26 @@ def imports() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def hidden(name: str, *attributes: str) -> Iterator[None]:
+    """While a library is imported, it does not find this other module, which it imports without need; or, with
+    ``attributes`` that it asks for, finds an empty one.
+
+    The module stays as it is if it has been imported already, and can be imported afterward.
+    """
+    if name in sys.modules:
+        yield
+        return
+    empty = types.ModuleType(name)
+    vars(empty).update(dict.fromkeys(attributes))
+    # None is what Python keeps for a module that cannot be imported.
+    sys.modules[name] = empty if attributes else None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:

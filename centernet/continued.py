@@ -145,10 +145,10 @@ def require_more_to_train(path: Path, content: Mapping[str, Any], cfg: Mapping[s
         is_past = False
     elif isinstance(most_epochs, int) and 0 < most_epochs <= epochs:
         key = "schedule.epochs" if most_epochs == cfg["schedule"]["epochs"] else "trainer.max_epochs"
-        sentence = f"already trained {epochs} epochs; raise {key}, which is {most_epochs}"
+        sentence = f"already trained {epochs} epoch{'s' * (epochs > 1)}; raise {key}, which is {most_epochs}"
         is_past = epochs > most_epochs
     elif 0 < most_steps <= steps:
-        sentence = f"already trained {steps} steps; raise trainer.max_steps, which is {most_steps}"
+        sentence = f"already trained {steps} step{'s' * (steps > 1)}; raise trainer.max_steps, which is {most_steps}"
         is_past = False
     else:
         return ""

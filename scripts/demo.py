@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from centernet.command import imports, run_command
+from centernet.command import hidden, imports, run_command
 from centernet.errors import InputError
 from centernet.folders import require_file, require_writable
 
@@ -58,7 +58,7 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Load, detect, draw, write."""
-    with imports():
+    with imports(), hidden("wandb"):
         from centernet.data.images import find_images, read_image
         from centernet.inference import Predictor
         from centernet.visualize import (
@@ -81,35 +81,37 @@ def run(args: argparse.Namespace) -> None:
     threshold = task.threshold if args.threshold is None else args.threshold
     root = Path(args.images) if Path(args.images).is_dir() else paths[0].parent
     found, failed, started = {}, 0, time.perf_counter()
-    for path in paths:
-        name = path.relative_to(root)
-        try:
-            image = read_image(path, bit_depth=predictor.bit_depth)
-            fields = image_fields(task, path, args, image.shape[:2])
-        except InputError as error:
-            # One broken file must not stop the others; the exit code reports it.
-            print(f"error: {error}", file=sys.stderr)
-            failed += 1
-            continue
-        result = predictor(image, threshold, **fields)
-        found[str(name)] = describe(result)
-        big, factor = enlarge(image)
-        rows = {field: value.numpy() for field, value in result.items() if field != "names"}
-        look = Look(predictor.class_names, task.facts, fields)
-        picture = draw_objects(big, rows, look, factor)
-        if views := views_from_above(rows, look):
-            picture = panel({str(name): picture, **views}, below=True)
-        target = (args.out / name).with_suffix(".png")
-        save_image(target, picture)
-        if args.heatmap:
-            for head in [head for head, about in task.heads.items() if about.is_heatmap]:
-                heatmap, matrix = predictor.heatmap(image, head)
-                over = overlay_heatmap(image, heatmap, matrix, task.stride)
-                save_image(target.with_name(f"{target.stem}_{head}.png"), over)
-        counts = {label: result["names"].count(label) for label in dict.fromkeys(result["names"])}
-        print(f"{name}: {', '.join(f'{n} {label}' for label, n in counts.items()) or 'nothing'}")
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "detections.json").write_text(json.dumps(found, indent=1))
+    try:
+        for path in paths:
+            name = path.relative_to(root)
+            try:
+                image = read_image(path, bit_depth=predictor.bit_depth)
+                fields = image_fields(task, path, args, image.shape[:2])
+            except InputError as error:
+                # One broken file must not stop the others; the exit code reports it.
+                print(f"error: {error}", file=sys.stderr)
+                failed += 1
+                continue
+            result = predictor(image, threshold, **fields)
+            found[str(name)] = describe(result)
+            big, factor = enlarge(image)
+            rows = {field: value.numpy() for field, value in result.items() if field != "names"}
+            look = Look(predictor.class_names, task.facts, fields)
+            picture = draw_objects(big, rows, look, factor)
+            if views := views_from_above(rows, look):
+                picture = panel({str(name): picture, **views}, below=True)
+            target = (args.out / name).with_suffix(".png")
+            save_image(target, picture)
+            if args.heatmap:
+                for head in [head for head, about in task.heads.items() if about.is_heatmap]:
+                    heatmap, matrix = predictor.heatmap(image, head)
+                    over = overlay_heatmap(image, heatmap, matrix, task.stride)
+                    save_image(target.with_name(f"{target.stem}_{head}.png"), over)
+            counts = {label: result["names"].count(label) for label in dict.fromkeys(result["names"])}
+            print(f"{name}: {', '.join(f'{n} {label}' for label, n in counts.items()) or 'nothing'}")
+    finally:  # also what was found before Ctrl-C
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "detections.json").write_text(json.dumps(found, indent=1))
     seconds = time.perf_counter() - started
     print(f"{len(found)} images in {seconds:.1f} s; pictures and detections.json in {args.out}/")
     if failed:
