@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from centernet.cli import CONFIGS, register_backbones, take_arguments, understand_groups
 from centernet.command import fail, hidden, imports, run_command
-from centernet.continued import differences, require_more_to_train
+from centernet.continued import differences, kept_record, require_more_to_train
 from centernet.errors import InputError, NonFiniteLossError
 from centernet.folders import continued_folder, is_first_process, is_on_other_node, run_folder
 from centernet.runs import fail_status, finish_status, in_one_line, start_status
@@ -82,7 +82,8 @@ def _start(command: Callable[[DictConfig], Any], name: str) -> None:
         with finished_run():
             return _recorded(command, cfg)
 
-    run()
+    with kept_record(sys.argv[1:] if name == "train" else []):
+        run()
 
 
 def _has_other_folder(options: Any) -> bool:
@@ -190,7 +191,9 @@ def train(cfg: DictConfig) -> float | None:
     theirs = content.get(KEY, {}).get("config")
     sizing.take_over(cfg, theirs)
     chosen = sizing.settle(cfg)
-    done = "" if ckpt is None else require_more_to_train(ckpt, content, build.plain(cfg), cfg.ckpt == "auto")
+    # The first process knows whether the command may come again; others may have found the folder by themselves.
+    may_repeat = cfg.ckpt == "auto" or not is_first_process()
+    done = "" if ckpt is None else require_more_to_train(ckpt, content, build.plain(cfg), may_repeat)
     trainer = build.build_trainer(cfg, started=STARTED)
     # Lightning's own processes start with the training, and are given the run folder.
     if trainer.world_size > 1 and not isinstance(trainer.strategy.cluster_environment, LightningEnvironment):

@@ -23,11 +23,12 @@ from centernet.choices import (
     Node,
     defaults,
     groups,
+    is_sweep,
     options,
     read_choice,
     read_nodes,
 )
-from centernet.continued import continued_words, key_of, require_checkpoint, value_of
+from centernet.continued import continued_words, is_several, key_of, require_checkpoint, value_of
 from centernet.errors import InputError, did_you_mean
 from centernet.folders import is_first_process
 
@@ -100,7 +101,7 @@ def take_arguments(name: str) -> None:
         notes += [note] if note else []
     else:
         require_effect(words)
-        if (ckpt := value_of(words, "ckpt")) is not None:
+        if (ckpt := value_of(words, "ckpt")) is not None and not is_several(ckpt):
             require_checkpoint(name, ckpt)
     if is_first_process():
         for note in notes:
@@ -127,9 +128,11 @@ def current_names(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def require_effect(words: Sequence[str]) -> None:
     """Raise ``InputError`` for a word that has no effect in an evaluation."""
     for word in words:
-        key = key_of(word)
+        key, value = key_of(word), word.partition("=")[2]
         if word.startswith("-") or "=" not in word:
             continue
+        if key == "experiment" and value in options(key) and is_sweep(value):
+            raise InputError("a ladder is a sweep of trainings; use it with python train.py")
         if key.partition(".")[0] in FROM_CHECKPOINT:
             raise InputError(f"{key} comes from the checkpoint in an evaluation; leave it out")
         if key in INSTEAD:

@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from centernet.errors import InputError
+from centernet.errors import BAD_INPUT, InputError
 from centernet.folders import is_first_process
 from centernet.runs import in_one_line
 
-BAD_INPUT, INTERRUPTED = 2, 128 + signal.SIGINT
-"""Exit statuses; a shell expects the second one of a command that Ctrl-C ended."""
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit status that a shell expects of a command that Ctrl-C ended."""
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import shlex
@@ -22,10 +23,11 @@ def announce(cfg: DictConfig, data: Any, module: CenterNetModule, trainer: pl.Tr
     """What is trained on what, before training."""
     sizes = ", ".join(f"{len(d)} {split} images" for split, d in data.datasets.items())
     log.info(f"data: {'; '.join([sizes, *data.datasets['train'].describe()])}")
+    batch = min(data.batch_size, math.ceil(len(data.datasets["train"]) / trainer.world_size))
     count = sum(p.numel() for p in module.detector.network.parameters())
     log.info(
         f"network: {module.backbone['name']} + {module.backbone['neck']['name']}, {count / 1e6:.1f} M parameters, "
-        f"input {data.resolution[0]}x{data.resolution[1]}, batch {data.batch_size} x {trainer.world_size}, "
+        f"input {data.resolution[0]}x{data.resolution[1]}, batch {batch} x {trainer.world_size}, "
         f"on {trainer.strategy.root_device}"
     )
     log.info(f"run folder: {cfg.paths.run}")

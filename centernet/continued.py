@@ -8,12 +8,13 @@ runs before anything heavy is imported (except for a checkpoint that was moved).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from centernet.choices import defaults, groups, options, read_choice
-from centernet.errors import InputError
-from centernet.folders import overrides_of, require_file
+from centernet.errors import BAD_INPUT, InputError
+from centernet.folders import RECORD, overrides_of, require_file
 
 # What belongs to one run only: where it is, what it is called, how far it goes, what it started from.
 OF_A_RUN = ("ckpt", "label", "paths.run", "trainer.max_epochs", "trainer.max_steps")
@@ -45,6 +46,11 @@ def value_of(words: Sequence[str], key: str) -> str | None:
     return found[-1] if found and found[-1] not in ("", "null") else None
 
 
+def is_several(value: str) -> bool:
+    """Whether a value is a list of a sweep, whose jobs look after themselves, and not a path with a comma."""
+    return "," in value and not Path(value).exists()
+
+
 def require_checkpoint(command: str, ckpt: Any) -> None:
     """Raise ``InputError`` unless ``ckpt=`` of a command (train, eval) names something that may be a checkpoint."""
     if command == "eval" and ckpt in (None, "", "???"):
@@ -60,7 +66,7 @@ def continued_words(words: Sequence[str]) -> tuple[list[str], str]:
     """The words of a training with those of the run that it continues (``ckpt=FILE`` or ``ckpt=FOLDER``), and a note
     on these."""
     ckpt = value_of(words, "ckpt")
-    if ckpt in (None, "auto"):
+    if ckpt in (None, "auto") or is_several(ckpt):
         return list(words), ""
     require_checkpoint("train", ckpt)
     taken = taken_words(recorded_words(Path(ckpt)), words)
@@ -69,6 +75,21 @@ def continued_words(words: Sequence[str]) -> tuple[list[str], str]:
     first = next(n for n, word in enumerate(words) if key_of(word) == "ckpt")
     shown = " ".join(taken)
     return [*words[:first], *taken, *words[first:]], f"{ckpt} brings its settings: {shown}"
+
+
+@contextmanager
+def kept_record(words: Sequence[str]) -> Iterator[None]:
+    """A run folder (``ckpt=FOLDER``) keeps the words that it records if what is said now is refused: Hydra writes them
+    before anything is known to fit."""
+    ckpt = value_of(words, "ckpt")
+    path = Path(ckpt or "") / RECORD
+    before = path.read_bytes() if ckpt is not None and path.is_file() else None
+    try:
+        yield
+    except SystemExit as stop:
+        if before is not None and stop.code == BAD_INPUT:
+            path.write_bytes(before)
+        raise
 
 
 def recorded_words(ckpt: Path) -> list[str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+BAD_INPUT = 2
+"""Exit status of a command that was given bad input."""
+
 
 class InputError(ValueError):
     """Invalid input. The message is one sentence: what is wrong, where, what to do."""

@@ -20,6 +20,8 @@ from centernet.errors import InputError
 
 STAMP = "CENTERNET_RUN_STAMP"
 """Environment variable with the name of the next run folder, in place of the time."""
+RECORD = Path(".hydra", "overrides.yaml")
+"""Where a run folder records the overrides of its run."""
 # Of torchrun, Slurm's srun, and Lightning's own launcher on one node and on several.
 _RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 
@@ -86,7 +88,7 @@ def same_run(parent: str | Path, overrides: Sequence[str]) -> Path | None:
 def overrides_of(folder: Path) -> list[str] | None:
     """The overrides that a run was started with; None if they are not recorded."""
     try:
-        return list(yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text()))
+        return list(yaml.safe_load((folder / RECORD).read_text()))
     except (OSError, yaml.YAMLError, TypeError):
         return None
 

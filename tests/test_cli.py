@@ -44,7 +44,7 @@ def test_the_overview_marks_the_defaults_and_names_the_keys_with_their_comments(
     for line in ("  ctdet_iou * ", "  modern * ", "  shapes * ", "  auto * "):
         assert f"\n{line}" in shown
     assert re.search(r"\n  seed: 0 +# of random weights", shown)
-    assert re.search(r"\n  ckpt: null +# RUN continues in that folder, auto in the last one of the same ", shown)
+    assert re.search(r"\n  ckpt: null +# RUN continues in that folder with its settings, auto in the la", shown)
 
 
 def test_the_evaluation_lists_its_own_groups_and_keys():
@@ -66,7 +66,7 @@ def test_every_key_of_the_overview_is_explained(name):
 
 def test_the_evaluation_does_not_list_what_has_no_effect_there():
     trainer = cli.help_text("eval", ["trainer=default"])
-    assert "\n  precision: auto " in trainer
+    assert "\n  precision: auto" in trainer
     assert "\n  limit_val_batches: null" in trainer
     for key in ("max_epochs", "gradient_clip_val", "accumulate_grad_batches", "val_check_interval"):
         assert key not in trainer

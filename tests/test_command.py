@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -77,6 +78,34 @@ def test_ctrl_c_during_imports_ends_the_process_at_once(capfd, monkeypatch):
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_hidden_module_is_not_found_meanwhile_and_is_afterward(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "heavy_module.py").write_text("weight = 7")
+    with ending.hidden("heavy_module"), pytest.raises(ImportError):
+        importlib.import_module("heavy_module")
+    with ending.hidden("heavy_module", "weight"):
+        assert importlib.import_module("heavy_module").weight is None
+    assert importlib.import_module("heavy_module").weight == 7
+    with ending.hidden("heavy_module"):
+        assert importlib.import_module("heavy_module").weight == 7
+    sys.modules.pop("heavy_module")
+
+
+@pytest.mark.slow
+def test_a_training_imports_nothing_large_without_need(tmp_path):
+    code = (
+        "import sys\n"
+        "from centernet import app\n"
+        "app._quiet()\n"
+        "print(sorted({'wandb', 'scipy.signal', 'scipy.stats', 'tensorboard', 'pandas'} & set(sys.modules)))\n"
+        "import scipy.signal, wandb\n"
+        "print(callable(scipy.signal.convolve), callable(wandb.init))"
+    )
+    environ = {**environment(), "PYTHONPATH": str(ROOT)}
+    shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environ, capture_output=True, text=True)
+    assert (shown.returncode, shown.stdout) == (0, "[]\nTrue True\n"), shown.stderr
 
 
 @pytest.mark.parametrize("words", [["train.py"], ["eval.py", "ckpt=FILE"], ["scripts/demo.py", "FILE", "FILE"]])

@@ -22,7 +22,7 @@ def test_the_words_of_the_run_come_before_those_that_are_said(tmp_path):
         assert note == f"{ckpt} brings its settings: data=coco data.root=cats"
 
 
-@pytest.mark.parametrize("words", [["seed=1"], ["seed=1", "ckpt=auto"], ["ckpt=null"], []])
+@pytest.mark.parametrize("words", [["seed=1"], ["seed=1", "ckpt=auto"], ["ckpt=null"], [], ["-m", "ckpt=a,b"]])
 def test_without_a_checkpoint_the_words_stay_as_they_are(words):
     assert continued_words(words) == (words, "")
 

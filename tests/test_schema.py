@@ -143,6 +143,7 @@ def test_every_data_fits_the_schema_of_an_evaluation(check, tmp_path, data):
 def test_the_jobs_of_a_sweep_are_left_to_themselves(check):
     check("train", "-m", "schedule.epochs=ten,3")
     check("train", "experiment=ladder", "seed=0,1")
+    check("eval", "-m", "ckpt=a/best.ckpt,b/best.ckpt")
     with pytest.raises(InputError, match=r"schedule.lr=1,2 is several values; add -m for a run with each of them"):
         check("train", "schedule.lr=1,2")
 

@@ -128,7 +128,7 @@ def test_an_evaluation_says_where_it_wrote_and_may_be_limited(command):
     evaluated = command("eval", f"ckpt={trained.run / 'best.ckpt'}", "data.limit=3", "resolution=96")
     assert evaluated.code == 0, evaluated.output
     assert (
-        "\ndetections    runs/eval/run-2/detections.json, runs/eval/run-2/metrics.json\n"
+        "\ndetections    runs/eval/run-2/detections.json (COCO results), runs/eval/run-2/metrics.json\n"
         "pictures      runs/eval/run-2/pictures/\n"
     ) in evaluated.output
     assert read_json(evaluated.folder / "runs" / "eval" / "run-2" / "metrics.json")["images"] == 3
@@ -325,6 +325,8 @@ def test_what_a_checkpoint_cannot_continue_with_is_refused_in_one_sentence(comma
             assert sentence in line
             assert "Traceback" not in refused.output
             assert "training took" not in refused.output
+    # What was refused is not what the run was made from, so that its own words still bring it on and find it.
+    assert yaml.safe_load((first.run / ".hydra" / "overrides.yaml").read_text())[: len(SHORT)] == SHORT
     # The same command again is not refused: a script repeats it until it ends well.
     same = command("train", *SHORT, "schedule.epochs=2", "evaluate=false", "ckpt=auto")
     assert same.code == 0, same.output
@@ -692,25 +694,16 @@ def damage(pets: Path, how: str) -> None:
         (
             ["task=ctdet", "task.heatmap.radius=round"],
             "",
-            "radius='round' is unknown; choose one of centernet, cornernet, proportional",
+            "task.heatmap.radius=round is not possible; give centernet, cornernet or proportional",
         ),
-        (["schedule.optimizer=lion"], "", "schedule.optimizer='lion' is unknown; choose one of adam, adamw, sgd"),
-        (["augment.warp=pan"], "", "augment.warp='pan' is unknown; choose one of crop, jitter"),
-        (["+augment.flipp=1"], "", "augment.flipp is unknown; ZoomWarp has the options scale, aspect, flip, rotation"),
+        (["+augment.flipp=1"], "", "augment.flipp is unknown; did you mean augment.flip?"),
         (
             ["+augment.color.tint=1"],
             "",
-            "augment.color.tint is unknown; ColorJitter has the options brightness, contrast, ",
+            "augment.color.tint is unknown; augment.color has brightness, contrast, ",
         ),
-        (["+data.speed=1"], "", "data: got an unexpected keyword argument 'speed'; run python train.py --help data"),
-        (["data.batch_size=0"], "", "data.batch_size=0 is too small; use at least 1"),
-        (["data.limit=0"], "", "data.limit=0 is too small; use at least 1"),
-        (["data.num_workers=-1"], "", "data.num_workers=-1 is too small; use at least 0"),
-        (["schedule.epochs=0"], "", "schedule.epochs=0 is too small; use at least 1"),
-        (["resolution=512"], "", "resolution=512 must be [height, width], such as [512,512]"),
-        (["resolution=[64,wide]"], "", "resolution=[64, 'wide'] must be [height, width], such as [512,512]"),
-        (["data.test_mode=fill"], "", "test_mode='fill' is unknown; choose one of fit, keep, stretch"),
-        (["data.on_bad_image=skipp"], "", "data.on_bad_image='skipp' is unknown; choose error or skip"),
+        (["data.test_mode=fill"], "", "data.test_mode=fill is not possible; give fit, keep, stretch or width"),
+        (["+task.box.los=giou"], "", "task ctdet_iou: box has no option 'los'; did you mean loss"),
         (
             ["pretrained=absent.pth"],
             "",
@@ -765,7 +758,7 @@ def test_a_checkpoint_of_other_classes_is_not_continued(command, pets):
         content["categories"].append({"id": 3, "name": "bird"})
         (pets / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
         content["categories"].pop()
-    refused = command("train", *OWN, f"ckpt={trained.run / 'last.ckpt'}")
+    refused = command("train", *OWN, f"ckpt={trained.run / 'last.ckpt'}", "schedule.epochs=2")
     assert refused.code != 0
     assert "error: the checkpoint does not match this run: it has 2 classes, this run has 3" in refused.output
     assert "Traceback" not in refused.output
@@ -796,5 +789,5 @@ def test_a_loss_that_is_no_number_ends_the_command_with_the_images(command, pets
 def test_a_misspelt_key_is_named(command):
     result = command("train", "schedule.learning_rate=1")
     assert result.code != 0
-    assert "learning_rate" in result.output
+    assert "error: schedule.learning_rate is unknown; schedule has optimizer, lr, " in result.output
     assert "Traceback" not in result.output
