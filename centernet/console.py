@@ -40,7 +40,8 @@ def after_training(run: Path, data: Any, module: CenterNetModule) -> str:
     commands = [f"python eval.py {setting('ckpt', best)}"]
     if images is not None:
         commands.append(f"python scripts/demo.py {shlex.quote(best)} {shlex.quote(near(Path(images)))}")
-    commands.append(f"python train.py {setting('ckpt', shown)} schedule.epochs={2 * module.schedule.epochs}")
+    if module.trainer.max_epochs == module.schedule.epochs:  # neither a time nor another number ended the training
+        commands.append(f"python train.py {setting('ckpt', shown)} schedule.epochs={2 * module.schedule.epochs}")
     lines = [
         "",
         f"checkpoints   {best}, {shown}/last.ckpt",

@@ -15,6 +15,7 @@ from typing import Any
 from centernet.choices import defaults, groups, options, read_choice
 from centernet.errors import BAD_INPUT, InputError
 from centernet.folders import RECORD, overrides_of, require_file
+from centernet.runs import STATUS
 
 # What belongs to one run only: where it is, what it is called, how far it goes, what it started from.
 OF_A_RUN = ("ckpt", "label", "paths.run", "trainer.max_epochs", "trainer.max_steps")
@@ -79,17 +80,28 @@ def continued_words(words: Sequence[str]) -> tuple[list[str], str]:
 
 @contextmanager
 def kept_record(words: Sequence[str]) -> Iterator[None]:
-    """A run folder (``ckpt=FOLDER``) keeps the words that it records if what is said now is refused: Hydra writes them
-    before anything is known to fit."""
+    """A run folder (``ckpt=FOLDER``) keeps what it records of its run, the words and how it ended, if what is said now
+    is refused before it is trained on: they are written before anything is known to fit."""
     ckpt = value_of(words, "ckpt")
-    path = Path(ckpt or "") / RECORD
-    before = path.read_bytes() if ckpt is not None and path.is_file() else None
+    if ckpt is None or not (folder := Path(ckpt)).is_dir():
+        yield
+        return
+    before = {path: path.read_bytes() if path.is_file() else None for path in (folder / RECORD, folder / STATUS)}
+    trained = _stamps(folder)
     try:
         yield
     except SystemExit as stop:
-        if before is not None and stop.code == BAD_INPUT:
-            path.write_bytes(before)
+        for path, content in before.items() if stop.code == BAD_INPUT and _stamps(folder) == trained else ():
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                path.write_bytes(content)
         raise
+
+
+def _stamps(folder: Path) -> dict[str, int]:
+    """When each checkpoint of a folder was written."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.ckpt")}
 
 
 def recorded_words(ckpt: Path) -> list[str]:

@@ -327,6 +327,7 @@ def test_what_a_checkpoint_cannot_continue_with_is_refused_in_one_sentence(comma
             assert "training took" not in refused.output
     # What was refused is not what the run was made from, so that its own words still bring it on and find it.
     assert yaml.safe_load((first.run / ".hydra" / "overrides.yaml").read_text())[: len(SHORT)] == SHORT
+    assert read_json(first.run / "status.json")["state"] == "finished"
     # The same command again is not refused: a script repeats it until it ends well.
     same = command("train", *SHORT, "schedule.epochs=2", "evaluate=false", "ckpt=auto")
     assert same.code == 0, same.output
