@@ -12,7 +12,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ def _main(command: Callable[[DictConfig], Any], name: str) -> None:
 
 
 def _start(command: Callable[[DictConfig], Any], name: str) -> None:
-    with imports():
+    with imports(), _refusals():
         take_arguments(name)
         import hydra
         from hydra.core.hydra_config import HydraConfig
@@ -84,6 +85,19 @@ def _start(command: Callable[[DictConfig], Any], name: str) -> None:
 
     with kept_record(sys.argv[1:] if name == "train" else []):
         run()
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """A command that is refused says so in its folder, if a sweep has made one for it."""
+    try:
+        yield
+    except InputError as error:
+        folders = [Path(word.partition("=")[2].strip("'")) for word in sys.argv if word.startswith("hydra.run.dir=")]
+        for folder in folders:
+            if folder.is_dir():
+                fail_status(folder, in_one_line(error))
+        raise
 
 
 def _has_other_folder(options: Any) -> bool:

@@ -18,9 +18,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from centernet import schema
 from centernet.choices import CONFIGS, FROM_CHECKPOINT, groups
 from centernet.cli import WITH_VALUE
-from centernet.continued import require_checkpoint
+from centernet.continued import NO_CHECKPOINT, require_checkpoint
 from centernet.errors import InputError, propose
 from centernet.folders import is_first_process, require_file, require_folder, require_writable
 
@@ -45,26 +46,28 @@ def check_command(name: str, words: Sequence[str]) -> None:
             single += _search(folder)
         cfg = composed(_option(options, "--config-name", "-cn") or name, single)
     if {"-m", "--multirun"} & set(options) or cfg.hydra.mode == RunMode.MULTIRUN:
+        chosen = _hydra_folder(cfg, "hydra.sweep.dir")
+        require_writable(*reversed(chosen or ("paths.runs", f"{cfg.paths.runs}/sweep")))
         return
     if sweeps:
         word = sweeps[0].input_line
         key, _, values = word.partition("=")
         raise InputError(f"{word} is several values; add -m for a run with each of them, or write {key}=[{values}]")
-    check(name, cfg)
+    check_paths(name, cfg, check(name, cfg))
 
 
-SHOWS = (
+# Options of Hydra that run nothing.
+SHOWS = {
     "--cfg",
     "-c",
     "--info",
     "-i",
     "--hydra-help",
+    "--version",
     "--shell-completion",
     "-sc",
     "--experimental-rerun",
-    "--version",
-)
-"""Options of Hydra that run nothing."""
+}
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -158,8 +161,9 @@ def keys_of(node: Any, prefix: str = "") -> list[str]:
     return found
 
 
-def check(name: str, cfg: DictConfig) -> None:
-    """Check a composed configuration that includes Hydra's own node."""
+def check(name: str, cfg: DictConfig) -> dict[str, Any]:
+    """Check keys and values of a composed configuration that includes Hydra's own node; returns its plain values, those
+    left out that an evaluation takes from the checkpoint."""
     content = {}
     before, HydraConfig.instance().cfg = HydraConfig.instance().cfg, None
     try:
@@ -172,10 +176,10 @@ def check(name: str, cfg: DictConfig) -> None:
         raise InputError(f"{error.full_key or key} refers to what does not exist ({reason})") from None
     finally:
         HydraConfig.instance().cfg = before
-    check_paths(name, cfg, content)
-    from centernet import schema  # imports pydantic, which takes longer than all of the above
-
+    if content.get("ckpt") == schema.MISSING:
+        raise InputError(NO_CHECKPOINT)
     schema.check(name, content, keys_of(cfg))
+    return content
 
 
 def _plain(node: Any) -> Any:
@@ -192,11 +196,27 @@ def check_paths(name: str, cfg: DictConfig, content: Mapping[str, Any]) -> None:
     if isinstance(pretrained, str) and pretrained != "auto":
         require_file(pretrained, f"pretrained={pretrained} is not an existing file; give a weight file, true or false")
     data = content["data"]
-    if _reads(data) and isinstance(root := data.get("root"), str):
-        require_folder(root, f"data.root={root} is not an existing folder; give the folder that holds the data")
+    if _reads(data):
+        require_data(data, ("val",) if name == "eval" else ("train", "val"))
     if is_first_process():  # others write nothing that is kept
         for option, folder in _written(name, cfg, content):
             require_writable(folder, option)
+
+
+def require_data(data: Mapping[str, Any], splits: Sequence[str]) -> None:
+    """Raise ``InputError`` for a folder or a file of these splits that is given and does not exist, or if none is."""
+    root, base = data.get("root"), Path(data.get("root") or "")
+    if isinstance(root, str):
+        require_folder(root, f"data.root={root} is not an existing folder; give the folder that holds the data")
+    elif "_target_" in data and data.get(f"{splits[0]}_annotations") is None:
+        raise InputError("no data given; set data.root=DIR, the folder that holds it (or the four paths of data=coco)")
+    for split in splits:
+        if split == "val" and data.get("validate_on") == "train":
+            continue
+        if isinstance(path := data.get(key := f"{split}_annotations"), str):
+            require_file(base / path, f"{split} annotations {base / path} do not exist; set data.{key}=FILE.json")
+        if isinstance(path := data.get(key := f"{split}_images"), str):
+            require_folder(base / path, f"{split} image folder {base / path} does not exist; set data.{key}=FOLDER")
 
 
 def _reads(data: Mapping[str, Any]) -> bool:
@@ -204,12 +224,17 @@ def _reads(data: Mapping[str, Any]) -> bool:
     return data.get("_target_") is None or str(data["_target_"]).startswith(READERS)
 
 
+def _hydra_folder(cfg: DictConfig, key: str) -> tuple[str, str] | None:
+    """An option of Hydra that chooses a folder, with the folder, if it is given."""
+    is_given = any(word.startswith(f"{key}=") for word in cfg.hydra.overrides.hydra)
+    return (key, str(OmegaConf.select(cfg, key))) if is_given else None
+
+
 def _written(name: str, cfg: DictConfig, content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Folders that a command writes into, with what chooses them."""
     paths = content["paths"]
-    chosen = next((word for word in cfg.hydra.overrides.hydra if word.startswith("hydra.run.dir=")), None)
-    if chosen is not None:
-        yield "hydra.run.dir", str(OmegaConf.select(cfg, "hydra.run.dir"))
+    if (chosen := _hydra_folder(cfg, "hydra.run.dir")) is not None:
+        yield chosen
     elif isinstance(paths.get("run"), str):
         yield "paths.run", paths["run"]
     elif isinstance(ckpt := content.get("ckpt"), str) and name == "train" and Path(ckpt).is_dir():

@@ -34,6 +34,7 @@ UNTOLD = (
 # A group that sets more than its own node.
 SETS_ALSO = {"task": ("metric",), "data": ("recipe",)}
 TOLD = 8  # differences on a line
+NO_CHECKPOINT = "no checkpoint given; set ckpt=RUN/best.ckpt"
 
 
 def key_of(word: str) -> str:
@@ -54,8 +55,8 @@ def is_several(value: str) -> bool:
 
 def require_checkpoint(command: str, ckpt: Any) -> None:
     """Raise ``InputError`` unless ``ckpt=`` of a command (train, eval) names something that may be a checkpoint."""
-    if command == "eval" and ckpt in (None, "", "???"):
-        raise InputError("no checkpoint given; set ckpt=RUN/best.ckpt")
+    if command == "eval" and ckpt in (None, ""):
+        raise InputError(NO_CHECKPOINT)
     if not isinstance(ckpt, str) or (command == "train" and (ckpt == "auto" or Path(ckpt).is_dir())):
         return
     if Path(ckpt).is_dir():

@@ -131,7 +131,7 @@ class Sweep(Sweeper):
     def _composes(self, number: int, job: list[str]) -> bool:
         try:
             understand_groups(job)
-            # With the values that all jobs share, but without the folder of one.
+            # Its paths are left to the job, which may run on another machine.
             check(self.config.hydra.job.name, self.hydra_context.config_loader.load_sweep_config(self.config, job))
         except (InputError, HydraException) as error:
             name = self.config.hydra.job.name

@@ -126,17 +126,20 @@ def test_what_is_possible_is_let_through(check, words):
 
 
 @pytest.mark.parametrize(("group", "option"), CHOICES, ids=lambda value: value)
-def test_every_choice_of_the_configuration_fits_the_schema(check, group, option):
-    # Data in files of the user's: any folder will do.
-    root = [] if option in ("shapes", "figures", "cuboids") else ["data.root=."] if group == "data" else []
-    if group == "experiment" and not option.endswith("_quick"):
-        root = ["data.root=."]
-    check("train", f"{group}={option}", *root)
+def test_every_choice_of_the_configuration_fits_the_schema(check, tmp_path, group, option):
+    # Data in files of the user's: any folder will do, if it has the files that are named.
+    for name in ("annotations/pascal_trainval0712.json", "annotations/pascal_test2007.json", "images/a.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    is_drawn = option in ("shapes", "figures", "cuboids") or group not in ("data", "experiment")
+    check("train", f"{group}={option}", *([] if is_drawn or option.endswith("_quick") else ["data.root=."]))
 
 
 @pytest.mark.parametrize("data", ["checkpoint", "coco", "coco_pose", "voc", "kitti", "shapes", "figures", "cuboids"])
 def test_every_data_fits_the_schema_of_an_evaluation(check, tmp_path, data):
-    (tmp_path / "best.ckpt").touch()
+    for name in ("best.ckpt", "annotations/pascal_test2007.json", "images/a.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
     check("eval", "ckpt=best.ckpt", f"data={data}", "data.root=.", "data.limit=16", "resolution=64")
 
 
@@ -221,6 +224,14 @@ def test_proposals_are_keys_of_the_same_name_then_close_ones_then_neighbors():
         ("train", "ckpt=nowhere.ckpt", "nowhere.ckpt: the file does not exist; give a checkpoint"),
         ("train", "teacher=nowhere.ckpt", "nowhere.ckpt: the file does not exist; give a checkpoint"),
         ("train", "pretrained=nowhere.pth", "pretrained=nowhere.pth is not an existing file; give a weight file"),
+        ("train", "data=coco", "no data given; set data.root=DIR, the folder that holds it (or the four paths of "),
+        ("train", "data=kitti", "no data given; set data.root=DIR, the folder that holds it"),
+        ("train", "data=coco data.train_annotations=a.json", "train annotations a.json do not exist; set data.train_"),
+        ("train", "data=coco data.root=. data.val_images=b", "val image folder b does not exist; set data.val_images="),
+        ("train", "data=voc data.root=.", "train annotations annotations/pascal_trainval0712.json do not exist; set "),
+        ("train", "-m paths.runs=FILE seed=1,2", "paths.runs=FILE/sweep cannot be used: "),
+        ("train", "-m hydra.sweep.dir=FILE seed=1,2", "hydra.sweep.dir=FILE cannot be used: FILE is a file; choose a"),
+        ("eval", "ckpt=FILE data.val_annotations=a.json", "val annotations a.json do not exist; set data.val_annotati"),
         ("eval", "", "no checkpoint given; set ckpt=RUN/best.ckpt"),
         ("eval", "ckpt=nowhere.ckpt", "nowhere.ckpt: the file does not exist; give a checkpoint"),
         ("eval", "ckpt=.", "ckpt=. is a folder; give a file in it, such as ckpt=best.ckpt"),
