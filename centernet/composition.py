@@ -24,6 +24,7 @@ from centernet.cli import WITH_VALUE
 from centernet.continued import NO_CHECKPOINT, require_checkpoint
 from centernet.errors import InputError, propose
 from centernet.folders import is_first_process, require_file, require_folder, require_writable
+from centernet.kinds import MISSING
 
 # Data modules that read files of the user's; the built-in ones write theirs.
 READERS, BUILT_IN = ("centernet.data.coco.", "centernet.data.kitti."), "centernet.data.builtin."
@@ -170,13 +171,13 @@ def check(name: str, cfg: DictConfig) -> dict[str, Any]:
         HydraConfig.instance().set_config(cfg)  # which values may refer to
         for key in cfg:
             if key != "hydra" and not (name == "eval" and key in FROM_CHECKPOINT):
-                content[key] = "???" if OmegaConf.is_missing(cfg, key) else _plain(cfg[key])
+                content[key] = MISSING if OmegaConf.is_missing(cfg, key) else _plain(cfg[key])
     except OmegaConfBaseException as error:
         reason = " ".join(str(error).partition("\n")[0].split())
         raise InputError(f"{error.full_key or key} refers to what does not exist ({reason})") from None
     finally:
         HydraConfig.instance().cfg = before
-    if content.get("ckpt") == schema.MISSING:
+    if content.get("ckpt") == MISSING:
         raise InputError(NO_CHECKPOINT)
     schema.check(name, content, keys_of(cfg))
     return content

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from centernet import app, build, cli, schema
+from centernet import app, build, cli, data_schema, schema
 from centernet.callbacks import AverageWeights, Dashboard, Pictures, SaveOnInterrupt, StopEarly, TopCheckpoints
 from centernet.callbacks.profile import Profile
 from centernet.composition import check_command
@@ -26,6 +26,7 @@ from centernet.data.kitti import KittiDataModule
 from centernet.data.transforms import WARPS, ColorJitter, train_pipeline
 from centernet.detector import NORMALIZATIONS
 from centernet.errors import InputError, propose
+from centernet.kinds import fields_of, words_of
 from centernet.metrics.coco import CocoAP
 from centernet.metrics.kitti import KittiAP
 from centernet.schedule import DECAYS, OPTIMIZERS, Schedule
@@ -287,12 +288,12 @@ def keys(model: type) -> set[str]:
     ("model", "made"),
     [
         (schema.Schedule, Schedule),
-        (schema.Color, ColorJitter),
-        (schema.DrawnCoco, ShapesDataModule),
-        (schema.DrawnCoco, FiguresDataModule),
-        (schema.DrawnKitti, CuboidsDataModule),
-        (schema.Coco, CocoDataModule),
-        (schema.Kitti, KittiDataModule),
+        (data_schema.Color, ColorJitter),
+        (data_schema.DrawnCoco, ShapesDataModule),
+        (data_schema.DrawnCoco, FiguresDataModule),
+        (data_schema.DrawnKitti, CuboidsDataModule),
+        (data_schema.Coco, CocoDataModule),
+        (data_schema.Kitti, KittiDataModule),
     ],
     ids=lambda value: value.__name__,
 )
@@ -306,8 +307,8 @@ def test_the_schema_has_the_options_of_every_warp(warp):
     pipeline = set(inspect.signature(train_pipeline).parameters) - {"size", "mode", "warp_options"}
     own = {*pipeline, *Shares._fields, "visible_boxes", "clean"}
     options = set(inspect.signature(WARPS[warp]).parameters) - {"size"}
-    assert keys(schema.WARPS[warp]) == own | options
-    assert set(schema.WARPS) == set(WARPS)
+    assert keys(data_schema.WARPS[warp]) == own | options
+    assert set(data_schema.WARPS) == set(WARPS)
 
 
 @pytest.mark.parametrize(
@@ -328,9 +329,9 @@ def test_the_schema_knows_every_option_of_a_callback(model, made):
 
 @pytest.mark.parametrize("name", task_names())
 def test_the_schema_knows_every_term_with_every_option(name):
-    hints = schema._fields(schema.Task)
+    hints = fields_of(schema.Task)
     for term, make in task_class(name).TERMS.items():
-        known = schema._fields(hints[term])
+        known = fields_of(hints[term])
         for option in set(_parameters(make)) - {"name", "about"}:
             assert option in known, f"{term}.{option}"
     assert set(_parameters(task_class(name))) - {"num_classes", "stride", "facts"} <= set(hints)
@@ -338,9 +339,9 @@ def test_the_schema_knows_every_term_with_every_option(name):
 
 def test_the_schema_has_the_choices_of_the_code():
     for key, choices in {"optimizer": OPTIMIZERS, "decay": DECAYS}.items():
-        assert schema._words(schema._fields(schema.Schedule)[key]) == list(choices)
-    assert schema._words(schema._fields(schema.Train)["normalization"]) == [*NORMALIZATIONS, "null"]
-    assert schema._words(schema._fields(schema.Trainer)["precision"]) == [*build.PRECISIONS, "null"]
+        assert words_of(fields_of(schema.Schedule)[key]) == list(choices)
+    assert words_of(fields_of(schema.Train)["normalization"]) == [*NORMALIZATIONS, "null"]
+    assert words_of(fields_of(schema.Trainer)["precision"]) == [*build.PRECISIONS, "null"]
     for made, key in ((CocoAP, "backend"), (KittiAP, "overlap")):
         assert key in accepted(made)
         assert key in keys(schema.Metric)
@@ -348,7 +349,7 @@ def test_the_schema_has_the_choices_of_the_code():
 
 def test_the_schema_has_every_key_of_the_configuration():
     content: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "data" / "checkpoint.yaml").read_text())
-    assert set(content) == keys(schema.CheckpointData)
+    assert set(content) == keys(data_schema.CheckpointData)
     for name, model in schema.COMMANDS.items():
         own = set(yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())) - {"defaults", "hydra"}
         assert own <= keys(model)
