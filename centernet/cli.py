@@ -65,11 +65,13 @@ COMMANDS = {
   python train.py backbone=resnet18 resolution=[256,256] schedule.epochs=30
   python train.py -m backbone=resnet18,resnet34          a sweep: one run per value, one table of results
   python train.py ... ckpt=auto                          continue the last run of this command
+  python train.py ckpt=RUN schedule.epochs=60            continue this run with its settings, for longer
   python eval.py ckpt=RUN/best.ckpt                      evaluate""",
     "eval": """CenterNet: objects as points. Evaluates a checkpoint and draws its predictions.
 
   python eval.py ckpt=RUN/best.ckpt                      on the validation data of its training
   python eval.py ckpt=RUN/best.ckpt data.root=DIR        on other data of the same classes
+  python eval.py ckpt=RUN/best.ckpt data.limit=16        on a few images
   python eval.py ckpt=RUN/best.ckpt resolution=[608,608] test_mode=keep
   python eval.py experiment=ctdet_hardnet85 ckpt=CONVERTED.ckpt data.root=COCO""",
 }

@@ -18,8 +18,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from centernet import schema
-from centernet.choices import CONFIGS, FROM_CHECKPOINT, groups
+from centernet import choices, schema
+from centernet.choices import FROM_CHECKPOINT, groups
 from centernet.cli import WITH_VALUE
 from centernet.continued import NO_CHECKPOINT, require_checkpoint
 from centernet.errors import InputError, propose
@@ -91,7 +91,7 @@ def _option(options: Sequence[str], *names: str) -> str | None:
 
 
 def _configs(options: Sequence[str]) -> Any:
-    folder = Path(_option(options, "--config-path", "-cp") or CONFIGS)
+    folder = Path(_option(options, "--config-path", "-cp") or choices.CONFIGS)
     return initialize_config_dir(str(folder.resolve()), version_base="1.3")
 
 
@@ -149,17 +149,18 @@ def reason_of(error: Exception, name: str, overrides: Sequence[str]) -> str:
     return first
 
 
-def keys_of(node: Any, prefix: str = "") -> list[str]:
+def keys_of(cfg: DictConfig) -> list[str]:
     """The dotted keys of a configuration, those of nodes included."""
-    found = []
-    for key in node if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing() else ():
-        if key == "hydra":
-            continue
-        found.append(f"{prefix}{key}")
-        child = node._get_node(key)
-        if isinstance(child, DictConfig) and not child._is_interpolation():
-            found += keys_of(child, f"{prefix}{key}.")
-    return found
+    content = OmegaConf.to_container(cfg, resolve=False)
+    content.pop("hydra", None)
+    return list(_dotted(content, ""))
+
+
+def _dotted(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for key, value in node.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{key}.")
 
 
 def check(name: str, cfg: DictConfig) -> dict[str, Any]:
@@ -190,11 +191,11 @@ def _plain(node: Any) -> Any:
 def check_paths(name: str, cfg: DictConfig, content: Mapping[str, Any]) -> None:
     """Raise ``InputError`` for files and folders that a command reads and that do not exist, or that it writes and
     cannot."""
-    require_checkpoint(name, content.get("ckpt"))
+    require_checkpoint(name, ckpt := content.get("ckpt"))
     teacher, pretrained = content.get("teacher"), content.get("pretrained")
     if isinstance(teacher, str):
         require_file(teacher, f"{teacher}: the file does not exist; give a checkpoint")
-    if isinstance(pretrained, str) and pretrained != "auto":
+    if isinstance(pretrained, str) and pretrained != "auto" and ckpt in (None, "auto"):  # else a checkpoint's are used
         require_file(pretrained, f"pretrained={pretrained} is not an existing file; give a weight file, true or false")
     data = content["data"]
     if _reads(data):
