@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from centernet.cli import CONFIGS, register_backbones, take_arguments, understand_groups
 from centernet.command import fail, hidden, imports, run_command
-from centernet.continued import differences, kept_record, require_more_to_train
+from centernet.continued import differences, kept_record, require_more_to_train, training_begins
 from centernet.errors import InputError, NonFiniteLossError
 from centernet.folders import continued_folder, is_first_process, is_on_other_node, run_folder
 from centernet.runs import fail_status, finish_status, in_one_line, start_status
@@ -229,6 +229,7 @@ def train(cfg: DictConfig) -> float | None:
     console.announce(cfg, data, module, trainer)
     if theirs and (changed := differences(theirs, build.plain(cfg))):
         log.info(f"differs from the checkpoint, which counts from now on: {changed}")
+    training_begins()
     _fit(trainer, module, data, ckpt, stop)
     log.info(done or f"training took {console.minutes(time.perf_counter() - started)}")
     if not cfg.evaluate or trainer.fast_dev_run:

@@ -11,7 +11,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -48,7 +48,8 @@ def fail(error: Exception) -> NoReturn:
 def say_interrupted() -> None:
     """Written past Python's streams, which a signal may have stopped in the middle of a print."""
     if is_first_process():
-        sys.stdout.flush()
+        with suppress(OSError):  # its reader may be gone
+            sys.stdout.flush()
         os.write(2, b"\ninterrupted\n")
 
 

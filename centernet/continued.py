@@ -79,30 +79,33 @@ def continued_words(words: Sequence[str]) -> tuple[list[str], str]:
     return [*words[:first], *taken, *words[first:]], f"{ckpt} brings its settings: {shown}"
 
 
+_kept: dict[Path, bytes | None] = {}  # files that a refusal restores; None: there was none
+
+
 @contextmanager
 def kept_record(words: Sequence[str]) -> Iterator[None]:
     """A run folder (``ckpt=FOLDER``) keeps what it records of its run, the words and how it ended, if what is said now
-    is refused before it is trained on: they are written before anything is known to fit."""
+    is refused before ``training_begins``: Hydra writes the words before anything is known to fit."""
     ckpt = value_of(words, "ckpt")
-    if ckpt is None or not (folder := Path(ckpt)).is_dir():
-        yield
-        return
-    before = {path: path.read_bytes() if path.is_file() else None for path in (folder / RECORD, folder / STATUS)}
-    trained = _stamps(folder)
+    if ckpt is not None and (folder := Path(ckpt)).is_dir():
+        paths = (folder / RECORD, folder / STATUS)
+        _kept.update({path: path.read_bytes() if path.is_file() else None for path in paths})
     try:
         yield
     except SystemExit as stop:
-        for path, content in before.items() if stop.code == BAD_INPUT and _stamps(folder) == trained else ():
+        for path, content in _kept.items() if stop.code == BAD_INPUT else ():
             if content is None:
                 path.unlink(missing_ok=True)
             else:
                 path.write_bytes(content)
         raise
+    finally:
+        _kept.clear()
 
 
-def _stamps(folder: Path) -> dict[str, int]:
-    """When each checkpoint of a folder was written."""
-    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.ckpt")}
+def training_begins() -> None:
+    """What a run folder records is from now on about the run that continues there."""
+    _kept.clear()
 
 
 def recorded_words(ckpt: Path) -> list[str]:
