@@ -1,4 +1,4 @@
-"""The commands train and eval. Heavy imports, including Hydra, happen after the command line has been parsed."""
+"""The commands train and eval. Heavy imports happen after the command line and the configuration have been checked."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from centernet.cli import CONFIGS, register_backbones, take_arguments, understand_groups
+from centernet.command import fail, hidden, imports, run_command
+from centernet.continued import differences, kept_record, require_more_to_train, training_begins
 from centernet.errors import InputError, NonFiniteLossError
 from centernet.folders import continued_folder, is_first_process, is_on_other_node, run_folder
 from centernet.runs import fail_status, finish_status, in_one_line, start_status
@@ -47,40 +50,60 @@ def eval_main() -> None:
 
 
 def _main(command: Callable[[DictConfig], Any], name: str) -> None:
-    try:
+    run_command(functools.partial(_start, command, name))
+
+
+def _start(command: Callable[[DictConfig], Any], name: str) -> None:
+    with imports(), _refusals():
         take_arguments(name)
-    except InputError as error:
-        _fail(error)
+        import hydra
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+        from omegaconf import open_dict
 
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-    from omegaconf import open_dict
+        from centernet import sweep
+        from centernet.composition import check_command
 
-    from centernet import sweep
-
-    register_run_folder(name)
+        register_run_folder(name)
+        check_command(name, sys.argv[1:])
     job = sweep.command_words()
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)
     def run(cfg: DictConfig) -> float | None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             return sweep.run_job(job)
-        _quiet()
-        from centernet.callbacks import finished_run
+        with imports():
+            _quiet()
+            from centernet.callbacks import finished_run
 
         with open_dict(cfg):
-            if cfg.get("ckpt") == "auto" and is_on_other_node():
+            if cfg.get("ckpt") == "auto" and _has_other_folder(HydraConfig.get().overrides.hydra):
                 cfg.ckpt = continued_folder(f"{cfg.paths.runs}/{name}", cfg.paths.run, HydraConfig.get().overrides.task)
             cfg.paths.run = HydraConfig.get().runtime.output_dir
         with finished_run():
             return _recorded(command, cfg)
 
-    try:
+    with kept_record(sys.argv[1:] if name == "train" else []):
         run()
-    except KeyboardInterrupt:
-        print("\ninterrupted", flush=True)
-        sys.exit(130)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """A command that is refused says so in its folder, if a sweep has made one for it."""
+    try:
+        yield
+    except InputError as error:
+        folders = [Path(word.partition("=")[2].strip("'")) for word in sys.argv if word.startswith("hydra.run.dir=")]
+        for folder in folders:
+            if folder.is_dir():
+                fail_status(folder, in_one_line(error))
+        raise
+
+
+def _has_other_folder(options: Any) -> bool:
+    """Whether this process looks for the run to continue by itself, as its own run folder is a temporary one: one of
+    torchrun or srun, or on another node. Lightning gives the folder to those it starts."""
+    return is_on_other_node() or (not is_first_process() and not any(o.startswith("hydra.run.dir=") for o in options))
 
 
 def _recorded(command: Callable[[DictConfig], Any], cfg: DictConfig) -> float | None:
@@ -92,10 +115,10 @@ def _recorded(command: Callable[[DictConfig], Any], cfg: DictConfig) -> float | 
         value = command(cfg)
     except (InputError, NonFiniteLossError) as error:
         fail_status(folder, in_one_line(error))
-        _fail(error)
+        fail(error)
     except Exception as error:
         if _is_lost_connection(error):
-            _fail(InputError("another process of this run ended; its message is above"))
+            fail(InputError("another process of this run ended; its message is above"))
         fail_status(folder, in_one_line(error))
         with open(folder / "run.log", "a") as file:
             traceback.print_exc(file=file)
@@ -122,17 +145,19 @@ def _folder(parent: str, chosen: str | None, ckpt: str | None, *words: str) -> s
     return run_folder(parent, chosen, ckpt, words)
 
 
-def _fail(error: Exception) -> None:
-    print(f"error: {in_one_line(error)}", file=sys.stderr, flush=True)
-    sys.exit(2)
-
-
 def _quiet() -> None:
-    """Keep only the messages that the user can act on."""
+    """Import what the commands need, and keep only the messages that the user can act on."""
     import warnings
 
-    import faster_coco_eval  # noqa: F401  (these libraries set their own log levels on import)
-    import pytorch_lightning  # noqa: F401
+    import faster_coco_eval  # noqa: F401  (it sets its own log level on import, as Lightning does)
+
+    # Seconds of imports that are of no use here: torchmetrics restores a window function of scipy for another library,
+    # and timm looks for a logger, which is imported where it is wanted.
+    with hidden("scipy.signal", "hamming"):
+        import pytorch_lightning  # noqa: F401
+    with hidden("wandb"):
+        from centernet import models  # noqa: F401
+    from centernet import build, sizing  # noqa: F401
 
     for name in (
         "faster_coco_eval",
@@ -170,15 +195,20 @@ def train(cfg: DictConfig) -> float | None:
     import pytorch_lightning as pl
     from pytorch_lightning.plugins.environments import LightningEnvironment
 
-    from centernet import build, sizing
+    from centernet import build, console, sizing
     from centernet.callbacks import SaveOnInterrupt
 
     started = time.perf_counter()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     run = Path(cfg.paths.run)
+    ckpt, content = _checkpoint_to_continue(cfg.ckpt, run)
+    theirs = content.get(KEY, {}).get("config")
+    sizing.take_over(cfg, theirs)
     chosen = sizing.settle(cfg)
+    # The first process knows whether the command may come again; others may have found the folder by themselves.
+    may_repeat = cfg.ckpt == "auto" or not is_first_process()
+    done = "" if ckpt is None else require_more_to_train(ckpt, content, build.plain(cfg), may_repeat)
     trainer = build.build_trainer(cfg, started=STARTED)
-    ckpt = _checkpoint_to_continue(cfg.ckpt, run)
     # Lightning's own processes start with the training, and are given the run folder.
     if trainer.world_size > 1 and not isinstance(trainer.strategy.cluster_environment, LightningEnvironment):
         trainer.strategy.setup_environment()
@@ -186,16 +216,22 @@ def train(cfg: DictConfig) -> float | None:
     data = build.build_datamodule(cfg.data, cfg.backbone)
     data.prepare_data()
     data.setup("fit")
-    module = build.build_module(cfg, data.class_names, data.facts)
+    module = build.build_module(cfg, data.class_names, data.facts, continues=ckpt is not None)
+    if ckpt is not None and content:
+        _require_same_model(ckpt, content, module)
+    module.overrides = console.overrides()
     stop = next((callback for callback in trainer.callbacks if isinstance(callback, SaveOnInterrupt)), None)
     if stop is not None:
-        stop.resume_command = f"python train.py {_overrides()} ckpt={{path}}".replace("  ", " ")
+        stop.resume_command = " ".join(["python train.py", *map(shlex.quote, module.overrides), "ckpt={path}"])
     build.tune(cfg, trainer, module, data)
     if chosen:
         log.info(sizing.describe(chosen))
-    _announce(cfg, data, module, trainer)
+    console.announce(cfg, data, module, trainer)
+    if theirs and (changed := differences(theirs, build.plain(cfg))):
+        log.info(f"differs from the checkpoint, which counts from now on: {changed}")
+    training_begins()
     _fit(trainer, module, data, ckpt, stop)
-    log.info(f"training took {_minutes(time.perf_counter() - started)}")
+    log.info(done or f"training took {console.minutes(time.perf_counter() - started)}")
     if not cfg.evaluate or trainer.fast_dev_run:
         return None
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
@@ -204,27 +240,44 @@ def train(cfg: DictConfig) -> float | None:
         return None
     results = _validate(trainer, module, data, run, best)
     if trainer.is_global_zero:
-        _tell_where(run, data, module.task.name)
+        log.info(console.after_training(run, data, module))
     return results.get(module.metric.headline[0])
 
 
-def _checkpoint_to_continue(given: str | None, run: Path) -> Path | None:
-    """The checkpoint file for ``ckpt=FILE``, ``ckpt=FOLDER`` or ``ckpt=auto``; damaged ones are named."""
+KEY = "centernet"  # of the description in checkpoints (`checkpoint.KEY`, whose module needs torch)
+
+
+def _checkpoint_to_continue(given: str | None, run: Path) -> tuple[Path | None, dict[str, Any]]:
+    """The checkpoint file for ``ckpt=FILE``, ``ckpt=FOLDER`` or ``ckpt=auto``, and its content without weights; damaged
+    ones are named."""
     from centernet.checkpoint import read_checkpoint
-    from centernet.resume import newest_checkpoint
+    from centernet.resume import newest_content
 
     if given is None:
-        return None
+        return None, {}
     if given != "auto" and not Path(given).is_dir():
-        read_checkpoint(given)
-        return Path(given).resolve()
-    found, damaged = newest_checkpoint(run if given == "auto" else given)
-    for sentence in damaged:
-        log.warning(sentence)
-    if found is None and given != "auto":
-        raise InputError(f"ckpt={given} holds no whole checkpoint; give a run folder or a checkpoint file")
-    log.info("no run to continue; starting a new one" if found is None else f"continuing from {found}")
-    return None if found is None else found.resolve()
+        found, content = Path(given), read_checkpoint(given)
+    else:
+        found, content, damaged = newest_content(run if given == "auto" else given)
+        for sentence in damaged:
+            log.warning(sentence)
+        if found is None and given != "auto":
+            raise InputError(f"ckpt={given} holds no whole checkpoint; give a run folder or a checkpoint file")
+        log.info("no run to continue; starting a new one" if found is None else f"continuing from {found}")
+    if found is None:
+        return None, {}
+    if "loops" not in content:
+        raise InputError(
+            f"ckpt={given} holds weights only, with no training to continue; start from them with pretrained={found}"
+        )
+    return found.resolve(), {name: content.get(name) for name in (KEY, "loops", "callbacks", "global_step")}
+
+
+def _require_same_model(ckpt: Path, content: Mapping[str, Any], module: CenterNetModule) -> None:
+    from centernet.checkpoint import difference
+
+    if (reason := difference(content[KEY]["module"], module.description()["module"])) is not None:
+        raise InputError(f"the checkpoint does not match this run: {reason}")
 
 
 def _fit(trainer: pl.Trainer, module: CenterNetModule, data: Any, ckpt: Path | None, stop: Any) -> None:
@@ -269,19 +322,16 @@ def _is_lost_connection(error: BaseException) -> bool:
 def evaluate(cfg: DictConfig) -> float | None:
     """Evaluate a checkpoint on the data it was trained on, or on other data of the same classes."""
     import pytorch_lightning as pl
-    from omegaconf import OmegaConf
 
-    from centernet import build
+    from centernet import build, console
     from centernet.callbacks import Analysis, Dashboard, Oracle, Pictures, ProgressBar
 
-    if OmegaConf.is_missing(cfg, "ckpt"):
-        raise InputError("no checkpoint given; set ckpt=RUN/best.ckpt")
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    pl.seed_everything(0, workers=True, verbose=False)  # nothing is drawn, unless by a model of the user's own
     module, data = build.from_checkpoint(cfg.ckpt, cfg)
     run = Path(cfg.paths.run)
     data.prepare_data()
     data.setup("validate")
-    names = ("ckpt", "data", "resolution", "test_mode", "inference", "metric", "seed")
+    names = ("ckpt", "data", "resolution", "test_mode", "inference", "metric")
     module.save_hyperparameters({"evaluation": {name: build.plain(cfg[name]) for name in names}})
     if cfg.trainer.precision is None:
         cfg.trainer.precision = (module.run_config or {}).get("trainer", {}).get("precision", "32-true")
@@ -298,19 +348,9 @@ def evaluate(cfg: DictConfig) -> float | None:
         f"{', ' if modes else ''}{modes}"
     )
     results = _validate(trainer, module, data, run, None)
+    if trainer.is_global_zero:
+        log.info(console.after_evaluation(run, data, bool(cfg.pictures)))
     return results.get(module.metric.headline[0])
-
-
-def _announce(cfg: DictConfig, data: Any, module: CenterNetModule, trainer: pl.Trainer) -> None:
-    sizes = ", ".join(f"{len(d)} {split} images" for split, d in data.datasets.items())
-    log.info(f"data: {'; '.join([sizes, *data.datasets['train'].describe()])}")
-    count = sum(p.numel() for p in module.detector.network.parameters())
-    log.info(
-        f"network: {module.backbone['name']} + {module.backbone['neck']['name']}, {count / 1e6:.1f} M parameters, "
-        f"input {data.resolution[0]}x{data.resolution[1]}, batch {data.batch_size} x {trainer.world_size}, "
-        f"on {trainer.strategy.root_device}"
-    )
-    log.info(f"run folder: {cfg.paths.run}")
 
 
 def _validate(trainer: pl.Trainer, module: CenterNetModule, data: Any, run: Path, ckpt: str | None) -> dict[str, float]:
@@ -322,8 +362,6 @@ def _validate(trainer: pl.Trainer, module: CenterNetModule, data: Any, run: Path
     trainer.callbacks.append(collect)
     try:
         logged = trainer.validate(module, data, ckpt_path=ckpt, verbose=False, weights_only=True)[0]
-    except SystemExit:  # what Lightning makes of Ctrl-C
-        raise KeyboardInterrupt from None
     finally:
         trainer.callbacks.remove(collect)
     results = {k.removeprefix("val/"): v for k, v in logged.items() if k.startswith("val/") and "loss" not in k}
@@ -376,34 +414,3 @@ def _train_seconds(trainer: pl.Trainer) -> float | None:
 
 def _json_safe(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in values.items()}
-
-
-def _tell_where(run: Path, data: Any, task: str) -> None:
-    shown = os.path.relpath(run) if run.is_relative_to(Path.cwd()) else str(run)
-    best = f"{shown}/best.ckpt"
-    images = getattr(data.datasets["val"], "folder", "IMAGES")
-    log.info(
-        f"""
-checkpoints   {best}, {shown}/last.ckpt
-pictures      {shown}/pictures/ (truth, prediction, heatmaps)
-curves        {shown}/curves.png, numbers in {shown}/history.csv and {shown}/per_class.csv
-detections    {shown}/{data.datasets["val"].results}, {shown}/metrics.json
-
-next: python eval.py ckpt={best}
-      python scripts/demo.py {best} {images}
-      python train.py task={task} {data.own_data_command}
-      python train.py --help"""
-    )
-
-
-def _overrides() -> str:
-    from hydra.core.hydra_config import HydraConfig
-
-    if not HydraConfig.initialized():
-        return ""
-    given = [o for o in HydraConfig.get().overrides.task if not o.startswith("ckpt=")]
-    return " ".join(shlex.quote(override) for override in given)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{int(seconds // 60)} min {seconds % 60:.0f} s"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,10 @@ from centernet.checkpoint import KEY, network_weights, read_checkpoint
 from centernet.data.datamodule import CenterNetDataModule
 from centernet.data.readers import reader_for
 from centernet.errors import InputError
-from centernet.models.centernet import divisor_of
+from centernet.models.centernet import divisor_of, require_divisible
 from centernet.models.transfer import copy_weights
 from centernet.modes import Modes
-from centernet.module import CenterNetModule, load_module, require_divisible
+from centernet.module import CenterNetModule, load_module
 from centernet.plugins import AtomicCheckpointIO, Compile, NormSync
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 # Options of ours beside those of Lightning's Trainer.
 TRAINER_EXTRAS = ("compile", "matmul_precision")
+# Of an evaluation, where neither the user nor the checkpoint says another.
+USUAL_BATCH = 8
 # Ways to fit images that give all inputs one size.
 ONE_SIZE = ("fit", "stretch", "width")
 
@@ -48,6 +51,8 @@ def plain(config: Any) -> Any:
 def build_datamodule(data: Mapping[str, Any], backbone: Mapping[str, Any] | None = None) -> CenterNetDataModule:
     """The data module of a ``data`` node, with inputs that fit this ``backbone`` node."""
     options = plain(data)
+    if isinstance(options["resolution"], int):
+        options["resolution"] = [options["resolution"]] * 2
     target = options.get("_target_", "")
     if not target.startswith(_DATA_PREFIX):
         raise InputError(f"data._target_={target!r} is not below {_DATA_PREFIX}; name a data module of this package")
@@ -66,10 +71,13 @@ def build_datamodule(data: Mapping[str, Any], backbone: Mapping[str, Any] | None
         raise cause from None
 
 
-def build_module(cfg: DictConfig, class_names: list[str], facts: Mapping[str, Any] | None = None) -> CenterNetModule:
-    """The LightningModule of a configuration, for the classes and facts of its data."""
+def build_module(
+    cfg: DictConfig, class_names: list[str], facts: Mapping[str, Any] | None = None, continues: bool = False
+) -> CenterNetModule:
+    """The LightningModule of a configuration, for the classes and facts of its data. ``continues``: all weights will
+    come from a checkpoint, so none are fetched or read now."""
     task_options = plain(cfg.task)
-    pretrained = cfg.pretrained
+    pretrained = False if continues else cfg.pretrained
     checkpoint = isinstance(pretrained, str) and pretrained.endswith(".ckpt")
     module = CenterNetModule(
         task_options.pop("name"),
@@ -136,6 +144,7 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None, star
     if options["benchmark"] is None:
         mode = cfg.get("test_mode") or cfg.data.get("test_mode")
         options["benchmark"] = not options["deterministic"] and mode in ONE_SIZE
+    _announce_turns(options)
     if (limit := options.pop("max_time", None)) is not None:
         callbacks = [*(callbacks or []), TimeBudget(seconds_of(limit), started)]
         options["max_epochs"] = -1  # the time decides
@@ -173,6 +182,17 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None, star
             reason = str(cause).removeprefix("Trainer.__init__() ").rstrip(".")
             raise InputError(f"trainer: {reason}; python train.py --help trainer=default lists the options") from None
         raise cause from None
+
+
+def _announce_turns(options: Mapping[str, Any]) -> None:
+    """Say so if more processes are asked for than the machine has cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = options["devices"]
+    if options["accelerator"] == "cpu" and isinstance(wanted, int) and wanted > max(cores, 1):
+        log.warning(
+            f"trainer.devices={wanted}, but this machine has {cores} cores: {wanted} processes take turns, which "
+            f"is slower than trainer.devices={cores}"
+        )
 
 
 def _one_of(option: str, value: Any, known: Sequence[str]) -> str:
@@ -237,6 +257,8 @@ def from_checkpoint(path: str | Path, cfg: DictConfig) -> tuple[CenterNetModule,
     for key in ("resolution", "test_mode"):
         if cfg.get(key):
             options[key] = plain(cfg[key])
+    if options.get("batch_size") == "auto":  # for training
+        options["batch_size"] = ((module.run_config or {}).get("data") or {}).get("batch_size", USUAL_BATCH)
     data = build_datamodule(options)
     data.class_names = module.class_names
     return module, data

@@ -109,14 +109,17 @@ def network_weights(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str | None:
     """Why a run cannot resume from a checkpoint: the first difference between two module descriptions, or None."""
     if theirs["task"] != mine["task"]:
-        return f"its task is {theirs['task']}, this run's is {mine['task']}"
+        return f"its task is {theirs['task']}, this run's is {mine['task']}; add task={theirs['task']}"
     if len(theirs["class_names"]) != len(mine["class_names"]):
-        return f"it has {len(theirs['class_names'])} classes, this run has {len(mine['class_names'])}"
+        return (
+            f"it has {len(theirs['class_names'])} classes, this run has {len(mine['class_names'])}; use the same data, "
+            "or start a new run from its weights with pretrained=CHECKPOINT"
+        )
     for place, (a, b) in enumerate(zip(theirs["class_names"], mine["class_names"], strict=True)):
         if a != b:
             return f"class {place} is {a!r} there and {b!r} in this run; use the same classes in the same order"
     if theirs["backbone"] != mine["backbone"]:
-        return f"its network is {theirs['backbone']['name']} ({theirs['backbone']}), this run's {mine['backbone']}"
+        return _other_network(theirs["backbone"], mine["backbone"])
     there, here = (
         build_task(spec["task"], len(spec["class_names"]), spec["facts"], **spec["task_options"]).heads
         for spec in (theirs, mine)
@@ -124,5 +127,16 @@ def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str | None
     for name in dict.fromkeys((*there, *here)):
         a, b = (heads[name].channels if name in heads else 0 for heads in (there, here))
         if a != b:
-            return f"its head {name} has {a} channels, this run's has {b}"
+            return f"its head {name} has {a} channels, this run's has {b}; use the same options of the task"
     return None
+
+
+def _other_network(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
+    """How two descriptions of networks differ."""
+    start = "or start a new run from its weights with pretrained=CHECKPOINT"
+    if theirs["name"] != mine["name"]:
+        name = theirs["name"]
+        return f"its network is {name}, this run's is {mine['name']}; add backbone={name}, {start}"
+    keys = [key for key in dict.fromkeys((*theirs, *mine)) if theirs.get(key) != mine.get(key)]
+    shown = ", ".join(f"backbone.{key} is {theirs.get(key)} there and {mine.get(key)} in this run" for key in keys)
+    return f"{shown}; use the same network, {start}"

@@ -22,6 +22,23 @@ CONFIGS = next(
 
 # Choices of only one of the commands.
 EVAL_ONLY = {("data", "checkpoint")}
+# What presets choose for a training, and an evaluation takes from the checkpoint.
+FROM_CHECKPOINT = {
+    *("task", "backbone", "augment", "schedule", "recipe", "callbacks", "tune"),
+    *("pretrained", "normalization", "teacher", "teacher_weight", "label", "evaluate", "debug"),
+}
+# Keys of other groups that have no effect in an evaluation.
+TRAINING_ONLY = {
+    *("data.resolution", "data.test_mode", "data.augment", "data.seed", "data.divisor"),
+    *("data.train_annotations", "data.train_images", "data.train_split"),
+    *("data.skip_empty", "data.on_bad_image", "data.cache"),
+    *("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.limit_train_batches"),
+    *("trainer.overfit_batches", "trainer.val_check_interval", "trainer.check_val_every_n_epoch"),
+    *("trainer.num_sanity_val_steps", "trainer.gradient_clip_val", "trainer.accumulate_grad_batches"),
+    *("trainer.log_every_n_steps", "trainer.sync_batchnorm"),
+}
+# Top-level keys that replace some of these.
+INSTEAD = {"data.resolution": "resolution", "data.test_mode": "test_mode"}
 
 
 def groups() -> list[str]:
@@ -38,6 +55,8 @@ def options(group: str, command: str = "") -> dict[str, str]:
         found |= {name: spec["about"] for name, spec in ARCHITECTURES.items()}
     if command == "train":
         found = {option: line for option, line in found.items() if (group, option) not in EVAL_ONLY}
+    if command == "eval" and group == "experiment":  # only the data of presets is used
+        found = {option: line for option, line in found.items() if not is_sweep(option)}
     return found
 
 

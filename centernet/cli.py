@@ -9,11 +9,26 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import yaml
 
 from centernet.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
-from centernet.choices import CONFIGS, Default, Node, defaults, groups, options, read_choice, read_nodes
+from centernet.choices import (
+    CONFIGS,
+    FROM_CHECKPOINT,
+    INSTEAD,
+    TRAINING_ONLY,
+    Default,
+    Node,
+    defaults,
+    groups,
+    is_sweep,
+    options,
+    read_choice,
+    read_nodes,
+)
+from centernet.continued import continued_words, is_several, key_of, require_checkpoint, value_of
 from centernet.errors import InputError, did_you_mean
 from centernet.folders import is_first_process
 
@@ -50,11 +65,13 @@ COMMANDS = {
   python train.py backbone=resnet18 resolution=[256,256] schedule.epochs=30
   python train.py -m backbone=resnet18,resnet34          a sweep: one run per value, one table of results
   python train.py ... ckpt=auto                          continue the last run of this command
+  python train.py ckpt=RUN schedule.epochs=60            continue this run with its settings, for longer
   python eval.py ckpt=RUN/best.ckpt                      evaluate""",
     "eval": """CenterNet: objects as points. Evaluates a checkpoint and draws its predictions.
 
   python eval.py ckpt=RUN/best.ckpt                      on the validation data of its training
   python eval.py ckpt=RUN/best.ckpt data.root=DIR        on other data of the same classes
+  python eval.py ckpt=RUN/best.ckpt data.limit=16        on a few images
   python eval.py ckpt=RUN/best.ckpt resolution=[608,608] test_mode=keep
   python eval.py experiment=ctdet_hardnet85 ckpt=CONVERTED.ckpt data.root=COCO""",
 }
@@ -71,7 +88,7 @@ def take_arguments(name: str) -> None:
     """Print help for ``--help``, or prepare ``sys.argv`` and the groups for Hydra. ``name``: the command, train or
     eval.
 
-    Raises ``InputError`` for an unknown choice.
+    Raises ``InputError`` for an unknown choice, and for a checkpoint that does not exist.
     """
     words = sys.argv[1:]
     if {"--help", "-h"} & set(words):
@@ -81,6 +98,13 @@ def take_arguments(name: str) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     words, notes = current_names(words)
+    if name == "train":
+        words, note = continued_words(words)
+        notes += [note] if note else []
+    else:
+        require_effect(words)
+        if (ckpt := value_of(words, "ckpt")) is not None and not is_several(ckpt):
+            require_checkpoint(name, ckpt)
     if is_first_process():
         for note in notes:
             print(note, file=sys.stderr)
@@ -101,6 +125,22 @@ def current_names(words: Sequence[str]) -> tuple[list[str], list[str]]:
             prefix = "++"
         current.append(f"{prefix}{key}{rest}")
     return current, notes
+
+
+def require_effect(words: Sequence[str]) -> None:
+    """Raise ``InputError`` for a word that has no effect in an evaluation."""
+    for word in words:
+        key, value = key_of(word), word.partition("=")[2]
+        if word.startswith("-") or "=" not in word:
+            continue
+        if key == "experiment" and value in options(key) and is_sweep(value):
+            raise InputError("a ladder is a sweep of trainings; use it with python train.py")
+        if key.partition(".")[0] in FROM_CHECKPOINT:
+            raise InputError(f"{key} comes from the checkpoint in an evaluation; leave it out")
+        if key in INSTEAD:
+            raise InputError(f"{key} has no effect in an evaluation; set {INSTEAD[key]}")
+        if key in TRAINING_ONLY or f"{key.rpartition('.')[0]}" in TRAINING_ONLY:
+            raise InputError(f"{key} has no effect in an evaluation; leave it out")
 
 
 def understand_groups(arguments: Sequence[str]) -> None:
@@ -156,12 +196,15 @@ def help_text(name: str, words: Sequence[str] = ()) -> str:
         group, equals, value = word.lstrip("+").partition("=")
         if word.startswith(("-", "~")) or before in WITH_VALUE:
             continue
-        if group in groups():
-            asked += (
-                [_help_choice(group, option) for option in _options_in(value)] if equals else [_help_group(name, group)]
-            )
-        elif not equals:
-            raise InputError(f"unknown group {word!r}; {did_you_mean(word, groups())}")
+        if group not in groups():
+            if not equals:
+                raise InputError(f"unknown group {word!r}; {did_you_mean(word, groups())}")
+        elif name == "eval" and group in FROM_CHECKPOINT:
+            raise InputError(f"{group} comes from the checkpoint in an evaluation; python train.py --help {word}")
+        elif equals:
+            asked += [_help_choice(name, group, option) for option in _options_in(value)]
+        else:
+            asked.append(_help_group(name, group))
     return "\n\n".join(asked) if asked else _overview(name)
 
 
@@ -190,18 +233,33 @@ def _help_group(name: str, group: str) -> str:
     return "\n".join([title, *(f"  {option:<{width}}  {line}" for option, line in rows.items())])
 
 
-def _help_choice(group: str, option: str) -> str:
-    known = options(group)
+def _help_choice(name: str, group: str, option: str) -> str:
+    known = options(group, name if group == "experiment" else "")
     if group == "backbone" and option != "auto":
         return _help_backbone(option)
     if option not in known:
         raise InputError(f"unknown {group} {option!r}; {did_you_mean(option, known)}")
     choice = read_choice(group, option)
+    if name == "eval":
+        chooses = {other: choice for other, choice in choice.chooses.items() if other not in FROM_CHECKPOINT}
+        choice = choice._replace(chooses=chooses, nodes=_effective(choice.nodes, ""))
     chosen = " ".join(f"{other}={name}" for other, name in choice.chooses.items())
     parts = ["\n".join([f"{group}={option}", *choice.header])]
     parts += [f"chooses {chosen}"] if chosen else []
     parts += [show_nodes(choice.nodes)] if choice.nodes else []
     return "\n\n".join(parts)
+
+
+def _effective(nodes: dict[str, Node], prefix: str) -> dict[str, Node]:
+    """Keys without those that have no effect in an evaluation."""
+    kept = {}
+    for key, node in nodes.items():
+        if f"{prefix}{key}" in TRAINING_ONLY or (not prefix and key in FROM_CHECKPOINT):
+            continue
+        value = _effective(node.value, f"{prefix}{key}.") if isinstance(node.value, dict) else node.value
+        if value != {}:
+            kept[key] = replace(node, value=value)
+    return kept
 
 
 def _help_backbone(name: str) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+BAD_INPUT = 2
+"""Exit status of a command that was given bad input."""
+
 
 class InputError(ValueError):
     """Invalid input. The message is one sentence: what is wrong, where, what to do."""
@@ -24,3 +27,23 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str | None = None) 
     if close:
         return f"did you mean {', '.join(close)}?"
     return otherwise or f"choose one of {', '.join(known)}"
+
+
+def propose(key: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown dotted key: keys of this name elsewhere, the closest ones, or its
+    neighbors. ``known``: all dotted keys."""
+    above, _, last = key.rpartition(".")
+    ends: dict[str, list[str]] = {}
+    for name in known:
+        last_of = name.rpartition(".")[2]
+        if name != key and not name.startswith(("recipe.", "tune.")) and last_of != "_target_":  # never what is meant
+            ends.setdefault(last_of, []).append(name)
+    if last in ends:
+        return f"did you mean {', '.join(ends[last][:3])}?"
+    beside = [name for names in ends.values() for name in names if above and name.rpartition(".")[0] == above]
+    pool = {name.rpartition(".")[2]: [name] for name in beside} or ends
+    if close := difflib.get_close_matches(last, pool, n=3, cutoff=0.6):
+        return f"did you mean {', '.join(name for end in close for name in pool[end][:1])}?"
+    if beside:
+        return f"{above} has {', '.join(name.rpartition('.')[2] for name in beside)}"
+    return "--help lists what can be set"

@@ -1,4 +1,5 @@
-"""Run folders: a new one for every run, the old one for a run that continues, none for helper processes.
+"""Run folders: a new one for every run, the old one for a run that continues, none for helper processes. Also whether
+files and folders are there and can be written.
 
 Plain Python, as it runs before anything heavy is imported.
 """
@@ -15,8 +16,12 @@ from pathlib import Path
 
 import yaml
 
+from centernet.errors import InputError
+
 STAMP = "CENTERNET_RUN_STAMP"
 """Environment variable with the name of the next run folder, in place of the time."""
+RECORD = Path(".hydra", "overrides.yaml")
+"""Where a run folder records the overrides of its run."""
 # Of torchrun, Slurm's srun, and Lightning's own launcher on one node and on several.
 _RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 
@@ -83,7 +88,7 @@ def same_run(parent: str | Path, overrides: Sequence[str]) -> Path | None:
 def overrides_of(folder: Path) -> list[str] | None:
     """The overrides that a run was started with; None if they are not recorded."""
     try:
-        return list(yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text()))
+        return list(yaml.safe_load((folder / RECORD).read_text()))
     except (OSError, yaml.YAMLError, TypeError):
         return None
 
@@ -96,3 +101,43 @@ def _scratch() -> str:
     folder = tempfile.mkdtemp(prefix="centernet-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+# Paths that a user gives.
+
+
+def require_file(path: str | Path, message: str) -> None:
+    """Raise ``InputError`` with this message unless the path is a file."""
+    if not Path(path).is_file():
+        raise InputError(message)
+
+
+def require_folder(path: str | Path, message: str) -> None:
+    """Raise ``InputError`` with this message unless the path is a folder."""
+    if not Path(path).is_dir():
+        raise InputError(message)
+
+
+def require_writable(folder: str | Path, option: str) -> None:
+    """Raise ``InputError`` unless files can be written into a folder, which need not exist yet. ``option`` chooses
+    it. Leaves nothing behind."""
+    folder = Path(folder)
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise InputError(f"{option}={folder} cannot be used: {existing} is a file; choose a folder")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{option}={folder} cannot be used: nothing can be written into {existing} ({error.strerror}); choose "
+            "another folder"
+        ) from None
+
+
+def require_writable_file(path: str | Path, option: str) -> None:
+    """Raise ``InputError`` unless this file can be written. ``option`` chooses it. Leaves nothing behind."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{option}={path} is a folder; give the name of a file")
+    require_writable(path.parent, option)

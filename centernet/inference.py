@@ -17,6 +17,7 @@ from centernet.data.transforms import eval_pipeline, warp_image
 from centernet.detector import Detector
 from centernet.errors import InputError
 from centernet.fields import unbatch
+from centernet.models.centernet import require_divisible
 from centernet.modes import Modes
 from centernet.tasks import Task
 
@@ -30,7 +31,7 @@ class Predictor:
     ``inference``: options of ``centernet.modes.Modes``, such as ``{"flip": True, "scales": [0.5, 1, 2]}``;
     ``bit_depth``: the bits that 16-bit images use (``read_image``); ``batch_size``: number of images per batch.
     ``Predictor.from_checkpoint(path)`` takes all but the last from the checkpoint. Raises ``InputError`` for an unknown
-    mode or a batch size below 1.
+    mode, a batch size below 1, or a resolution that the network cannot take.
     """
 
     def __init__(
@@ -47,6 +48,8 @@ class Predictor:
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size} is too small; use at least 1")
+        if mode != "keep":
+            require_divisible(resolution, getattr(detector.network, "divisor", 1))
         self.detector = detector.eval().to(device)
         if inference is not None:
             self.detector.use(inference)

@@ -31,7 +31,7 @@ from centernet.detector import build_detector
 from centernet.epoch import EpochLosses, FiniteCheck, Unchecked
 from centernet.errors import InputError
 from centernet.metrics.rows import ImageMetric
-from centernet.models.centernet import network_spec
+from centernet.models.centernet import network_spec, require_divisible
 from centernet.modes import Modes
 from centernet.resume import PROGRESS, continue_epoch, keep_settings, repeat_validation, steps_done
 from centernet.schedule import Schedule
@@ -114,6 +114,7 @@ class CenterNetModule(pl.LightningModule):
         self.metric = self.new_metric()
         self.per_class: dict[str, dict[str, float]] = {}
         self.run_config: dict[str, Any] | None = None  # resolved, plain; set by the command line
+        self.overrides: list[str] | None = None  # the words of the command line that it was made from
         # How images become inputs; kept from a loaded checkpoint unless a data module replaces it.
         self.eval_spec: dict[str, Any] | None = None
         self.clock: Clock | None = None  # of a training that ends at a time; set by its callback
@@ -313,6 +314,7 @@ class CenterNetModule(pl.LightningModule):
             return schedule.factor(self.clock.progress * schedule.epochs if self.clock else step / per_epoch)
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        self._announce_batch()
         self._announce_rate(global_batch * trainer.accumulate_grad_batches)
         if self._resumed is not None:
             checkpoint, self._resumed = self._resumed, None
@@ -339,10 +341,12 @@ class CenterNetModule(pl.LightningModule):
             Precision.clip_gradients(self.trainer.precision_plugin, optimizer, gradient_clip_val or 0, kind)
 
     def _global_batch(self) -> int:
-        """Images per batch of all processes together."""
-        data = getattr(self.trainer, "datamodule", None)
+        """Images per batch of all processes together, which never are more than the data has."""
+        data, processes = getattr(self.trainer, "datamodule", None), self.trainer.world_size
         own = getattr(data, "batch_size", None) or getattr(self.trainer.train_dataloader, "batch_size", None)
-        return (own or self.schedule.lr_batch_size or 1) * self.trainer.world_size
+        if own and (images := len(getattr(data, "datasets", {}).get("train", ()))):
+            own = min(own, math.ceil(images / processes))
+        return (own or self.schedule.lr_batch_size or 1) * processes
 
     def _batches_per_epoch(self) -> float:
         trainer, data = self.trainer, getattr(self.trainer, "datamodule", None)
@@ -352,6 +356,16 @@ class CenterNetModule(pl.LightningModule):
         # Lightning's loaders would start to load at once, before a checkpoint's epoch is known.
         batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
         return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+    def _announce_batch(self) -> None:
+        data, processes = getattr(self.trainer, "datamodule", None), self.trainer.world_size
+        wanted, images = getattr(data, "batch_size", 0), len(getattr(data, "datasets", {}).get("train", ()))
+        if images and wanted > math.ceil(images / processes):
+            have = f"{images} training images" + (f" for {processes} processes" if processes > 1 else "")
+            log.warning(
+                f"data.batch_size={wanted} is more than there is: {have}; a batch has {math.ceil(images / processes)}, "
+                "and the learning rate is for that"
+            )
 
     def _announce_rate(self, batch: int) -> None:
         if self.schedule.lr_batch_size not in (None, batch):
@@ -400,6 +414,7 @@ class CenterNetModule(pl.LightningModule):
             },
             "eval": self.eval_spec,
             "config": self.run_config,
+            "overrides": self.overrides,
         }
 
 
@@ -431,23 +446,6 @@ class DddModule(CenterNetModule):
     """Monocular 3D boxes; ``task="ddd_dle"`` for MonoDLE's findings."""
 
     TASK, BACKBONE, NORMALIZATION = "ddd", "dla34", "imagenet"
-
-
-def require_divisible(resolution: Sequence[int], divisor: int) -> None:
-    """Raise ``InputError`` with the nearest valid sizes if height or width is not a multiple of ``divisor``."""
-    try:
-        height, width = (int(side) for side in resolution)
-    except (TypeError, ValueError):
-        raise InputError(f"resolution={resolution!r} must be [height, width], such as [512,512]") from None
-    if height % divisor == 0 and width % divisor == 0 and height > 0 and width > 0:
-        return
-
-    def near(side: int, up: bool) -> int:
-        return max(divisor, (side // divisor + (up and side % divisor > 0)) * divisor)
-
-    low, high = (near(height, False), near(width, False)), (near(height, True), near(width, True))
-    nearest = f"{low[0]}x{low[1]}" + (f", {high[0]}x{high[1]}" if high != low else "")
-    raise InputError(f"input {height}x{width} is not divisible by {divisor}; use {nearest}")
 
 
 def load_module(

@@ -27,18 +27,22 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 def newest_checkpoint(folder: str | Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint of a run folder (None: there is none), and a sentence for each damaged one."""
-    damaged = []
+    path, _, damaged = newest_content(folder)
+    return path, damaged
+
+
+def newest_content(folder: str | Path) -> tuple[Path | None, dict[str, Any], list[str]]:
+    """The same with the content of the checkpoint."""
+    damaged: list[str] = []
     for name in (LAST, PREVIOUS, "best.ckpt"):
         path = Path(folder) / name
         if not path.is_file():
             continue
         try:
-            read_checkpoint(path)
+            return path, read_checkpoint(path), damaged
         except InputError as error:
             damaged.append(f"{error}; taking the one before")
-            continue
-        return path, damaged
-    return None, damaged
+    return None, {}, damaged
 
 
 def repeat_validation(loops: dict[str, Any], is_validating: bool) -> None:

@@ -19,9 +19,8 @@ from centernet.data.images import read_sizes
 from centernet.data.pixels import free_memory
 from centernet.data.transforms import eval_pipeline
 from centernet.errors import InputError
-from centernet.models.centernet import divisor_of, has_trained_weights
+from centernet.models.centernet import divisor_of, has_trained_weights, require_divisible
 from centernet.models.summary import build_counted, count_activations
-from centernet.module import require_divisible
 from centernet.ops.affine import Size
 from centernet.ops.boxes import box_area
 from centernet.structures import Head
@@ -66,6 +65,21 @@ class Choice(NamedTuple):
         return f"{self.key.removesuffix('.name')}={shown}"
 
 
+def take_over(cfg: DictConfig, theirs: Mapping[str, Any] | None) -> None:
+    """Replace every ``auto`` by the value of the training that goes on: the machine and the data may be others now.
+
+    ``theirs``: the plain configuration in its checkpoint, None if it has none.
+    """
+    for key in KEYS:
+        if OmegaConf.select(cfg, key) != AUTO:
+            continue
+        value: Any = theirs
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value not in (None, AUTO):
+            OmegaConf.update(cfg, key, value)
+
+
 def settle(cfg: DictConfig) -> list[Choice]:
     """Replace every ``auto`` in a training's configuration; returns what was chosen and why.
 
@@ -79,6 +93,8 @@ def settle(cfg: DictConfig) -> list[Choice]:
             OmegaConf.update(cfg, key, value)
             chosen.append(Choice(key, value, reason))
 
+    if isinstance(cfg.resolution, int):
+        OmegaConf.update(cfg, "resolution", [cfg.resolution] * 2)
     has_gpu = cfg.trainer.accelerator in ("auto", "gpu") and torch.cuda.is_available()
     machine = "with a GPU" if has_gpu else "without a GPU"
     if "backbone.name" in wanted:

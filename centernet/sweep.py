@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from centernet.choices import is_sweep, options, read_choice
 from centernet.cli import WITH_VALUE, understand_groups
+from centernet.composition import check, reason_of
 from centernet.errors import InputError
 from centernet.ladder import compared_with, ladder_jobs
 from centernet.runs import (
@@ -130,10 +131,11 @@ class Sweep(Sweeper):
     def _composes(self, number: int, job: list[str]) -> bool:
         try:
             understand_groups(job)
-            self.validate_batch_is_legal([job])
+            # Its paths are left to the job, which may run on another machine.
+            check(self.config.hydra.job.name, self.hydra_context.config_loader.load_sweep_config(self.config, job))
         except (InputError, HydraException) as error:
-            # The first paragraph; Hydra's others list search paths.
-            words = (str(error) or str(error.__cause__)).partition("\n\n")[0].split()
+            name = self.config.hydra.job.name
+            words = (str(error) if isinstance(error, InputError) else reason_of(error, name, job)).split()
             folder = self.folder / str(number)
             start_status(folder)
             fail_status(folder, " ".join(words))

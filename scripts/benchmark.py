@@ -32,7 +32,6 @@ import json
 import multiprocessing
 import os
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,7 +44,9 @@ import torch
 
 from centernet.app import CONFIGS, understand_groups
 from centernet.choices import defaults
+from centernet.command import run_command
 from centernet.errors import InputError
+from centernet.folders import require_writable_file
 
 
 def main() -> None:
@@ -69,24 +70,22 @@ def main() -> None:
         "--bf16", action="store_true", help="networks: 16-bit convolutions, as trainer.precision=bf16-mixed"
     )
     args = parser.parse_intermixed_args()  # options may be mixed with overrides
-    try:
-        if args.kind == "data":
-            benchmark_data(args.overrides, args.rounds)
-        elif args.kind == "startup":
-            benchmark_startup(**_counts(args.overrides, ("images", "boxes")))
-        elif args.kind == "encode":
-            benchmark_encode(args.overrides, args.rounds)
-        elif args.kind == "decode":
-            benchmark_decode(args.rounds, **_counts(args.overrides, ("batch", "side", "k")))
-        elif args.kind == "gpu":
-            benchmark_gpu(args.device, args.networks, args.batch, args.resolution, args.rounds, args.json)
-        elif args.kind == "networks":
-            (batch,) = args.batch if len(args.batch) == 1 else ["8"]
-            benchmark_networks(args.overrides or NETWORKS, tuple(args.size), int(batch), args.bf16, args.rounds)
-        else:
-            benchmark_kitti(**_counts(args.overrides, ("frames", "detections")))
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    if args.kind == "data":
+        benchmark_data(args.overrides, args.rounds)
+    elif args.kind == "startup":
+        benchmark_startup(**_counts(args.overrides, ("images", "boxes")))
+    elif args.kind == "encode":
+        benchmark_encode(args.overrides, args.rounds)
+    elif args.kind == "decode":
+        benchmark_decode(args.rounds, **_counts(args.overrides, ("batch", "side", "k")))
+    elif args.kind == "gpu":
+        require_writable_file(args.json, "--json")
+        benchmark_gpu(args.device, args.networks, args.batch, args.resolution, args.rounds, args.json)
+    elif args.kind == "networks":
+        (batch,) = args.batch if len(args.batch) == 1 else ["8"]
+        benchmark_networks(args.overrides or NETWORKS, tuple(args.size), int(batch), args.bf16, args.rounds)
+    else:
+        benchmark_kitti(**_counts(args.overrides, ("frames", "detections")))
 
 
 def benchmark_data(overrides: list[str], rounds: int) -> None:
@@ -605,4 +604,4 @@ __all__: Iterable[str] = (
 )
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -8,35 +8,37 @@ ckpt=OUT`, `scripts/demo.py OUT` and `train.py pretrained=OUT`. Code in the file
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytorch_lightning as pl
-import torch
+from centernet.command import imports, run_command
+from centernet.errors import InputError
+from centernet.folders import require_file, require_writable_file
 
-from centernet.data.transforms import EVAL_MODES
-from centernet.models.convert import Conversion, convert_checkpoint
-from centernet.models.originals import NETWORKS, TASKS, tested_as
-from centernet.module import CenterNetModule, require_divisible
-from centernet.structures import InputError
+if TYPE_CHECKING:
+    from centernet.models.convert import Conversion
+    from centernet.module import CenterNetModule
+
+MODES = ("fit", "keep", "stretch", "width")  # of centernet.data.transforms, which takes seconds to import
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("original", help="the .pth file")
     parser.add_argument("out", type=Path, help="the checkpoint to write (.ckpt)")
-    parser.add_argument("--arch", help=f"network (default: detected): {', '.join(NETWORKS)}")
-    parser.add_argument("--task", help=f"task (default: detected): {', '.join(TASKS)}")
+    parser.add_argument("--arch", help="network (default: detected), such as dla34")
+    parser.add_argument("--task", help="task (default: detected), such as ctdet")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="class names (default: the published ones)")
     parser.add_argument("--resolution", type=int, nargs=2, metavar=("H", "W"), help="input size of predictions")
-    parser.add_argument("--mode", choices=EVAL_MODES, help="how images become inputs (default: as published)")
+    parser.add_argument("--mode", choices=MODES, help="how images become inputs (default: as published)")
     args = parser.parse_args()
-    try:
-        conversion = convert_checkpoint(args.original, args.arch, args.task, args.classes)
-        module = write_checkpoint(conversion, args.out, args.resolution, args.mode)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    require_file(args.original, f"{args.original}: the file does not exist; give a checkpoint")
+    require_writable_file(args.out, "OUT")
+    with imports():
+        from centernet.models.convert import convert_checkpoint
+    conversion = convert_checkpoint(args.original, args.arch, args.task, args.classes)
+    module = write_checkpoint(conversion, args.out, args.resolution, args.mode)
     print(conversion.report)
     evaluation = module.eval_spec
     print(f"predicts in mode {evaluation['mode']} at {evaluation['resolution'][0]}x{evaluation['resolution'][1]}")
@@ -47,6 +49,13 @@ def write_checkpoint(
     conversion: Conversion, out: Path, resolution: Sequence[int] | None = None, mode: str | None = None
 ) -> CenterNetModule:
     """Write a conversion as a complete checkpoint and return its module."""
+    import pytorch_lightning as pl
+    import torch
+
+    from centernet.models.centernet import require_divisible
+    from centernet.models.originals import tested_as
+    from centernet.module import CenterNetModule
+
     spec = conversion.spec
     module = CenterNetModule(
         spec["task"],
@@ -79,4 +88,4 @@ def write_checkpoint(
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

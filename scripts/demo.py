@@ -12,16 +12,16 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from centernet.data.images import find_images, read_image
-from centernet.data.readers import IMAGE_READERS
-from centernet.data.transforms import EVAL_MODES
+from centernet.command import hidden, imports, run_command
 from centernet.errors import InputError
-from centernet.inference import Predictor
-from centernet.visualize import Look, draw_objects, enlarge, overlay_heatmap, panel, save_image, views_from_above
+from centernet.folders import require_file, require_writable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MODES = ("fit", "keep", "stretch", "width")  # of centernet.data.transforms, which takes seconds to import
 
 
 def main() -> None:
@@ -33,28 +33,47 @@ def main() -> None:
     parser.add_argument(
         "--resolution", type=int, nargs=2, metavar=("H", "W"), help="input size; default: the training's"
     )
-    parser.add_argument("--mode", choices=EVAL_MODES, help="how images become inputs; default: the training's")
+    parser.add_argument("--mode", choices=MODES, help="how images become inputs; default: the training's")
     parser.add_argument("--device", help="cpu, cuda, ...; default: cuda if available")
     parser.add_argument("--bit-depth", type=int, help="bits that 16-bit images use; default: the training's")
     parser.add_argument("--heatmap", action="store_true", help="also write the heatmaps over each image")
     parser.add_argument("--calib", type=Path, help="3D: KITTI calibration file, or a folder with one per image")
     parser.add_argument("--focal", type=float, help="3D without calibration: focal length in image pixels")
     args = parser.parse_args()
-    try:
-        run(args)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    check(args)
+    run(args)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise ``InputError`` for arguments that cannot work, before the imports that take seconds."""
+    if not Path(args.images).exists():
+        raise InputError(f"{args.images} does not exist; give an image file or a folder of images")
+    require_file(args.checkpoint, f"{args.checkpoint}: the file does not exist; give a checkpoint")
+    require_writable(args.out, "--out")
+    if args.focal is not None and args.calib is not None:
+        raise InputError("--calib and --focal both define the camera; give one of them")
+    if args.calib is not None and not args.calib.exists():
+        raise InputError(f"--calib {args.calib} does not exist; give a KITTI calibration file or a folder of them")
 
 
 def run(args: argparse.Namespace) -> None:
     """Load, detect, draw, write."""
+    with imports(), hidden("wandb"):
+        from centernet.data.images import find_images, read_image
+        from centernet.inference import Predictor
+        from centernet.visualize import (
+            Look,
+            draw_objects,
+            enlarge,
+            overlay_heatmap,
+            panel,
+            save_image,
+            views_from_above,
+        )
     paths = find_images(args.images)
-    predictor = Predictor.from_checkpoint(
-        args.checkpoint, args.resolution, args.mode, args.device, bit_depth=args.bit_depth
-    )
+    device = None if args.device is None else usable_device(args.device)
+    predictor = Predictor.from_checkpoint(args.checkpoint, args.resolution, args.mode, device, bit_depth=args.bit_depth)
     task = predictor.task
-    if args.focal is not None and args.calib is not None:
-        raise InputError("--calib and --focal both define the camera; give one of them")
     if not task.IMAGE_FIELDS and (args.focal is not None or args.calib is not None):
         raise InputError(f"{args.checkpoint} does not predict 3D boxes; remove --calib and --focal")
     if args.focal is not None and not 0 < args.focal < float("inf"):
@@ -62,45 +81,61 @@ def run(args: argparse.Namespace) -> None:
     threshold = task.threshold if args.threshold is None else args.threshold
     root = Path(args.images) if Path(args.images).is_dir() else paths[0].parent
     found, failed, started = {}, 0, time.perf_counter()
-    for path in paths:
-        name = path.relative_to(root)
-        try:
-            image = read_image(path, bit_depth=predictor.bit_depth)
-            fields = image_fields(task, path, args, image.shape[:2])
-        except InputError as error:
-            # One broken file must not stop the others; the exit code reports it.
-            print(f"error: {error}", file=sys.stderr)
-            failed += 1
-            continue
-        result = predictor(image, threshold, **fields)
-        found[str(name)] = describe(result)
-        big, factor = enlarge(image)
-        rows = {field: value.numpy() for field, value in result.items() if field != "names"}
-        look = Look(predictor.class_names, task.facts, fields)
-        picture = draw_objects(big, rows, look, factor)
-        if views := views_from_above(rows, look):
-            picture = panel({str(name): picture, **views}, below=True)
-        target = (args.out / name).with_suffix(".png")
-        save_image(target, picture)
-        if args.heatmap:
-            for head in [head for head, about in task.heads.items() if about.is_heatmap]:
-                heatmap, matrix = predictor.heatmap(image, head)
-                over = overlay_heatmap(image, heatmap, matrix, task.stride)
-                save_image(target.with_name(f"{target.stem}_{head}.png"), over)
-        counts = {label: result["names"].count(label) for label in dict.fromkeys(result["names"])}
-        print(f"{name}: {', '.join(f'{n} {label}' for label, n in counts.items()) or 'nothing'}")
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "detections.json").write_text(json.dumps(found, indent=1))
+    try:
+        for path in paths:
+            name = path.relative_to(root)
+            try:
+                image = read_image(path, bit_depth=predictor.bit_depth)
+                fields = image_fields(task, path, args, image.shape[:2])
+            except InputError as error:
+                # One broken file must not stop the others; the exit code reports it.
+                print(f"error: {error}", file=sys.stderr)
+                failed += 1
+                continue
+            result = predictor(image, threshold, **fields)
+            found[str(name)] = describe(result)
+            big, factor = enlarge(image)
+            rows = {field: value.numpy() for field, value in result.items() if field != "names"}
+            look = Look(predictor.class_names, task.facts, fields)
+            picture = draw_objects(big, rows, look, factor)
+            if views := views_from_above(rows, look):
+                picture = panel({str(name): picture, **views}, below=True)
+            target = (args.out / name).with_suffix(".png")
+            save_image(target, picture)
+            if args.heatmap:
+                for head in [head for head, about in task.heads.items() if about.is_heatmap]:
+                    heatmap, matrix = predictor.heatmap(image, head)
+                    over = overlay_heatmap(image, heatmap, matrix, task.stride)
+                    save_image(target.with_name(f"{target.stem}_{head}.png"), over)
+            counts = {label: result["names"].count(label) for label in dict.fromkeys(result["names"])}
+            print(f"{name}: {', '.join(f'{n} {label}' for label, n in counts.items()) or 'nothing'}")
+    finally:  # also what was found before Ctrl-C
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "detections.json").write_text(json.dumps(found, indent=1))
     seconds = time.perf_counter() - started
     print(f"{len(found)} images in {seconds:.1f} s; pictures and detections.json in {args.out}/")
     if failed:
         sys.exit(f"error: {failed} of {len(paths)} images failed, see above")
 
 
+def usable_device(name: str) -> str:
+    """The name, if torch knows this device and the machine has it; raises ``InputError`` otherwise."""
+    import torch
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        known = "cpu or cuda" if torch.cuda.is_available() else "cpu; no CUDA device is available"
+        raise InputError(f"--device {name} is not a device of this machine; use {known}") from None
+    return name
+
+
 def image_fields(task: Any, path: Path, args: argparse.Namespace, size: tuple[int, int]) -> dict[str, np.ndarray]:
     """What the task needs to know of an image of ``size`` (height, width) besides its pixels."""
     if args.focal is not None:
         return {name: value.numpy() for name, value in task.image_fields({"focal": args.focal}, size).items()}
+    from centernet.data.readers import IMAGE_READERS
+
     return {name: IMAGE_READERS[name](path, args.calib) for name in task.IMAGE_FIELDS}
 
 
@@ -121,4 +156,4 @@ def describe(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

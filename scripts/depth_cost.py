@@ -7,12 +7,12 @@ that of its matching object (same class, 2D overlap above one half). The remaini
 from __future__ import annotations
 
 import argparse
-import sys
-
-import torch
 
 from centernet.app import CONFIGS, understand_groups
-from centernet.structures import InputError
+from centernet.command import imports, run_command
+from centernet.composition import composed
+from centernet.continued import require_checkpoint
+from centernet.errors import InputError
 
 
 def main() -> None:
@@ -20,25 +20,24 @@ def main() -> None:
     parser.add_argument("checkpoint", help="RUN/best.ckpt of a 3D task")
     parser.add_argument("overrides", nargs="*", help="as for eval.py: data.root=DIR resolution=[384,1280]")
     args = parser.parse_args()
-    from hydra.errors import HydraException
-
-    try:
+    require_checkpoint("eval", args.checkpoint)
+    with imports():
+        import torch
+    with torch.inference_mode():
         run(args.checkpoint, args.overrides)
-    except (InputError, HydraException) as error:
-        sys.exit(f"error: {str(error).splitlines()[0]}")
 
 
-@torch.inference_mode()
 def run(checkpoint: str, overrides: list[str]) -> None:
     """Evaluate twice and print both."""
-    from hydra import compose, initialize_config_dir
+    import torch
+    from hydra import initialize_config_dir
 
     from centernet.build import from_checkpoint
     from centernet.tasks.terms.space import Depth, put_true_depth
 
     understand_groups(overrides)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("eval", [f"ckpt={checkpoint}", "paths.run=.", *overrides])
+        cfg = composed("eval", [f"ckpt={checkpoint}", "paths.run=.", *overrides])
     module, data = from_checkpoint(checkpoint, cfg)
     task = module.task
     depth = next((term for term in task.terms.values() if isinstance(term, Depth)), None)
@@ -72,4 +71,4 @@ def run(checkpoint: str, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

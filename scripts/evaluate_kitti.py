@@ -9,14 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from centernet.command import run_command
 from centernet.data.kitti_format import TYPES, Labels, objects_of, read_labels
 from centernet.fields import stack_objects
+from centernet.folders import require_writable_file
 from centernet.metrics.kitti import PROTOCOLS, KittiAP
 from centernet.metrics.rows import percent
 from centernet.structures import Detections, InputError
@@ -35,14 +36,13 @@ def main() -> None:
     parser.add_argument("--classes", nargs="+", default=["Car", "Pedestrian", "Cyclist"], metavar="CLASS")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers (0 .. 1) to this file")
     args = parser.parse_args()
-    try:
-        run(args)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    run(args)
 
 
 def run(args: argparse.Namespace) -> None:
     """Read, evaluate, print, write."""
+    if args.json:
+        require_writable_file(args.json, "--json")
     class_names = known_types(args.classes)
     frames = find_frames(args.labels, args.results)
     metric = KittiAP(class_names, args.overlap)
@@ -67,11 +67,8 @@ def run(args: argparse.Namespace) -> None:
         numbers = {name: _plain(float(value)) for name, value in results.items()}
         classes = {name: {key: _plain(v) for key, v in row.items()} for name, row in metric.per_class.items()}
         content = {"frames": len(frames), "overlap": args.overlap, "results": numbers, "per_class": classes}
-        try:
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            args.json.write_text(json.dumps(content, indent=1))
-        except OSError as error:
-            raise InputError(f"--json {args.json} cannot be written ({error.strerror})") from None
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(content, indent=1))
 
 
 def known_types(names: Sequence[str]) -> list[str]:
@@ -118,4 +115,4 @@ def _plain(value: float) -> float | None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

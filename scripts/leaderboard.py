@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 
+from centernet.command import run_command
 from centernet.errors import InputError
+from centernet.folders import require_writable_file
 from centernet.ladder import compared_with
 from centernet.runs import (
     Run,
@@ -39,24 +40,23 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw the result over its cost, or by KEY")
     parser.add_argument("--over", choices=list(OVER), default="time", help="cost in the plot (default: time)")
     args = parser.parse_args()
-    try:
-        runs = [run for folder in args.folders for run in find_runs(folder)]
-        names = metric_names(runs, args.metric)
-        width = shutil.get_terminal_size((120, 24)).columns
-        if args.by:
-            print(grouped_table(runs, args.by, width, args.metric))
-        else:
-            runs = best_first(runs, names[0]) if names else runs
-            print(table(runs, width, args.metric))
-        if args.csv:
-            write_csv(runs, args.csv)
-        if args.plot and args.by:
-            draw_by(runs, names, args.by, args.plot)
-        elif args.plot:
-            draw(runs, names, args.over, args.plot)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    for option, path in (("--csv", args.csv), ("--plot", args.plot)):
+        if path is not None:
+            require_writable_file(path, option)
+    runs = [run for folder in args.folders for run in find_runs(folder)]
+    names = metric_names(runs, args.metric)
+    width = shutil.get_terminal_size((120, 24)).columns
+    if args.by:
+        print(grouped_table(runs, args.by, width, args.metric))
+    else:
+        runs = best_first(runs, names[0]) if names else runs
+        print(table(runs, width, args.metric))
+    if args.csv:
+        write_csv(runs, args.csv)
+    if args.plot and args.by:
+        draw_by(runs, names, args.by, args.plot)
+    elif args.plot:
+        draw(runs, names, args.over, args.plot)
 
 
 def draw(runs: list[Run], names: list[str], over: str, path: Path) -> None:
@@ -89,4 +89,4 @@ def draw_by(runs: list[Run], names: list[str], key: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -7,13 +7,9 @@ takes seconds.
 from __future__ import annotations
 
 import argparse
-import sys
 
-from centernet.models import ARCHITECTURES
-from centernet.models.originals import published_task
-from centernet.models.summary import build_counted, count_macs, count_parameters
-from centernet.structures import InputError
-from centernet.tasks import build_task
+from centernet.architectures import ARCHITECTURES
+from centernet.command import imports, run_command
 
 
 def main() -> None:
@@ -31,10 +27,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     sizes = [(given[0], given[-1]) for given in args.resolution or [[512]]]
-    try:
-        rows = [describe(name, args.neck, args.classes, sizes) for name in args.names]
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    rows = [describe(name, args.neck, args.classes, sizes) for name in args.names]
     titles = ["network", "parameters", *(f"GMACs {h}x{w}" for h, w in sizes), "stride", "divisor", "stacks"]
     widths = [max(len(row[column]) for row in [titles, *rows]) for column in range(len(titles))]
     for row in [titles, *rows]:
@@ -48,6 +41,10 @@ def main() -> None:
 
 def describe(name: str, neck: str | None, classes: int, sizes: list[tuple[int, int]]) -> list[str]:
     """The row of one network."""
+    with imports():
+        from centernet.models.originals import published_task
+        from centernet.models.summary import build_counted, count_macs, count_parameters
+        from centernet.tasks import build_task
     heads = build_task(published_task(name), classes).heads
     network = build_counted({"name": name, "neck": neck}, heads)
     fits = [all(side % network.divisor == 0 for side in size) for size in sizes]
@@ -62,4 +59,4 @@ def describe(name: str, neck: str | None, classes: int, sizes: list[tuple[int, i
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -43,8 +43,8 @@ def test_the_overview_marks_the_defaults_and_names_the_keys_with_their_comments(
     shown = cli.help_text("train")
     for line in ("  ctdet_iou * ", "  modern * ", "  shapes * ", "  auto * "):
         assert f"\n{line}" in shown
-    assert re.search(r"\n  seed: 0\n", shown)
-    assert re.search(r"\n  ckpt: null +# RUN continues in that folder, auto in the last one of the same ", shown)
+    assert re.search(r"\n  seed: 0 +# of random weights", shown)
+    assert re.search(r"\n  ckpt: null +# RUN continues in that folder with its settings, auto in the la", shown)
 
 
 def test_the_evaluation_lists_its_own_groups_and_keys():
@@ -53,6 +53,34 @@ def test_the_evaluation_lists_its_own_groups_and_keys():
     assert "pictures: 8" in shown
     for group in ("task", "backbone", "augment", "schedule", "callbacks"):
         assert not re.search(rf"^{group}: ", shown, re.MULTILINE), f"{group} comes from the checkpoint"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_key_of_the_overview_is_explained(name):
+    lines = cli.help_text(name).partition("\nKeys (")[2].partition("\nMore help")[0].splitlines()[2:]
+    keys = [line for line in lines if line.strip() and not line.rstrip().endswith(":")]
+    assert len(keys) >= 6
+    for line in keys:
+        assert "  # " in line, line
+
+
+def test_the_evaluation_does_not_list_what_has_no_effect_there():
+    trainer = cli.help_text("eval", ["trainer=default"])
+    assert "\n  precision: auto" in trainer
+    assert "\n  limit_val_batches: null" in trainer
+    for key in ("max_epochs", "gradient_clip_val", "accumulate_grad_batches", "val_check_interval"):
+        assert key not in trainer
+        assert key in cli.help_text("train", ["trainer=default"])
+    data = cli.help_text("eval", ["data=coco"])
+    assert "\n  val_annotations: null" in data
+    for key in ("train_annotations", "augment", "skip_empty", "recipe:"):
+        assert key not in data
+    preset = cli.help_text("eval", ["experiment=ctdet_hardnet85"])
+    assert "\nchooses data=coco\n" in preset
+    assert "pretrained" not in preset
+    assert "ladder" not in options_in(cli.help_text("eval"), "experiment")
+    with pytest.raises(InputError, match=r"task comes from the checkpoint in an evaluation; python train.py --help t"):
+        cli.help_text("eval", ["task=ddd"])
 
 
 def test_files_to_inherit_from_are_not_offered():

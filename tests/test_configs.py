@@ -301,6 +301,16 @@ def test_every_trainer_instantiates_with_every_logger(trainer, logger, tmp_path)
     assert {type(c).__name__ for c in made.callbacks} >= {"BestAndLast", "History", "Pictures", "SaveOnInterrupt"}
 
 
+def test_more_processes_than_the_machine_has_cores_are_said_to_take_turns(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    for devices, is_said in ((2, False), (5, True)):
+        cfg = compose_run(["trainer=ddp_cpu", f"trainer.devices={devices}"])
+        cfg.paths.run = str(tmp_path)
+        caplog.clear()
+        build.build_trainer(cfg)
+        assert ("this machine has 2 cores: 5 processes take turns" in caplog.text) == is_said
+
+
 def test_a_callback_can_be_left_out(tmp_path):
     cfg = compose_run(["~callbacks.pictures"])
     cfg.paths.run = str(tmp_path)

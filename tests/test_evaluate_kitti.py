@@ -46,7 +46,8 @@ def script(monkeypatch, capsys) -> Callable[..., tuple[int | str, str]]:
             runpy.run_path(str(ROOT / "scripts" / "evaluate_kitti.py"), run_name="__main__")
         except SystemExit as stop:
             code = stop.code or 0
-        return code, capsys.readouterr().out
+        out, err = capsys.readouterr()
+        return err.strip() if code == 2 else code, out
 
     return call
 
@@ -131,4 +132,4 @@ def test_classes_that_are_none_or_come_twice_are_named(script, folders):
 def test_a_json_that_cannot_be_written_is_named(script, folders, tmp_path):
     (tmp_path / "file").write_text("")
     target = tmp_path / "file" / "numbers.json"
-    assert str(script(*folders, "--json", target)[0]).startswith(f"error: --json {target} cannot be written (")
+    assert str(script(*folders, "--json", target)[0]).startswith(f"error: --json={target.parent} cannot be used: ")

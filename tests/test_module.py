@@ -266,7 +266,14 @@ def test_weights_that_do_not_fit_their_description_are_refused(trained, tmp_path
             {"class_names": ["disc", "box", "star", "triangle"]},
             "class 2 is 'triangle' there and 'star' in this run; use the same classes in the same order",
         ),
-        ({"backbone": {**tiny.NETWORK, "head_channels": 8}}, "its network is test_efficientnet"),
+        (
+            {"backbone": {**tiny.NETWORK, "head_channels": 8}},
+            "backbone.head_channels is 16 there and 8 in this run; use the same network, or start a new run",
+        ),
+        (
+            {"backbone": "resnet18"},
+            "its network is test_efficientnet, this run's is resnet18; add backbone=test_effici",
+        ),
     ],
 )
 def test_a_checkpoint_of_another_run_is_not_continued(trained, shapes, tmp_path, options, message):

@@ -6,6 +6,7 @@ import json
 import multiprocessing.dummy
 import re
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +46,7 @@ def script(monkeypatch, capfd, tmp_path) -> Callable[..., Result]:
         except SystemExit as stop:
             code = stop.code or 0
         out, err = capfd.readouterr()
-        return Result(code, out + err + (code if isinstance(code, str) else ""))
+        return Result(err.strip() if code == 2 else code, out + err + (code if isinstance(code, str) else ""))
 
     return call
 
@@ -114,13 +115,62 @@ def test_one_broken_file_does_not_cost_the_others(script, checkpoint, tmp_path):
     ("arguments", "message"),
     [
         (("absent.ckpt", "photos"), "photos does not exist; give an image file or a folder of images"),
-        (("absent.ckpt", "."), "no image"),
+        (("absent.ckpt", "."), "absent.ckpt: the file does not exist; give a checkpoint"),
+        (("FILE", ".", "--out", "FILE"), "--out=FILE cannot be used: FILE is a file; choose a folder"),
+        (
+            ("FILE", ".", "--calib", "nowhere"),
+            "--calib nowhere does not exist; give a KITTI calibration file or a folder",
+        ),
+        (("FILE", ".", "--calib", ".", "--focal", "9"), "--calib and --focal both define the camera; give one of them"),
+        (("FILE", "."), "no image (.bmp, "),
+        (("FILE", "FILE"), "FILE: the file is not a PyTorch checkpoint"),
+        (("FILE", "FILE", "--device", "abacus"), "--device abacus is not a device of this machine; use cpu"),
     ],
 )
-def test_the_demo_says_what_is_missing(script, arguments, message):
+def test_the_demo_says_what_is_missing(script, tmp_path, arguments, message):
+    (tmp_path / "FILE").touch()
     result = script("demo.py", *arguments)
-    assert result.code != 0
-    assert message in result.output
+    assert str(result.code).startswith(f"error: {message}")
+    assert [path.name for path in tmp_path.iterdir()] == ["FILE"]
+
+
+def test_the_demo_refuses_a_resolution_as_training_does(script, checkpoint, shapes):
+    for given, message in {
+        ("100", "100"): "input 100x100 is not divisible by 32; use 96x96, 128x128",
+        ("0", "64"): "input 0x64 is not divisible by 32; use 32x64",
+    }.items():
+        assert script("demo.py", checkpoint, shapes / "val", "--resolution", *given).code == f"error: {message}"
+
+
+@pytest.mark.parametrize("name", ["demo.py", "convert_checkpoint.py", "depth_cost.py"])
+def test_a_wrong_path_is_answered_before_anything_heavy_is_imported(tmp_path, name):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = [{name!r}, 'nowhere', 'nowhere']\n"
+        "try:\n"
+        f"    runpy.run_path({str(ROOT / 'scripts' / name)!r}, run_name='__main__')\n"
+        "finally:\n"
+        "    print('loaded:', sorted({'torch', 'numpy', 'timm', 'cv2', 'pytorch_lightning'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (shown.returncode, shown.stdout) == (2, "loaded: []\n")
+    assert shown.stderr.startswith("error: nowhere")
+    assert shown.stderr.count("\n") == 1
+
+
+def test_what_was_found_before_ctrl_c_is_kept(script, checkpoint, shapes, tmp_path, monkeypatch):
+    drawn = []
+
+    def save(path: Path, image: np.ndarray) -> None:
+        if drawn:
+            raise KeyboardInterrupt
+        drawn.append(path)
+
+    monkeypatch.setattr("centernet.visualize.save_image", save)
+    result = script("demo.py", checkpoint, shapes / "val", "--out", "out")
+    assert result.code == 130
+    assert "interrupted" in result.output
+    assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == 2
 
 
 def test_the_demo_says_that_a_checkpoint_is_missing(script, shapes):

@@ -174,9 +174,19 @@ def test_a_job_that_cannot_be_composed_fails_alone(sweeps):
     assert [attempt[0] for attempt in sweeps.attempts] == ["1"]
     ctdet, ddd, dddd = sweeps.rows
     assert ddd["state"] == "finished"
-    assert ctdet["reason"].startswith("Could not override 'task.rotation.weight'.")
+    assert ctdet["reason"].startswith("task.rotation.weight is unknown; ")
     assert dddd["reason"].startswith("unknown task 'dddd'; did you mean ddd")
     assert "Traceback" not in sweeps.output
+
+
+def test_a_job_with_a_value_that_is_not_possible_fails_alone_with_its_sentence(sweeps):
+    assert sweeps("-m", "schedule.epochs=ten,1").code == 1
+    assert [attempt[0] for attempt in sweeps.attempts] == ["1"]
+    assert [row["state"] for row in sweeps.rows] == ["failed", "finished"]
+    sentence = "schedule.epochs=ten is not possible; give a whole number of at least 1, or auto"
+    assert sweeps.rows[0]["reason"] == sentence
+    assert sweeps("-m", "epochs=1,2", "lr=3").code == 2
+    assert sweeps.output == "error: lr is unknown; did you mean schedule.lr?\n"
 
 
 def test_a_sweep_without_any_known_choice_is_refused_before_it_starts(sweeps):

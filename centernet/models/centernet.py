@@ -5,7 +5,7 @@ Objects as Points, Sec. 5 and Appendix A.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,23 @@ def divisor_of(backbone: str | Mapping[str, Any]) -> int:
     """The number that the input sizes of a network must be multiples of; allocates no weights."""
     with torch.device("meta"):
         return build_network(backbone, {}).divisor
+
+
+def require_divisible(resolution: Sequence[int], divisor: int) -> None:
+    """Raise ``InputError`` with the nearest valid sizes if height or width is not a multiple of ``divisor``."""
+    try:
+        height, width = (int(side) for side in resolution)
+    except (TypeError, ValueError):
+        raise InputError(f"resolution={resolution!r} must be [height, width], such as [512,512]") from None
+    if height % divisor == 0 and width % divisor == 0 and height > 0 and width > 0:
+        return
+
+    def near(side: int, up: bool) -> int:
+        return max(divisor, (side // divisor + (up and side % divisor > 0)) * divisor)
+
+    low, high = (near(height, False), near(width, False)), (near(height, True), near(width, True))
+    nearest = f"{low[0]}x{low[1]}" + (f", {high[0]}x{high[1]}" if high != low else "")
+    raise InputError(f"input {height}x{width} is not divisible by {divisor}; use {nearest}")
 
 
 def has_trained_weights(backbone: str | Mapping[str, Any]) -> bool:

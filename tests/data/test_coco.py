@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -506,3 +507,20 @@ def test_json_of_another_kind_is_refused_in_one_sentence(shapes, tmp_path, spoil
     with pytest.raises(InputError, match=r"odd\.json is not in COCO format .*") as raised:
         CocoDataset(path, shapes / "val", eval_pipeline((32, 32)))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "data.batch_size=0 is too small; use at least 1"),
+        ({"limit": 0}, "data.limit=0 is too small; use at least 1"),
+        ({"num_workers": -1}, "data.num_workers=-1 is too small; use at least 0"),
+        ({"cache": "moon"}, "data.cache='moon' is unknown; choose one of "),
+        ({"validate_on": "test"}, "data.validate_on='test' is unknown; choose val or train"),
+        ({"bit_depth": 99}, "bit_depth=99 does not fit 16-bit images; use 8 to 16"),
+        ({"augment": {"mosaic": 2}}, "augment.mosaic=2.0 is not a fraction; choose a value from 0 to 1"),
+    ],
+)
+def test_a_data_module_refuses_bad_options_in_python_too(options, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        CocoDataModule("nowhere", **options)
