@@ -17,12 +17,10 @@ from pytorch_lightning.tuner import Tuner
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from centernet.callbacks import TimeBudget, seconds_of
-from centernet.checkpoint import KEY, network_weights, read_checkpoint
 from centernet.data.datamodule import CenterNetDataModule
 from centernet.data.readers import reader_for
 from centernet.errors import InputError
 from centernet.models.centernet import divisor_of
-from centernet.models.transfer import copy_weights
 from centernet.module import CenterNetModule, load_module, require_divisible
 from centernet.plugins import AtomicCheckpointIO, Compile, NormSync
 
@@ -68,14 +66,12 @@ def build_datamodule(data: Mapping[str, Any], backbone: Mapping[str, Any] | None
 def build_module(cfg: DictConfig, class_names: list[str], facts: Mapping[str, Any] | None = None) -> CenterNetModule:
     """The LightningModule of a configuration, for the classes and facts of its data."""
     task_options = plain(cfg.task)
-    pretrained = cfg.pretrained
-    checkpoint = isinstance(pretrained, str) and pretrained.endswith(".ckpt")
     module = CenterNetModule(
         task_options.pop("name"),
         class_names=class_names,
         facts=facts,
         backbone=plain(cfg.backbone),
-        pretrained=False if checkpoint else pretrained,
+        pretrained=cfg.pretrained,
         schedule=plain(cfg.schedule),
         normalization=cfg.get("normalization"),
         task_options=task_options,
@@ -83,19 +79,9 @@ def build_module(cfg: DictConfig, class_names: list[str], facts: Mapping[str, An
         teacher=cfg.get("teacher"),
         teacher_weight=cfg.get("teacher_weight", 1.0),
     )
-    if checkpoint:
-        log.info(start_from(module, pretrained))
     module.run_config = plain(cfg)
     module.save_hyperparameters(module.run_config)
     return module
-
-
-def start_from(module: CenterNetModule, path: str | Path) -> str:
-    """Copy matching weights from another checkpoint (head rows by class name); returns a summary."""
-    content = read_checkpoint(path)
-    theirs = content[KEY]["module"]["class_names"]
-    by_class = [name for name, head in module.task.heads.items() if head.per_class]
-    return str(copy_weights(module.detector.network, network_weights(content), theirs, module.class_names, by_class))
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None, started: float | None = None) -> pl.Trainer:
