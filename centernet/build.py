@@ -122,7 +122,7 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None, star
     logger: Any = False
     if logger_node.get("_target_"):
         try:
-            logger = instantiate(logger_node, _convert_="all")
+            logger = instantiate(logger_node, _convert_="all") or False  # Lightning takes None for its own default
         except Exception as error:
             cause = _cause(error)
             if isinstance(cause, ModuleNotFoundError):

@@ -82,9 +82,9 @@ class Predictor:
         """Detections of one image: ``boxes [N, 4]`` in image pixels, ``scores [N]``, ``labels [N]``, and ``names``.
 
         Other results of the task have their names in ``centernet.fields``. ``image``: a path, a PIL image, or an array
-        or tensor in RGB (see ``centernet.data.images.pixels_of``). ``threshold``: minimum score. ``about``: what the task needs besides pixels (``Task.image_fields``; for 3D
-        a ``calibration`` ``[3, 4]``, or a ``focal`` length in image pixels). Raises ``InputError`` for an unreadable
-        image or a wrong ``about``.
+        or tensor in RGB (see ``centernet.data.images.pixels_of``). ``threshold``: minimum score. ``about``: what the
+        task needs besides pixels (``Task.image_fields``; for 3D a ``calibration`` ``[3, 4]``, or a ``focal`` length in
+        image pixels). Raises ``InputError`` for what is no image or cannot be read, or a wrong ``about``.
         """
         return self.predict([image], threshold, [about])[0]
 

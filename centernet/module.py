@@ -54,10 +54,11 @@ class CenterNetModule(pl.LightningModule):
 
     ``task``: its name, with ``task_options``; ``num_classes`` or ``class_names``; ``facts``: metadata of the data
     (``ImageDataset.facts``); ``backbone``: a name or a description of the network (``build_network``); ``pretrained``:
-    True, False, a weight file, or a checkpoint of this project (``.ckpt``); ``schedule``: a ``Schedule`` or its options; ``normalization``: of the images
-    (``NORMALIZATIONS``); ``metric_options``: of the task's metric; ``teacher``: a checkpoint of the same task,
-    whose maps are learned besides the ground truth, with ``teacher_weight`` in the total loss (``Teacher``). Batches
-    hold images uint8 ``[B, 3, H, W]`` with objects in input pixels and truth in image pixels (``structures.Batch``).
+    True, False, a weight file, or a checkpoint of this project (``.ckpt``); ``schedule``: a ``Schedule`` or its
+    options; ``normalization``: of the images (``NORMALIZATIONS``); ``metric_options``: of the task's metric;
+    ``teacher``: a checkpoint of the same task, whose maps are learned besides the ground truth, with ``teacher_weight``
+    in the total loss (``Teacher``). Batches hold images uint8 ``[B, 3, H, W]`` with objects in input pixels and truth
+    in image pixels (``structures.Batch``).
     Raises ``InputError`` for unknown names or options.
 
     ``CenterNetModule.for_data(data, ...)`` takes classes and facts from a data module.

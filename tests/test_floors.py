@@ -50,7 +50,7 @@ for room in THIRD_FLOOR:
         *("data.transforms", "data.images"),
         *THIRD_FLOOR,
     }
-TOP_FLOOR = ("app", "build", "choices", "cli", "folders", "ladder", "runs", "sizing", "sweep")
+TOP_FLOOR = ("app", "build", "choices", "cli", "folders", "ladder", "runs", "sizing", "sweep", "training")
 
 # Libraries that have one home (a room or a file of it); all others may not import them.
 HOMES: dict[str, set[str]] = {
@@ -59,9 +59,9 @@ HOMES: dict[str, set[str]] = {
     "timm": {"models"},
     "pycocotools": {"data", "metrics"},
     "faster_coco_eval": {"data", "metrics", "app"},  # app quietens its logger
-    "pytorch_lightning": {"module", "callbacks", "plugins", "data.datamodule", "app", "build"},
+    "pytorch_lightning": {"module", "callbacks", "plugins", "data.datamodule", "app", "build", "training"},
     "hydra": {"app", "build", "cli", "sweep"},
-    "omegaconf": {"app", "build", "sizing", "sweep"},
+    "omegaconf": {"app", "build", "sizing", "sweep", "training"},
     "matplotlib": {"visualize"},
 }
 GROUND_FLOOR = ("architectures", "errors", "fields", "joints", "ops", "structures")

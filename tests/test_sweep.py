@@ -75,7 +75,7 @@ def train(cfg):
 
 # Nothing heavy is imported.
 sys.modules["centernet.callbacks"] = SimpleNamespace(finished_run=nullcontext)
-app.train, app._quiet = train, lambda: None
+app.train, app.quiet = train, lambda: None
 app.train_main()
 '''
 
@@ -429,7 +429,7 @@ def test_the_preset_of_the_ladder_needs_no_other_option_and_its_jobs_do_not_star
 
 @pytest.mark.slow
 def test_a_sweep_of_trainings_on_two_processes_each(tmp_path):
-    words = [*SHORT, "trainer=ddp_cpu", "schedule.epochs=1", "data.batch_size=4", "logger=none"]
+    words = [*SHORT, "trainer=ddp_cpu", "schedule.epochs=1", "data.batch_size=4", "logger=csv"]
     # The first one fails in both of its processes, after they have started.
     result = run(tmp_path, "train.py", "-m", *words, "schedule.lr=1e30,0.001", "schedule.lr_batch_size=null")
     assert result.code == 1, result.output

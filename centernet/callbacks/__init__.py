@@ -3,7 +3,7 @@
 from centernet.callbacks.averaging import AverageWeights
 from centernet.callbacks.budget import TimeBudget, seconds_of
 from centernet.callbacks.checkpoints import BestAndLast, SaveOnInterrupt, StopEarly, TopCheckpoints
-from centernet.callbacks.dashboard import Dashboard, WandbRun, finished_run
+from centernet.callbacks.dashboard import Dashboard, WandbRun, finished_run, tensorboard_if_installed
 from centernet.callbacks.history import History, epoch_line
 from centernet.callbacks.pictures import CollectDetections, Pictures
 from centernet.callbacks.progress import ProgressBar
@@ -24,4 +24,5 @@ __all__ = [
     "epoch_line",
     "finished_run",
     "seconds_of",
+    "tensorboard_if_installed",
 ]

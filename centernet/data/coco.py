@@ -22,13 +22,14 @@ from centernet.structures import InputError, Objects
 
 log = logging.getLogger(__name__)
 
+
 class CocoDataset(ImageDataset):
     """Images and boxes of one COCO json.
 
     ``annotations``: path of the json; ``images``: the folder that its ``file_name`` entries are relative to, or several
-    that may be it; ``class_names`` sets the order of the classes (default: by category id); ``masks``: keep the segmentations, for
-    augmentations that rebuild truncated boxes from them or cut objects out. Raises ``InputError``, naming the entry,
-    for anything wrong with the files.
+    that may be it; ``class_names`` sets the order of the classes (default: by category id); ``masks``: keep the
+    segmentations, for augmentations that rebuild truncated boxes from them or cut objects out. Raises ``InputError``,
+    naming the entry, for anything wrong with the files.
 
     If categories or annotations have keypoints, objects get the field ``joints``, and the attribute ``joints`` is their
     ``JointSet``: the names of all categories in order of first appearance; a joint that a category lacks is never
@@ -130,9 +131,9 @@ class CocoDataset(ImageDataset):
 class CocoDataModule(CenterNetDataModule):
     """Train and val splits in COCO format.
 
-    ``root`` holds both in one of the usual layouts (``centernet.data.coco_layout``: COCO's own, Roboflow's, ...); or pass the four paths (relative to ``root`` or absolute).
-    ``prefix``: which of COCO's files, ``instances`` or ``person_keypoints``; ``joints``: see ``CocoDataset``. Other
-    options: ``CenterNetDataModule``.
+    ``root`` holds both in one of the usual layouts (``centernet.data.coco_layout``: COCO's own, Roboflow's, ...); or
+    pass the four paths (relative to ``root`` or absolute). ``prefix``: which of COCO's files, ``instances`` or
+    ``person_keypoints``; ``joints``: see ``CocoDataset``. Other options: ``CenterNetDataModule``.
     """
 
     def __init__(
@@ -166,8 +167,8 @@ class CocoDataModule(CenterNetDataModule):
         )
         if split == "val" and name == "test":
             dataset.notes.append(
-                f"{self.root} has a test split and none for validation, so {annotations} chooses the best checkpoint as "
-                "well; keep other images for an unbiased test"
+                f"{self.root} has a test split and none for validation, so {annotations} also chooses the best "
+                "checkpoint; keep other images for an unbiased test"
             )
         return dataset
 

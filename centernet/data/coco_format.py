@@ -224,7 +224,11 @@ class _Reader:
             "without width or height": is_flat,
             "outside their image": is_outside,
         }
-        told = [f"{which.sum()} {reason} ({self._ids(annotations, which)})" for reason, which in reasons.items() if which.any()]
+        told = [
+            f"{which.sum()} {reason} ({self._ids(annotations, which)})"
+            for reason, which in reasons.items()
+            if which.any()
+        ]
         if told:
             self.notes.append(f"dropped {(~kept).sum()} of {len(kept)} boxes: {', '.join(told)}")
         beyond = kept & is_known & (end > limit + 1).any(1)
@@ -387,7 +391,7 @@ def require_images(names: Sequence[str], folder: Path, source: Path, others: Seq
     if missing:
         raise InputError(
             f"{len(missing)} of {len(names)} images of {source} are not in {folder} (first: {missing[0]})"
-            + (f", and not more of them in {some(others)}" if others else "")
+            + (f", nor in {some(others)}" if others and len(missing) == len(names) else "")
             + "; check the images folder"
         )
 

@@ -282,8 +282,8 @@ class CenterNetDataModule(pl.LightningDataModule):
     ``test_mode`` fit, keep, stretch or width; ``divisor``: ``keep`` pads images to multiples of it (the network's);
     ``on_bad_image`` error or skip; ``bit_depth``: the bits that 16-bit images use; ``cache``: where decoded images are
     kept for the next epoch, ``ram``, ``disk``, ``none`` or ``auto`` (``centernet.data.pixels``); ``limit`` to the first
-    N images of each split; ``skip_empty``: leave out training images without annotations; ``allow_empty``: train even if
-    no image has an annotation, which is refused otherwise; ``validate_on`` val or train (to check that a model can
+    N images of each split; ``skip_empty``: leave out training images without annotations; ``allow_empty``: train even
+    if no image has an annotation, which is refused otherwise; ``validate_on`` val or train (to check that a model can
     overfit).
 
     ``class_names`` is known after ``setup``; setting it earlier fixes the order of the classes. ``own_data_command``:

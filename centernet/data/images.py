@@ -106,11 +106,11 @@ def _to_bytes(image: np.ndarray, bit_depth: int | None) -> np.ndarray:
         raise InputError(f"an array of {image.dtype} is no image; give integers in 0 .. 255 or floats in 0 .. 1")
     low, high = float(image.min()), float(image.max())  # NaN if there is one
     if np.issubdtype(image.dtype, np.integer):
-        if 0 <= low and high <= 255 and image.dtype != np.uint16:
+        if low >= 0 and high <= 255 and image.dtype != np.uint16:
             return image.astype(np.uint8)
-        if 0 <= low and high < 2**16:
+        if low >= 0 and high < 2**16:
             return _reduce("(an array)", image.astype(np.uint16), bit_depth)
-    elif 0 <= low and high <= 255:
+    elif low >= 0 and high <= 255:
         return np.rint(image * (255 if high <= 1 else 1)).astype(np.uint8)
     raise InputError(
         f"an image with values from {low:g} to {high:g} cannot be used; give integers in 0 .. 255 or floats in 0 .. 1, "

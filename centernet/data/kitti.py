@@ -54,8 +54,8 @@ MOST_SCALE_CHANGE = 0.01
 class KittiDataset(ImageDataset):
     """The frames of one list, from ``root/part/{image_2,label_2,calib}``.
 
-    ``frames`` is a list, or a text file with one frame number per line; ``part`` is ``training``, or ``testing``, which has no
-    labels. ``evaluation`` is the warp of evaluation: objects of images at another scale are marked ``rescaled``.
+    ``frames`` is a list, or a text file with one frame number per line; ``part`` is ``training``, or ``testing``, which
+    has no labels. ``evaluation`` is the warp of evaluation: objects of images at another scale are marked ``rescaled``.
     ``class_names`` selects and orders KITTI's types. Raises ``InputError``, naming the frames, for anything wrong with
     the files.
 

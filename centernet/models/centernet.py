@@ -23,7 +23,6 @@ from centernet.models.loading import describe_loading, watched_loading
 from centernet.models.necks import NECKS
 from centernet.structures import Head, InputError
 
-
 log = logging.getLogger(__name__)
 
 

@@ -46,9 +46,7 @@ def watched_loading() -> Iterator[list[Loading]]:
             return [name for name in names if not name.endswith(COUNTER) and not name.startswith(heads)]
 
         wanted, missing = weights(module.state_dict()), set(result.missing_keys)
-        seen.append(
-            Loading(wanted, [name for name in wanted if name not in missing], weights(result.unexpected_keys))
-        )
+        seen.append(Loading(wanted, [name for name in wanted if name not in missing], weights(result.unexpected_keys)))
         return result
 
     nn.Module.load_state_dict = load  # type: ignore[method-assign]
