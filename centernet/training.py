@@ -109,7 +109,8 @@ def _configuration(
             "trainer": {**_read("trainer", "default"), **options},
             "callbacks": usual,
             "logger": _read("logger", logger),
-        }
+        },
+        flags={"allow_objects": True},  # such as a strategy
     )
 
 

@@ -84,9 +84,11 @@ def locate(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def accepted(cls: type) -> set[str]:
-    """The keyword arguments of a constructor; of the classes above it too where it passes them on. A trainer has
+def accepted(cls: Any) -> set[str]:
+    """The keyword arguments of a function or a constructor; of the classes above it too where it passes them on. A trainer has
     options of ours as well."""
+    if not isinstance(cls, type):
+        return set(inspect.signature(cls).parameters)
     names = set(build.TRAINER_EXTRAS) if cls is pl.Trainer else set()
     for part in cls.__mro__:
         if "__init__" not in vars(part):

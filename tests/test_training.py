@@ -35,12 +35,13 @@ def snippets() -> list[str]:
 def python(tmp_path, monkeypatch, capfd) -> Callable[[str], tuple[dict[str, Any], str]]:
     """Run code as in a fresh interpreter: in an empty folder, without handlers of logs; its names and its output."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])
     names: dict[str, Any] = {}
 
     def run(code: str) -> tuple[dict[str, Any], str]:
         capfd.readouterr()
-        exec(code, names)
+        with monkeypatch.context() as patch:
+            patch.setattr(logging.getLogger(), "handlers", [])  # pytest's
+            exec(code, names)
         return names, "".join(capfd.readouterr())
 
     return run
@@ -61,6 +62,7 @@ def build_module(**options: Any) -> CtdetModule:
     return module
 
 
+@pytest.mark.slow
 def test_the_readmes_first_snippet_runs_and_tells_what_the_command_line_tells(python, shapes, tmp_path):
     image = find_images(shapes / "val")[0]
     code = smaller(
@@ -90,6 +92,7 @@ def test_the_readmes_first_snippet_runs_and_tells_what_the_command_line_tells(py
     assert {"boxes", "scores", "names"} <= set(found)
 
 
+@pytest.mark.slow
 def test_the_readmes_second_snippet_runs(python, cuboids):
     code = smaller(
         snippets()[1],

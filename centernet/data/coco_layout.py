@@ -130,6 +130,6 @@ def _advice(root: Path, split: str, prefix: str) -> str:
         if _search(inner, split, prefix) is not None:
             return f"set data.root={inner}, which has them"
     for name, what in FOREIGN.items():
-        if _entry(root, name) is not None:
+        if name in os.listdir(root):  # in this case: `annotations` is COCO's
             return f"{name} belongs to {what}'s format: export the data as COCO json"
     return f"set data.{split}_annotations=FILE.json data.{split}_images=FOLDER"
