@@ -85,8 +85,8 @@ def locate(name: str) -> Any:
 
 
 def accepted(cls: Any) -> set[str]:
-    """The keyword arguments of a function or a constructor; of the classes above it too where it passes them on. A trainer has
-    options of ours as well."""
+    """The keyword arguments of a function or a constructor; of the classes above it too where it passes them on. A
+    trainer has options of ours as well."""
     if not isinstance(cls, type):
         return set(inspect.signature(cls).parameters)
     names = set(build.TRAINER_EXTRAS) if cls is pl.Trainer else set()
