@@ -66,7 +66,7 @@ def _main(command: Callable[[DictConfig], Any], name: str) -> None:
     def run(cfg: DictConfig) -> float | None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             return sweep.run_job(job)
-        quiet()
+        _quiet()
         from centernet.callbacks import finished_run
 
         with open_dict(cfg):
@@ -127,7 +127,7 @@ def _fail(error: Exception) -> None:
     sys.exit(2)
 
 
-def quiet() -> None:
+def _quiet() -> None:
     """Keep only the messages that the user can act on."""
     import warnings
 
@@ -178,7 +178,7 @@ def train(cfg: DictConfig) -> float | None:
     run = Path(cfg.paths.run)
     chosen = sizing.settle(cfg)
     trainer = build.build_trainer(cfg, started=STARTED)
-    ckpt = checkpoint_to_continue(cfg.ckpt, run)
+    ckpt = _checkpoint_to_continue(cfg.ckpt, run)
     # Lightning's own processes start with the training, and are given the run folder.
     if trainer.world_size > 1 and not isinstance(trainer.strategy.cluster_environment, LightningEnvironment):
         trainer.strategy.setup_environment()
@@ -193,8 +193,8 @@ def train(cfg: DictConfig) -> float | None:
     build.tune(cfg, trainer, module, data)
     if chosen:
         log.info(sizing.describe(chosen))
-    announce(cfg, data, module, trainer)
-    fit(trainer, module, data, ckpt, stop)
+    _announce(cfg, data, module, trainer)
+    _fit(trainer, module, data, ckpt, stop)
     log.info(f"training took {_minutes(time.perf_counter() - started)}")
     if not cfg.evaluate or trainer.fast_dev_run:
         return None
@@ -202,13 +202,13 @@ def train(cfg: DictConfig) -> float | None:
     if trainer.limit_val_batches == 0:
         log.info("nothing was validated (trainer.limit_val_batches=0), so there is nothing to evaluate")
         return None
-    results = validate(trainer, module, data, run, best)
+    results = _validate(trainer, module, data, run, best)
     if trainer.is_global_zero:
         _tell_where(run, data, module.task.name)
     return results.get(module.metric.headline[0])
 
 
-def checkpoint_to_continue(given: str | None, run: Path) -> Path | None:
+def _checkpoint_to_continue(given: str | None, run: Path) -> Path | None:
     """The checkpoint file for ``ckpt=FILE``, ``ckpt=FOLDER`` or ``ckpt=auto``; damaged ones are named."""
     from centernet.checkpoint import read_checkpoint
     from centernet.resume import newest_checkpoint
@@ -227,7 +227,7 @@ def checkpoint_to_continue(given: str | None, run: Path) -> Path | None:
     return None if found is None else found.resolve()
 
 
-def fit(trainer: pl.Trainer, module: CenterNetModule, data: Any, ckpt: Path | None, stop: Any) -> None:
+def _fit(trainer: pl.Trainer, module: CenterNetModule, data: Any, ckpt: Path | None, stop: Any) -> None:
     """Train; an interrupted run exits with the code of its signal, and no process of it stays behind."""
     try:
         trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
@@ -272,7 +272,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     from omegaconf import OmegaConf
 
     from centernet import build
-    from centernet.callbacks import Dashboard, Pictures, ProgressBar
+    from centernet.callbacks import Dashboard, Oracle, Pictures, ProgressBar
 
     if OmegaConf.is_missing(cfg, "ckpt"):
         raise InputError("no checkpoint given; set ckpt=RUN/best.ckpt")
@@ -281,20 +281,25 @@ def evaluate(cfg: DictConfig) -> float | None:
     run = Path(cfg.paths.run)
     data.prepare_data()
     data.setup("validate")
-    names = ("ckpt", "data", "resolution", "test_mode", "metric", "seed")
+    names = ("ckpt", "data", "resolution", "test_mode", "inference", "metric", "seed")
     module.save_hyperparameters({"evaluation": {name: build.plain(cfg[name]) for name in names}})
     if cfg.trainer.precision is None:
         cfg.trainer.precision = (module.run_config or {}).get("trainer", {}).get("precision", "32-true")
     shown = [Pictures(run / "pictures", count=cfg.pictures), Dashboard(), ProgressBar()]
+    if cfg.oracle is not None:
+        shown.append(Oracle(build.plain(cfg.oracle), run))
     trainer = build.build_trainer(cfg, shown)
     dataset = data.datasets["val"]
-    log.info(f"{cfg.ckpt}: {module.task.name}, {module.backbone['name']}, {len(dataset)} images of {dataset.source}")
-    results = validate(trainer, module, data, run, None)
+    modes = module.detector.modes.describe()
+    log.info(
+        f"{cfg.ckpt}: {module.task.name}, {module.backbone['name']}, {len(dataset)} images of {dataset.source}"
+        f"{', ' if modes else ''}{modes}"
+    )
+    results = _validate(trainer, module, data, run, None)
     return results.get(module.metric.headline[0])
 
 
-def announce(cfg: DictConfig, data: Any, module: CenterNetModule, trainer: pl.Trainer) -> None:
-    """Say what is trained on what, and where."""
+def _announce(cfg: DictConfig, data: Any, module: CenterNetModule, trainer: pl.Trainer) -> None:
     sizes = ", ".join(f"{len(d)} {split} images" for split, d in data.datasets.items())
     log.info(f"data: {'; '.join([sizes, *data.datasets['train'].describe()])}")
     count = sum(p.numel() for p in module.detector.network.parameters())
@@ -306,7 +311,7 @@ def announce(cfg: DictConfig, data: Any, module: CenterNetModule, trainer: pl.Tr
     log.info(f"run folder: {cfg.paths.run}")
 
 
-def validate(trainer: pl.Trainer, module: CenterNetModule, data: Any, run: Path, ckpt: str | None) -> dict[str, float]:
+def _validate(trainer: pl.Trainer, module: CenterNetModule, data: Any, run: Path, ckpt: str | None) -> dict[str, float]:
     """Evaluate, write ``metrics.json`` and ``detections.json``, print the tables; returns the metrics."""
     from centernet.callbacks import CollectDetections
 

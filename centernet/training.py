@@ -68,21 +68,21 @@ def train(
         trainer = build.build_trainer(cfg, list(add), started)
         if isinstance(logger, Logger):
             trainer.logger = logger
-        start = app.checkpoint_to_continue(words, folder)
+        start = app._checkpoint_to_continue(words, folder)
         data.prepare_data()
         data.setup("fit")
         stop = next((callback for callback in trainer.callbacks if isinstance(callback, SaveOnInterrupt)), None)
         if stop is not None:
             stop.resume_command = "train(module, data, ckpt={path})"
-        app.announce(cfg, data, module, trainer)
+        app._announce(cfg, data, module, trainer)
         try:
-            app.fit(trainer, module, data, start, stop)
+            app._fit(trainer, module, data, start, stop)
         except SystemExit:  # of a command that was stopped
             raise KeyboardInterrupt from None
         metrics = {}
         if not trainer.fast_dev_run and trainer.limit_val_batches != 0:
             best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
-            metrics = app.validate(trainer, module, data, folder, best)
+            metrics = app._validate(trainer, module, data, folder, best)
         log.info(f"\ncheckpoints, history.csv, curves.png and pictures are in {folder}")
     return Trained(folder, metrics)
 
@@ -133,7 +133,7 @@ def _told_as_on_the_command_line(folder: Path) -> Iterator[None]:
         handlers.append(logging.StreamHandler(sys.stdout))
     level = ours.level
     with warnings.catch_warnings():
-        app.quiet()
+        app._quiet()
         if ours.level in (logging.NOTSET, logging.WARNING):
             ours.setLevel(logging.INFO)
         for handler in handlers:

@@ -75,7 +75,7 @@ def train(cfg):
 
 # Nothing heavy is imported.
 sys.modules["centernet.callbacks"] = SimpleNamespace(finished_run=nullcontext)
-app.train, app.quiet = train, lambda: None
+app.train, app._quiet = train, lambda: None
 app.train_main()
 '''
 
