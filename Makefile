@@ -10,7 +10,7 @@ PY := .venv/bin/python
 WORKERS ?= 2
 STAMP := .venv/.installed
 
-.PHONY: help install quickstart test test-fast lint format lock model-info list-experiments clean
+.PHONY: help install quickstart test test-fast lint format lock model-info list-experiments clean clean-runs
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -58,5 +58,17 @@ lock: $(STAMP) ## update requirements.lock from pyproject.toml (needs uv)
 	@uv=$$(command -v uv || echo .venv/bin/uv); $$uv pip compile --quiet --universal --python-version 3.11 --extra dev \
 		--generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml -o requirements.lock
 
-clean: ## remove runs and drawn data, keep .venv
-	@rm -rf runs data .pytest_cache .ruff_cache
+# Generated data sets are known by the file that their drawing leaves; other folders in data/ are yours.
+clean: ## remove caches and generated data; keep runs, your data and .venv
+	@rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
+	@find . -name __pycache__ -type d -not -path './.venv/*' -not -path './data/*' -prune -exec rm -rf {} +
+	@for stamp in data/*/drawn.json; do if [ -f "$$stamp" ]; then rm -rf "$${stamp%/drawn.json}" && echo "removed $${stamp%/drawn.json}"; fi; done
+	@rmdir data 2>/dev/null || true
+
+clean-runs: ## remove runs/ with all checkpoints, after saying what it holds (YES=1: without asking)
+	@if [ ! -d runs ]; then echo "there is no folder runs"; exit 0; fi; \
+	find -L runs -name .hydra -type d | sed 's|/.hydra$$||' | sort; \
+	echo "runs/ holds $$(find -L runs -name .hydra -type d | wc -l) runs with $$(find -L runs -name '*.ckpt' | wc -l) checkpoints, $$(du -shL runs | cut -f1)"; \
+	if [ -z "$(YES)" ]; then read -r -p "remove all of it? [y/N] " answer || { echo; echo "nothing was removed; make clean-runs YES=1 does not ask"; exit 1; }; \
+		if [ "$$answer" != y ]; then echo "nothing was removed"; exit 1; fi; fi; \
+	find -L runs -mindepth 1 -maxdepth 1 -exec rm -rf {} +; rmdir runs 2>/dev/null; echo "removed what was in runs"

@@ -18,12 +18,10 @@ from pytorch_lightning.tuner import Tuner
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from centernet.callbacks import TimeBudget, seconds_of
-from centernet.checkpoint import KEY, network_weights, read_checkpoint
 from centernet.data.datamodule import CenterNetDataModule
 from centernet.data.readers import reader_for
 from centernet.errors import InputError
 from centernet.models.centernet import divisor_of, require_divisible
-from centernet.models.transfer import copy_weights
 from centernet.modes import Modes
 from centernet.module import CenterNetModule, load_module
 from centernet.plugins import AtomicCheckpointIO, Compile, NormSync
@@ -78,13 +76,12 @@ def build_module(
     come from a checkpoint, so none are fetched or read now."""
     task_options = plain(cfg.task)
     pretrained = False if continues else cfg.pretrained
-    checkpoint = isinstance(pretrained, str) and pretrained.endswith(".ckpt")
     module = CenterNetModule(
         task_options.pop("name"),
         class_names=class_names,
         facts=facts,
         backbone=plain(cfg.backbone),
-        pretrained=False if checkpoint else pretrained,
+        pretrained=pretrained,
         schedule=plain(cfg.schedule),
         normalization=cfg.get("normalization"),
         task_options=task_options,
@@ -93,8 +90,6 @@ def build_module(
         teacher_weight=cfg.get("teacher_weight", 1.0),
         inference=modes_of(cfg),
     )
-    if checkpoint:
-        log.info(start_from(module, pretrained))
     module.run_config = plain(cfg)
     module.save_hyperparameters(module.run_config)
     return module
@@ -109,14 +104,6 @@ def modes_of(cfg: DictConfig) -> Modes:
             "(make list-experiments), or choose inference=plain, flip or multiscale"
         )
     return Modes.of(given)
-
-
-def start_from(module: CenterNetModule, path: str | Path) -> str:
-    """Copy matching weights from another checkpoint (head rows by class name); returns a summary."""
-    content = read_checkpoint(path)
-    theirs = content[KEY]["module"]["class_names"]
-    by_class = [name for name, head in module.task.heads.items() if head.per_class]
-    return str(copy_weights(module.detector.network, network_weights(content), theirs, module.class_names, by_class))
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None, started: float | None = None) -> pl.Trainer:
@@ -158,7 +145,7 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None, star
     logger: Any = False
     if logger_node.get("_target_"):
         try:
-            logger = instantiate(logger_node, _convert_="all")
+            logger = instantiate(logger_node, _convert_="all") or False  # Lightning takes None for its own default
         except Exception as error:
             cause = _cause(error)
             if isinstance(cause, ModuleNotFoundError):

@@ -7,7 +7,7 @@ normalization, how an image becomes an input, and (from the command line) the co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from centernet.detector import Detector, build_detector
 from centernet.errors import InputError
 from centernet.models.files import read_file
+from centernet.models.transfer import TransferReport, copy_weights
 from centernet.tasks import build_task
 from centernet.tasks._version1 import HEADS, upgrade
 
@@ -99,6 +100,24 @@ def load_weights(network: torch.nn.Module, content: Mapping[str, Any], path: str
         raise InputError(
             f"the weights in {path} do not match its description ({reason}); get an undamaged copy"
         ) from None
+
+
+def is_checkpoint(source: Any) -> bool:
+    """Whether this is, by its ending, the path of a checkpoint of this project (and not of a file of weights)."""
+    return isinstance(source, (str, Path)) and Path(source).suffix == ".ckpt"
+
+
+def start_from(detector: Detector, class_names: Sequence[str] | None, path: str | Path) -> TransferReport:
+    """Copy matching weights from another checkpoint, head rows by the names of their classes. Raises ``InputError``."""
+    if class_names is None:
+        raise InputError(f"the classes of {path} are matched by their names; give class_names")
+    content = read_checkpoint(path)
+    by_class = [name for name, head in detector.task.heads.items() if head.per_class]
+    theirs = content[KEY]["module"]["class_names"]
+    try:
+        return copy_weights(detector.network, network_weights(content), theirs, class_names, by_class)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def network_weights(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:

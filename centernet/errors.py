@@ -17,6 +17,12 @@ class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite; the message names the images of the batch."""
 
 
+def some(names: Iterable[object], most: int = 5) -> str:
+    """The first few of many names, for a message."""
+    listed = [str(name) for name in names]
+    return ", ".join(listed[:most]) + (", ..." if len(listed) > most else "")
+
+
 def did_you_mean(word: str, known: Iterable[str], otherwise: str | None = None) -> str:
     """The end of a message about an unknown word: the closest known words, or all of them.
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from torch import Tensor
 
 from centernet.checkpoint import USUAL_EVAL, load_detector
-from centernet.data.images import read_image, require_bit_depth
+from centernet.data.images import pixels_of, require_bit_depth
 from centernet.data.transforms import eval_pipeline, warp_image
 from centernet.detector import Detector
 from centernet.errors import InputError
@@ -21,7 +22,7 @@ from centernet.models.centernet import require_divisible
 from centernet.modes import Modes
 from centernet.tasks import Task
 
-Image = str | Path | np.ndarray
+Image = str | Path | np.ndarray | Tensor | PIL.Image.Image
 
 
 class Predictor:
@@ -92,10 +93,10 @@ class Predictor:
     def __call__(self, image: Image, threshold: float = 0.0, **about: Any) -> dict[str, Any]:
         """Detections of one image: ``boxes [N, 4]`` in image pixels, ``scores [N]``, ``labels [N]``, and ``names``.
 
-        Other results of the task have their names in ``centernet.fields``. ``image``: a path, or RGB uint8 ``[H, W,
-        3]``. ``threshold``: minimum score. ``about``: what the task needs besides pixels (``Task.image_fields``; for 3D
-        a ``calibration`` ``[3, 4]``, or a ``focal`` length in image pixels). Raises ``InputError`` for an unreadable
-        image or a wrong ``about``.
+        Other results of the task have their names in ``centernet.fields``. ``image``: a path, a PIL image, or an array
+        or tensor in RGB (see ``centernet.data.images.pixels_of``). ``threshold``: minimum score. ``about``: what the
+        task needs besides pixels (``Task.image_fields``; for 3D a ``calibration`` ``[3, 4]``, or a ``focal`` length in
+        image pixels). Raises ``InputError`` for what is no image or cannot be read, or a wrong ``about``.
         """
         return self.predict([image], threshold, [about])[0]
 
@@ -119,6 +120,8 @@ class Predictor:
         Images are read on demand, ``batch_size`` at a time. ``about``: one mapping for all images, or one per image;
         see ``__call__``.
         """
+        if isinstance(images, (str, Path, PIL.Image.Image)) or getattr(images, "ndim", 4) < 4:
+            raise InputError("predict takes several images; give a list, or call the predictor itself for one image")
         pairs = _pairs(images, about)
         while True:
             chunk = list(itertools.islice(pairs, self.batch_size))
@@ -126,16 +129,13 @@ class Predictor:
                 return
             yield from self._detect(chunk, threshold)
 
-    def _pixels(self, image: Image) -> np.ndarray:
-        return read_image(image, bit_depth=self.bit_depth) if isinstance(image, (str, Path)) else image
-
     @torch.inference_mode()
     def _detect(self, chunk: Sequence[tuple[Image, Mapping[str, Any]]], threshold: float) -> list[dict[str, Any]]:
         """Detections of a few images, in batches of equal input size."""
         samples: list[dict[str, Any]] = []
         views: list[list[tuple[Tensor, Tensor]]] = []
         for image, about in chunk:
-            pixels = self._pixels(image)
+            pixels = pixels_of(image, self.bit_depth)
             warped, matrix = warp_image(self.pipeline, pixels)
             size = pixels.shape[:2]
             fields = {"image": warped, "input_from_image": matrix, "image_size": torch.tensor(size)}
@@ -161,7 +161,7 @@ class Predictor:
     def heatmap(self, image: Image, name: str = "heatmap") -> tuple[np.ndarray, np.ndarray]:
         """Peak probability over all classes ``[h, w]`` float32 in grid space, and the matrix input-from-image ``[3,
         3]``. ``name``: ``heatmap`` or another head with peaks."""
-        pixels, matrix = warp_image(self.pipeline, self._pixels(image))
+        pixels, matrix = warp_image(self.pipeline, pixels_of(image, self.bit_depth))
         maps: dict[str, Tensor] = self.detector.find(pixels[None].to(self.device)).maps
         return maps[name][0].amax(0).cpu().numpy(), matrix.numpy()
 

@@ -23,8 +23,10 @@ from centernet.checkpoint import (
     LIVE_WEIGHTS,
     USUAL_EVAL,
     difference,
+    is_checkpoint,
     load_weights,
     read_checkpoint,
+    start_from,
     upgrade_checkpoint,
 )
 from centernet.detector import build_detector
@@ -53,11 +55,11 @@ class CenterNetModule(pl.LightningModule):
 
     ``task``: its name, with ``task_options``; ``num_classes`` or ``class_names``; ``facts``: metadata of the data
     (``ImageDataset.facts``); ``backbone``: a name or a description of the network (``build_network``); ``pretrained``:
-    True, False or a weight file; ``schedule``: a ``Schedule`` or its options; ``normalization``: of the images
-    (``NORMALIZATIONS``); ``metric_options``: of the task's metric; ``teacher``: a checkpoint of the same task,
-    whose maps are learned besides the ground truth, with ``teacher_weight`` in the total loss (``Teacher``);
-    ``inference``: modes of validation (``centernet.modes``). Batches
-    hold images uint8 ``[B, 3, H, W]`` with objects in input pixels and truth in image pixels (``structures.Batch``).
+    True, False, a weight file, or a checkpoint of this project (``.ckpt``); ``schedule``: a ``Schedule`` or its
+    options; ``normalization``: of the images (``NORMALIZATIONS``); ``metric_options``: of the task's metric;
+    ``teacher``: a checkpoint of the same task, whose maps are learned besides the ground truth, with ``teacher_weight``
+    in the total loss (``Teacher``); ``inference``: modes of validation (``centernet.modes``). Batches hold images uint8
+    ``[B, 3, H, W]`` with objects in input pixels and truth in image pixels (``structures.Batch``).
     Raises ``InputError`` for unknown names or options.
 
     ``CenterNetModule.for_data(data, ...)`` takes classes and facts from a data module.
@@ -100,7 +102,7 @@ class CenterNetModule(pl.LightningModule):
             task,
             class_names or num_classes,
             self.backbone,
-            pretrained,
+            False if is_checkpoint(pretrained) else pretrained,
             normalization or self.NORMALIZATION,
             self.task_options,
             facts,
@@ -108,6 +110,8 @@ class CenterNetModule(pl.LightningModule):
         self.detector.use(inference)
         self.schedule = Schedule.of(schedule)
         self.class_names = None if class_names is None else list(class_names)
+        if is_checkpoint(pretrained):
+            log.info(f"pretrained={pretrained}: {start_from(self.detector, self.class_names, pretrained)}")
         if teacher is not None and self.class_names is None:
             raise InputError("a teacher is matched by the names of the classes; give class_names")
         self.teacher = None if teacher is None else Teacher(teacher, self.task, self.class_names, teacher_weight)

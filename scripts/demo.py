@@ -10,7 +10,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,8 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"--focal {args.focal:g} is not a focal length; give it in pixels of the image (KITTI: 721)")
     threshold = task.threshold if args.threshold is None else args.threshold
     root = Path(args.images) if Path(args.images).is_dir() else paths[0].parent
+    heads = [head for head, about in task.heads.items() if about.is_heatmap] if args.heatmap else []
+    targets = picture_files(paths, root, args.out, heads)
     found, failed, started = {}, 0, time.perf_counter()
     try:
         for path in paths:
@@ -100,13 +103,12 @@ def run(args: argparse.Namespace) -> None:
             picture = draw_objects(big, rows, look, factor)
             if views := views_from_above(rows, look):
                 picture = panel({str(name): picture, **views}, below=True)
-            target = (args.out / name).with_suffix(".png")
+            target = targets[path]
             save_image(target, picture)
-            if args.heatmap:
-                for head in [head for head, about in task.heads.items() if about.is_heatmap]:
-                    heatmap, matrix = predictor.heatmap(image, head)
-                    over = overlay_heatmap(image, heatmap, matrix, task.stride)
-                    save_image(target.with_name(f"{target.stem}_{head}.png"), over)
+            for head in heads:
+                heatmap, matrix = predictor.heatmap(image, head)
+                over = overlay_heatmap(image, heatmap, matrix, task.stride)
+                save_image(target.with_name(f"{target.stem}_{head}.png"), over)
             counts = {label: result["names"].count(label) for label in dict.fromkeys(result["names"])}
             print(f"{name}: {', '.join(f'{n} {label}' for label, n in counts.items()) or 'nothing'}")
     finally:  # also what was found before Ctrl-C
@@ -128,6 +130,29 @@ def usable_device(name: str) -> str:
         known = "cpu or cuda" if torch.cuda.is_available() else "cpu; no CUDA device is available"
         raise InputError(f"--device {name} is not a device of this machine; use {known}") from None
     return name
+
+
+def picture_files(paths: Sequence[Path], root: Path, out: Path, heads: Sequence[str] = ()) -> dict[Path, Path]:
+    """The file below ``out`` for the picture of each image below ``root``: ``a.png`` for ``a.jpg``, but ``a.jpg.png``
+    where that would be another's file as well. Raises ``InputError`` if an image itself would be overwritten.
+    """
+
+    def files_of(path: Path) -> list[str]:
+        """What is written for an image, its heatmaps too, in lower case: some file systems know no other."""
+        stem = str(path.relative_to(root).with_suffix("")).lower()
+        return [stem, *(f"{stem}_{head}" for head in heads)]
+
+    counts = Counter(name for path in paths for name in files_of(path))
+    targets = {}
+    for path in paths:
+        name, is_alone = path.relative_to(root), all(counts[file] == 1 for file in files_of(path))
+        targets[path] = out / (name.with_suffix(".png") if is_alone else name.with_name(f"{name.name}.png"))
+    images = {path.resolve() for path in paths}
+    if overwritten := [target for target in targets.values() if target.resolve() in images]:
+        raise InputError(
+            f"--out {out} holds the images, and {overwritten[0]} would be overwritten; give another folder"
+        )
+    return targets
 
 
 def image_fields(task: Any, path: Path, args: argparse.Namespace, size: tuple[int, int]) -> dict[str, np.ndarray]:

@@ -14,7 +14,16 @@ import pytest
 import pytorch_lightning as pl
 import wandb
 
-from centernet.callbacks import BestAndLast, Dashboard, History, Pictures, WandbRun, finished_run
+from centernet import build
+from centernet.callbacks import (
+    BestAndLast,
+    Dashboard,
+    History,
+    Pictures,
+    WandbRun,
+    finished_run,
+    tensorboard_if_installed,
+)
 from centernet.callbacks.dashboard import LONGEST, git_state, media_of
 from centernet.callbacks.pictures import Shown
 from centernet.data.coco import CocoDataModule
@@ -24,6 +33,7 @@ from centernet.errors import InputError
 from centernet.module import CtdetModule, DddModule, MultiPoseModule
 from centernet.visualize import Look
 from tests import test_module, tiny
+from tests.test_configs import compose_run
 from tests.test_module import SHAPES, build_data, build_trainer
 from tests.wandb_runs import OfflineRun, read_runs
 
@@ -350,6 +360,29 @@ def test_uploading_without_a_key_or_a_server_is_one_sentence_before_any_work(
 def test_other_problems_of_wandb_are_told_too(tmp_path):
     with pytest.raises(InputError, match=r"W&B cannot be used \(.*project"):
         WandbRun(tmp_path, project="a/b")
+
+
+def test_wandb_starts_and_ends_without_a_warning(tmp_path, capfd):
+    with finished_run():
+        run = WandbRun(tmp_path)
+        run.log_metrics({"train/loss": 1.0}, 0)
+        # What Lightning would start a run with where it has lost this one; W&B warns of an option that it dropped.
+        assert "anonymous" not in run._wandb_init
+    assert read_runs(tmp_path)[0].values("train/loss") == [(None, 1.0)]
+    said = "".join(capfd.readouterr())
+    assert "anonymous" not in said
+    assert "WARNING" not in said
+
+
+def test_tensorboard_is_used_only_where_it_is_installed(tmp_path, monkeypatch):
+    logger = tensorboard_if_installed(tmp_path)
+    assert logger is not None
+    assert logger.log_dir == str(tmp_path / "tensorboard")
+    monkeypatch.setattr("centernet.callbacks.dashboard.find_spec", lambda name: None)
+    assert tensorboard_if_installed(tmp_path) is None
+    cfg = compose_run([])
+    cfg.paths.run = str(tmp_path)
+    assert build.build_trainer(cfg).loggers == []  # and not those that Lightning has for such a case
 
 
 def test_tensorboard_shows_pictures_and_classes(shapes, tmp_path):

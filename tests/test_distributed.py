@@ -145,7 +145,8 @@ def test_what_one_process_cannot_read_ends_all_with_its_message(tmp_path):
     for split in ("train", "val"):
         tiny.make_coco(tmp_path / "pets", images=[{"id": n} for n in range(1, 9)], split=split)
     (tmp_path / "pets" / "train" / "5.png").write_bytes(b"no image")
-    own = ["data=coco", "data.root=pets", "pretrained=false", "data.num_workers=0", "resolution=[64,64]"]
+    own = ["data=coco", "data.root=pets", "data.allow_empty=true", "data.num_workers=0", "resolution=[64,64]"]
+    own += ["pretrained=false"]
     words = [*own, *tiny.NETWORK_OVERRIDES, "trainer=ddp_cpu", "data.batch_size=1", "schedule.epochs=3"]
     started = time.monotonic()
     process = start(tmp_path, "train.py", *words)
@@ -161,7 +162,8 @@ def test_skipped_images_of_all_processes_are_counted(tmp_path):
         tiny.make_coco(tmp_path / "pets", images=[{"id": n} for n in range(1, 9)], split=split)
     for n in (1, 3, 5, 7):
         (tmp_path / "pets" / "train" / f"{n}.png").write_bytes(b"no image")
-    own = ["data=coco", "data.root=pets", "pretrained=false", "data.num_workers=0", "resolution=[64,64]"]
+    own = ["data=coco", "data.root=pets", "data.allow_empty=true", "data.num_workers=0", "resolution=[64,64]"]
+    own += ["pretrained=false"]
     options = ["trainer=ddp_cpu", "data.batch_size=2", "schedule.epochs=1", "data.on_bad_image=skip", "evaluate=false"]
     process = start(tmp_path, "train.py", *own, *tiny.NETWORK_OVERRIDES, *options)
     output, _ = process.communicate(timeout=300)

@@ -154,7 +154,7 @@ def test_a_preset_builds_its_network_and_its_schedule(name):
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_takes_a_step_with_a_small_network_on_built_in_data(name, tmp_path, request):
     small = [*tiny.NETWORK_OVERRIDES, *built_in(name, request), "resolution=[64,64]", "data.batch_size=4"]
-    few = ["trainer.max_steps=1", "trainer.limit_val_batches=0", "+trainer.enable_progress_bar=false", "logger=none"]
+    few = ["trainer.max_steps=1", "trainer.limit_val_batches=0", "+trainer.enable_progress_bar=false", "logger=csv"]
     cfg = compose_run([f"experiment={name}", *small, *few, "+trainer.enable_checkpointing=false"])
     cfg.paths.run, cfg.callbacks = str(tmp_path), {}
     data = build.build_datamodule(cfg.data)

@@ -66,7 +66,7 @@ for room in THIRD_FLOOR:
     }
 TOP_FLOOR = (
     *("app", "build", "choices", "cli", "command", "composition", "console", "continued", "data_schema", "folders"),
-    *("kinds", "ladder", "runs", "schema", "sizing", "sweep"),
+    *("kinds", "ladder", "runs", "schema", "sizing", "sweep", "training"),
 )
 
 # Libraries that have one home (a room or a file of it); all others may not import them.
@@ -76,9 +76,9 @@ HOMES: dict[str, set[str]] = {
     "timm": {"models"},
     "pycocotools": {"data", "metrics"},
     "faster_coco_eval": {"data", "metrics", "app"},  # app quietens its logger
-    "pytorch_lightning": {"module", "callbacks", "plugins", "data.datamodule", "app", "build", "console"},
+    "pytorch_lightning": {"module", "callbacks", "plugins", "data.datamodule", "app", "build", "console", "training"},
     "hydra": {"app", "build", "cli", "composition", "console", "sweep"},
-    "omegaconf": {"app", "build", "composition", "console", "sizing", "sweep"},
+    "omegaconf": {"app", "build", "composition", "console", "sizing", "sweep", "training"},
     "pydantic": {"data_schema", "kinds", "schema"},
     "matplotlib": {"visualize", "report"},
 }

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from torch import Tensor, nn
 
-from centernet.data.images import read_image
+from centernet.data.images import pixels_of, read_image
 from centernet.data.transforms import eval_pipeline, warp_image
 from centernet.detector import NORMALIZATIONS, Detector
 from centernet.inference import Predictor
@@ -22,7 +23,7 @@ from centernet.ops.affine import transform_boxes
 from centernet.structures import Detections, InputError
 from centernet.tasks.ctdet import CtdetTask
 from tests import tiny
-from tests.data.test_images import deep
+from tests.data.test_images import deep, photograph
 from tests.places import ROOT
 
 NAMES = ["red", "green", "blue"]
@@ -118,6 +119,101 @@ def test_files_and_arrays_give_the_same(predictor, images, tmp_path):
     cv2.imwrite(str(path), images[0][..., ::-1])
     assert_close(predictor(path), predictor(images[0]))
     assert_close(predictor(str(path)), predictor(images[0]))
+
+
+def test_an_image_may_come_in_any_usual_form(predictor, images, tmp_path):
+    image = images[0]
+    height, width = image.shape[:2]
+    alpha = np.full((height, width, 1), 7, np.uint8)
+    tensor = torch.from_numpy(image)
+    forms = {
+        "PIL": PIL.Image.fromarray(image),
+        "PIL with alpha": PIL.Image.fromarray(np.concatenate([image, alpha], 2)),
+        "with alpha": np.concatenate([image, alpha], 2),
+        "channels first": image.transpose(2, 0, 1),
+        "tensor": tensor.permute(2, 0, 1),
+        "tensor, channels last": tensor,
+        "floats up to 255": image.astype(np.float32),
+        "floats up to 1": image / 255,
+        "tensor of floats up to 1": tensor.permute(2, 0, 1).float() / 255,
+        "large integers": image.astype(np.int64),
+        "a view": np.ascontiguousarray(image[:, ::-1])[:, ::-1],
+    }
+    wanted = predictor(image)
+    for name, form in forms.items():
+        found = predictor(form)
+        assert torch.equal(found["boxes"], wanted["boxes"]), name
+        assert torch.equal(found["scores"], wanted["scores"]), name
+    assert len(predictor.predict(list(forms.values()))) == len(forms)
+    assert np.array_equal(predictor.heatmap(forms["PIL"])[0], predictor.heatmap(image)[0])
+
+
+def test_gray_images_count_as_three_equal_channels(predictor, images):
+    gray = images[0][..., 0]
+    wanted = predictor(np.stack([gray] * 3, 2))
+    for form in (
+        gray,
+        gray[..., None],
+        gray[None],
+        PIL.Image.fromarray(gray),
+        torch.from_numpy(gray)[None],
+        gray / 255,
+    ):
+        assert torch.equal(predictor(form)["scores"], wanted["scores"])
+    pair = np.stack([gray, np.zeros_like(gray)], 2)  # gray and alpha
+    assert torch.equal(predictor(pair)["scores"], wanted["scores"])
+
+
+def test_a_photograph_opened_by_pil_is_turned_as_its_file_is(predictor, tmp_path):
+    photograph(tmp_path / "a.jpg", 6)
+    with PIL.Image.open(tmp_path / "a.jpg") as opened:
+        assert pixels_of(opened).shape == read_image(tmp_path / "a.jpg").shape == (60, 40, 3)
+        assert_close(predictor(opened), predictor(tmp_path / "a.jpg"))
+
+
+def test_16_bit_arrays_and_pil_images_need_their_bits_too(tmp_path):
+    deep(tmp_path / "deep.png", 4095, 48, 64)
+    with PIL.Image.open(tmp_path / "deep.png") as opened:
+        assert np.array_equal(pixels_of(opened, 12), read_image(tmp_path / "deep.png", bit_depth=12))
+        with pytest.raises(InputError, match=r"image \(an array\) has 16 bits per channel and values up to 4095"):
+            pixels_of(opened)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (
+            np.random.default_rng(0).normal(size=(8, 8, 3)),
+            r"with values from -.* to .* cannot be used; .* not normalized",
+        ),
+        (np.full((8, 8, 3), np.nan), "with values from nan to nan cannot be used"),
+        (np.full((8, 8, 3), 70_000), "with values from 70000 to 70000 cannot be used"),
+        (np.zeros((8, 8), bool), "is a mask, not an image"),
+        (np.zeros((8, 8, 3), complex), "an array of complex128 is no image"),
+        (np.zeros((8, 8, 7), np.uint8), r"an array of shape \[8, 8, 7\] is no image; give \[H, W, 3\], \[3, H, W\] or"),
+        (np.zeros((0, 8, 3), np.uint8), r"an array of shape \[0, 8, 3\] is no image"),
+        (
+            torch.zeros(2, 3, 8, 8),
+            r"an array of shape \[2, 3, 8, 8\] holds several images; give them to predict\(images\)",
+        ),
+        ([np.zeros((8, 8, 3), np.uint8)], r"of type list cannot be read; for several images use predict\(images\)"),
+        (b"bytes", "of type bytes cannot be read; give a path, a PIL image, an array or a tensor"),
+        (None, "of type NoneType cannot be read; give a path"),
+    ],
+)
+def test_what_is_no_image_is_refused_in_one_sentence(predictor, image, message):
+    with pytest.raises(InputError, match=message) as raised:
+        predictor(image)
+    assert "\n" not in str(raised.value)
+
+
+def test_one_image_in_the_place_of_several_is_refused_and_a_batch_is_several(predictor, images):
+    for one in ("a.jpg", images[0], torch.from_numpy(images[0]), PIL.Image.fromarray(images[0])):
+        with pytest.raises(InputError, match="predict takes several images; give a list, or call the predictor itself"):
+            predictor.predict(one)
+    batch = np.stack([images[0], images[0][::-1]])
+    for together, image in zip(predictor.predict(batch), batch, strict=True):
+        assert_close(together, predictor(image))
 
 
 def test_the_threshold_drops_what_is_less_sure(predictor, images):

@@ -282,7 +282,7 @@ def test_a_checkpoint_of_another_run_is_not_continued(trained, shapes, tmp_path,
     if len(module.class_names) == 2:
         tiny.make_coco(tmp_path, categories=[{"id": 1, "name": "a"}, {"id": 2, "name": "b"}], split="train")
         tiny.make_coco(tmp_path, categories=[{"id": 1, "name": "a"}, {"id": 2, "name": "b"}], split="val")
-        data = build_data(tmp_path)
+        data = build_data(tmp_path, allow_empty=True)
     data.class_names = module.class_names
     with pytest.raises(InputError, match=f"the checkpoint does not match this run: {message}"):
         build_trainer(tmp_path).fit(module, data, ckpt_path=trained[1], weights_only=True)

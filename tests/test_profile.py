@@ -11,7 +11,7 @@ from tests.tiny import NETWORK_OVERRIDES
 
 SHORT = [
     "debug=profile", "trainer.accelerator=cpu", "data.train_count=8", "data.val_count=2", "data.num_workers=0",
-    "data.batch_size=4", "resolution=[64,64]", "logger=none", *NETWORK_OVERRIDES,
+    "data.batch_size=4", "resolution=[64,64]", "logger=csv", *NETWORK_OVERRIDES,
 ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 
 from centernet.data.images import find_images, read_image
 from centernet.inference import Predictor
@@ -99,8 +100,6 @@ def test_the_demo_reads_16_bit_images_once_their_bits_are_known(script, checkpoi
 
 
 def test_one_broken_file_does_not_cost_the_others(script, checkpoint, tmp_path):
-    from PIL import Image
-
     (tmp_path / "photos").mkdir()
     Image.fromarray(tiny.make_image()).save(tmp_path / "photos" / "good.png")
     (tmp_path / "photos" / "bad.png").write_bytes(b"no image")
@@ -109,6 +108,33 @@ def test_one_broken_file_does_not_cost_the_others(script, checkpoint, tmp_path):
     assert "bad.png is not an image that OpenCV can read" in result.output
     assert "1 of 2 images failed" in result.output
     assert (tmp_path / "out" / "good.png").is_file()
+
+
+def test_images_of_one_name_get_pictures_of_their_own(script, checkpoint, tmp_path):
+    photos = tmp_path / "photos"
+    (photos / "below").mkdir(parents=True)
+    for n, name in enumerate(("a.jpg", "a.png", "A.bmp", "b.jpg", "b_heatmap.png", "c.png", "below/a.jpg")):
+        Image.fromarray(tiny.make_image(seed=n)).save(photos / name)
+    result = script("demo.py", checkpoint, "photos", "--out", "out", "--heatmap")
+    assert result.code == 0, result.output
+    pictures = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")}
+    named = ("a.jpg", "a.png", "A.bmp", "b.jpg", "b_heatmap.png", "c", "below/a")
+    assert pictures == {f"{name}{end}" for name in named for end in (".png", "_heatmap.png")}
+    assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == 7
+    shown = [read_image(tmp_path / "out" / name) for name in ("a.jpg.png", "a.png.png")]
+    assert not np.array_equal(*shown)
+
+
+def test_the_demo_does_not_draw_over_the_images(script, checkpoint, tmp_path):
+    (tmp_path / "photos").mkdir()
+    path = tmp_path / "photos" / "a.png"
+    Image.fromarray(tiny.make_image()).save(path)
+    before = path.read_bytes()
+    result = script("demo.py", checkpoint, "photos", "--out", "photos")
+    assert result.code == (
+        "error: --out photos holds the images, and photos/a.png would be overwritten; give another folder"
+    )
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -439,7 +439,7 @@ def test_the_preset_of_the_ladder_needs_no_other_option_and_its_jobs_do_not_star
 
 @pytest.mark.slow
 def test_a_sweep_of_trainings_on_two_processes_each(tmp_path):
-    words = [*SHORT, "trainer=ddp_cpu", "schedule.epochs=1", "data.batch_size=4", "logger=none"]
+    words = [*SHORT, "trainer=ddp_cpu", "schedule.epochs=1", "data.batch_size=4", "logger=csv"]
     # The first one fails in both of its processes, after they have started.
     result = run(tmp_path, "train.py", "-m", *words, "schedule.lr=1e30,0.001", "schedule.lr_batch_size=null")
     assert result.code == 1, result.output

@@ -159,9 +159,11 @@ def test_training_ends_well_and_leaves_everything_in_the_run_folder(journey):
     assert journey.code == 0, journey.output
     names = {path.name for path in journey.run.iterdir()}
     wanted = (
-        "best.ckpt last.ckpt metrics.json detections.json curves.png history.csv metrics.csv run.log pictures .hydra"
+        "best.ckpt last.ckpt metrics.json detections.json curves.png history.csv hparams.yaml run.log pictures .hydra"
     )
     assert set(wanted.split()) <= names
+    assert "metrics.csv" not in names  # history.csv has its numbers
+    assert list((journey.run / "tensorboard").glob("events*"))  # installed with the tests
     assert read_image(journey.run / "curves.png").std() > 5
     pictures = sorted((journey.run / "pictures").iterdir())
     assert len(pictures) == 8
@@ -611,7 +613,7 @@ def test_two_processes_share_the_images_one_folder_and_one_log(command, tmp_path
 
 @pytest.mark.slow
 def test_a_sweep_has_a_folder_per_run_and_a_table(command):
-    swept = command("train", "-m", *SHORT, "schedule.epochs=1", "task.heatmap.max_detections=10,20", "logger=none")
+    swept = command("train", "-m", *SHORT, "schedule.epochs=1", "task.heatmap.max_detections=10,20", "logger=csv")
     assert swept.code == 0, swept.output
     folder = swept.folder / "runs" / "sweep" / "run-1"
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["0", "1"]
@@ -628,17 +630,20 @@ def test_a_sweep_has_a_folder_per_run_and_a_table(command):
 # Loggers and help.
 
 
-@pytest.mark.parametrize("logger", ["csv", "tensorboard", "wandb"])
+@pytest.mark.parametrize("logger", ["default", "csv", "tensorboard", "wandb"])
 def test_every_logger_writes_into_the_run_folder_and_knows_the_whole_configuration(command, logger):
     # Offline: W&B sends nothing, and leaves a file that `wandb sync` would send.
     logged = command("train", *SHORT, "schedule.epochs=1", "schedule.lr=0.0123", "evaluate=false", f"logger={logger}")
     assert logged.code == 0, logged.output
     curves, hparams = {
-        "csv": ("metrics.csv", "hparams.yaml"),
+        "default": ("tensorboard/events*", "hparams.yaml"),
+        "csv": ("history.csv", "hparams.yaml"),
         "tensorboard": ("tensorboard/events*", "tensorboard/hparams.yaml"),
         "wandb": ("wandb/offline-run-*/*.wandb", "wandb/offline-run-*/*.wandb"),
     }[logger]
     assert len(list(logged.run.glob(curves))) == 1
+    assert not (logged.run / "metrics.csv").exists()
+    assert (logged.run / "tensorboard").exists() == (logger in ("default", "tensorboard"))
     (path,) = logged.run.glob(hparams)
     config = read_runs(logged.run)[0].config if logger == "wandb" else yaml.safe_load(path.read_text())
     assert config["schedule"]["lr"] == 0.0123
@@ -728,7 +733,7 @@ def damage(pets: Path, how: str) -> None:
             "data.root=nowhere is not an existing folder; give the folder that holds the data",
         ),
         (["data.root=null"], "", "no data given; set data.root=DIR"),
-        ([], "no json", "no train annotations in pets (tried annotations/instances_train2017.json, "),
+        ([], "no json", "no train annotations in pets: looked for annotations/instances_SPLIT.json, "),
         ([], "no categories", "pets/annotations/instances_train.json has no 'categories'"),
         ([], "no annotations", "pets/annotations/instances_train.json has no 'annotations'"),
         ([], "lost image", "annotation 1 refers to image 77, which is not in the json's images"),

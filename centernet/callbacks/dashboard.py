@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,13 @@ AXES = {
     "images_per_second": "epoch",
 }
 LONGEST = 1024  # pixels of a picture's longer side
+
+
+def tensorboard_if_installed(folder: str | Path) -> TensorBoardLogger | None:
+    """A logger that writes TensorBoard's files below a run folder; None where TensorBoard is not installed."""
+    if find_spec("tensorboard") is None:
+        return None
+    return TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False)
 
 
 class WandbRun(WandbLogger):
@@ -89,6 +97,7 @@ class WandbRun(WandbLogger):
             log_model=log_model,
             experiment=_start(folder, ckpt, timeout, options) if rank_zero_only.rank == 0 else None,
         )
+        self._wandb_init.pop("anonymous", None)  # W&B warns of it, even if it is None
         self.results = "val"
         """Section of evaluation results: val, and best after training."""
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.core.saving import save_hparams_to_yaml
 from pytorch_lightning.utilities import rank_zero_only
 
 from centernet.callbacks.progress import ProgressBar
@@ -21,7 +22,8 @@ log = logging.getLogger(__name__)
 
 
 class History(Callback):
-    """One line per epoch on the screen; ``history.csv``, ``per_class.csv`` and ``curves.png`` in the run folder.
+    """One line per epoch on the screen; ``history.csv``, ``per_class.csv``, ``curves.png`` and the settings
+    (``hparams.yaml``) in the run folder.
 
     Continues after a resume: its rows are stored in the checkpoint.
     """
@@ -42,6 +44,11 @@ class History(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rows, self.class_rows = list(state["rows"]), list(state["class_rows"])
         self.seconds = state.get("seconds", 0.0)  # absent in earlier versions
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_hparams_to_yaml(self.folder / "hparams.yaml", dict(module.hparams))
 
     def on_train_start(self, *_: Any) -> None:
         self._counted = time.perf_counter()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from centernet.data.coco_format import read_annotations, require_images
+from centernet.data.coco_layout import Found, find_split, folder_of, image_folders
 from centernet.data.datamodule import CenterNetDataModule, ImageDataset
 from centernet.data.masks import Masks
 from centernet.joints import JointSet
@@ -21,24 +22,14 @@ from centernet.structures import InputError, Objects
 
 log = logging.getLogger(__name__)
 
-# Where to look for the json and the images of a split: {split} is train or val, {prefix} is instances or
-# person_keypoints. The first match wins.
-LAYOUTS = (
-    ("annotations/{prefix}_{split}2017.json", ("{split}2017", "images/{split}2017")),
-    ("annotations/{prefix}_{split}.json", ("{split}", "images/{split}", "images")),
-    ("annotations/{split}.json", ("{split}", "images/{split}", "images")),
-    ("{split}/_annotations.coco.json", ("{split}",)),
-    ("{split}.json", ("{split}", "images/{split}", "images")),
-)
-
 
 class CocoDataset(ImageDataset):
     """Images and boxes of one COCO json.
 
-    ``annotations``: path of the json; ``images``: the folder that its ``file_name`` entries are relative to;
-    ``class_names`` sets the order of the classes (default: by category id); ``masks``: keep the segmentations, for
-    augmentations that rebuild truncated boxes from them or cut objects out. Raises ``InputError``, naming the entry,
-    for anything wrong with the files.
+    ``annotations``: path of the json; ``images``: the folder that its ``file_name`` entries are relative to, or several
+    that may be it; ``class_names`` sets the order of the classes (default: by category id); ``masks``: keep the
+    segmentations, for augmentations that rebuild truncated boxes from them or cut objects out. Raises ``InputError``,
+    naming the entry, for anything wrong with the files.
 
     If categories or annotations have keypoints, objects get the field ``joints``, and the attribute ``joints`` is their
     ``JointSet``: the names of all categories in order of first appearance; a joint that a category lacks is never
@@ -54,7 +45,7 @@ class CocoDataset(ImageDataset):
     def __init__(
         self,
         annotations: str | Path,
-        images: str | Path,
+        images: str | Path | Sequence[Path],
         pipeline: Callable[..., Any],
         class_names: Sequence[str] | None = None,
         train: bool = False,
@@ -63,7 +54,8 @@ class CocoDataset(ImageDataset):
         masks: bool = False,
         joints: Mapping[str, Any] | None = None,
     ) -> None:
-        self.source, self.folder = Path(annotations), Path(images)
+        self.source = Path(annotations)
+        folders = [Path(images)] if isinstance(images, (str, Path)) else list(images)
         found, arrays = read_annotations(self.source, class_names, joints, masks)
         self.class_names, self.category_ids, self.image_ids = (
             found[name] for name in ("class_names", "category_ids", "image_ids")
@@ -72,7 +64,10 @@ class CocoDataset(ImageDataset):
         self._joint_places = dict(found["joint_places"])
         if found["joints"] is not None:
             self.joints = JointSet.of(found["joints"])
-        require_images(found["files"], self.folder, self.source)
+        self.folder = folder_of(found["files"], folders)
+        others = [folder for folder in folders if folder != self.folder]
+        require_images(found["files"], self.folder, self.source, others)
+        self.nothing_to_learn = f"{self.source} has no annotations to learn from"
         # Tensors hold integers: if the json's ids are not integers, positions replace them.
         self._numeric = all(isinstance(image_id, int) for image_id in self.image_ids)
         super().__init__(
@@ -136,10 +131,9 @@ class CocoDataset(ImageDataset):
 class CocoDataModule(CenterNetDataModule):
     """Train and val splits in COCO format.
 
-    ``root`` holds both in one of the usual layouts (COCO's own, ``annotations/instances_train.json`` + ``train/``,
-    Roboflow's ``train/_annotations.coco.json``, ...); or pass the four paths (relative to ``root`` or absolute).
-    ``prefix``: which of COCO's files, ``instances`` or ``person_keypoints``; ``joints``: see ``CocoDataset``. Other
-    options: ``CenterNetDataModule``.
+    ``root`` holds both in one of the usual layouts (``centernet.data.coco_layout``: COCO's own, Roboflow's, ...); or
+    pass the four paths (relative to ``root`` or absolute). ``prefix``: which of COCO's files, ``instances`` or
+    ``person_keypoints``; ``joints``: see ``CocoDataset``. Other options: ``CenterNetDataModule``.
     """
 
     def __init__(
@@ -159,8 +153,8 @@ class CocoDataModule(CenterNetDataModule):
         self.paths = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}
 
     def build_dataset(self, split: str, pipeline: Callable[..., Any], train: bool) -> CocoDataset:
-        annotations, images = self.locate(split)
-        return CocoDataset(
+        annotations, images, name = self.locate(split)
+        dataset = CocoDataset(
             annotations,
             images,
             pipeline,
@@ -171,9 +165,16 @@ class CocoDataModule(CenterNetDataModule):
             masks=train and (self.visible_boxes or self.shares.copy_paste > 0),
             joints=self.joints,
         )
+        if split == "val" and name == "test":
+            dataset.notes.append(
+                f"{self.root} has a test split and none for validation, so {annotations} also chooses the best "
+                "checkpoint; keep other images for an unbiased test"
+            )
+        return dataset
 
-    def locate(self, split: str) -> tuple[Path, Path]:
-        """The json and the image folder of a split. Raises ``InputError`` with the paths that were tried."""
+    def locate(self, split: str) -> Found:
+        """The json of a split and the folders that may hold its images. Raises ``InputError`` with the paths that were
+        tried."""
         annotations, images = self.paths[split]
         root = self.root
         if root is None and annotations is None:
@@ -185,25 +186,16 @@ class CocoDataModule(CenterNetDataModule):
             raise InputError(f"data.root={root} is not an existing folder; give the folder that holds the data")
         base = root or Path()
         if annotations is None:
-            for json_name, folders in LAYOUTS:
-                if (base / json_name.format(split=split, prefix=self.prefix)).is_file():
-                    annotations = json_name.format(split=split, prefix=self.prefix)
-                    if images is None:
-                        names = [folder.format(split=split) for folder in folders]
-                        images = next((name for name in names if (base / name).is_dir()), names[0])
-                    break
-            else:
-                tried = ", ".join(name.format(split=split, prefix=self.prefix) for name, _ in LAYOUTS)
+            found = find_split(base, split, self.prefix)
+        else:
+            path = base / annotations
+            if not path.is_file():
+                raise InputError(f"{split} annotations {path} do not exist; set data.{split}_annotations=FILE.json")
+            found = Found(path, [*image_folders(base, split), path.parent], split)
+        if images is not None:
+            found = found._replace(images=[base / images])
+            if not found.images[0].is_dir():
                 raise InputError(
-                    f"no {split} annotations in {base} (tried {tried}); set data.{split}_annotations=FILE.json "
-                    f"data.{split}_images=FOLDER"
+                    f"{split} image folder {found.images[0]} does not exist; set data.{split}_images=FOLDER"
                 )
-        annotations = base / annotations
-        if not annotations.is_file():
-            raise InputError(f"{split} annotations {annotations} do not exist; set data.{split}_annotations=FILE.json")
-        if images is None:
-            images = next((n for n in (split, f"images/{split}", "images") if (base / n).is_dir()), annotations.parent)
-        images = base / images
-        if not images.is_dir():
-            raise InputError(f"{split} image folder {images} does not exist; set data.{split}_images=FOLDER")
-        return annotations, images
+        return found

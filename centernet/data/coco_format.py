@@ -17,11 +17,11 @@ import numpy as np
 
 from centernet.data.cache import Content, read_once
 from centernet.data.masks import Masks, rings_in
-from centernet.errors import InputError
+from centernet.errors import InputError, some
 from centernet.fields import FIELDS
 from centernet.joints import COCO_JOINTS, JointSet
 
-VERSION = 1  # of what is read; raise it when the same json is read differently
+VERSION = 2  # of what is read; raise it when the same json is read differently
 
 
 def read_annotations(
@@ -123,15 +123,15 @@ class _Reader:
         images = self._look_up("image", position, annotations)
         labels = self._look_up("category", label_of, annotations)
         boxes = self._read_boxes(annotations)
-        kept = self._kept(boxes, sizes[images])
+        kept = self._kept(annotations, boxes, sizes[images])
         rows = [annotations[n] for n in kept]
         boxes, images = boxes[kept], images[kept]
-        areas = np.array([float(row.get("area") or 0) for row in rows])
+        areas = self._read_areas(rows)
         fields = {
             "boxes": np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1),
             "labels": labels[kept],
             "crowd": np.array([bool(row.get("iscrowd", 0)) for row in rows], bool),
-            "area": np.where(areas == 0, boxes[:, 2] * boxes[:, 3], areas),
+            "area": np.where(areas > 0, areas, boxes[:, 2] * boxes[:, 3]),
         }
         fields |= self._read_numbers(rows, fields["crowd"])
         if joints is not None:
@@ -193,24 +193,57 @@ class _Reader:
                 f"{self._where(annotation)} has bbox {annotation.get('bbox')!r}; COCO requires [x, y, width, height]"
             ) from None
 
-    def _kept(self, boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    def _read_areas(self, annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Areas ``[M]``; 0 where an annotation has none."""
+        try:
+            areas = np.array([float(row.get("area") or 0) for row in annotations])
+        except (TypeError, ValueError):
+            for row in annotations:
+                try:
+                    float(row.get("area") or 0)
+                except (TypeError, ValueError):
+                    raise InputError(
+                        f"{self._where(row)} has area {row['area']!r}; COCO requires a number, or leave it out"
+                    ) from None
+            raise
+        return np.where(np.isfinite(areas), areas, 0)
+
+    def _kept(self, annotations: Sequence[Mapping[str, Any]], boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """Positions of the boxes ``[M, 4]`` (corner and size) that show something of their images ``[M, 2]``."""
         start, end, limit = boxes[:, :2], boxes[:, :2] + boxes[:, 2:], sizes[:, ::-1]
-        is_solid = (boxes[:, 2:] > 0).all(1) & np.isfinite(boxes).all(1)
+        is_finite = np.isfinite(boxes).all(1)
+        is_negative = is_finite & (boxes[:, 2:] < 0).any(1)
+        is_flat = is_finite & ~is_negative & (boxes[:, 2:] == 0).any(1)
         is_known = limit.all(1)
-        is_outside = is_solid & is_known & ((start >= limit) | (end <= 0)).any(1)
-        kept = is_solid & ~is_outside
-        if not kept.all():
+        kept = is_finite & ~is_negative & ~is_flat
+        is_outside = kept & is_known & ((start >= limit) | (end <= 0)).any(1)
+        kept &= ~is_outside
+        reasons = {
+            "NaN or infinite": ~is_finite,
+            "of negative width or height": is_negative,
+            "without width or height": is_flat,
+            "outside their image": is_outside,
+        }
+        told = [
+            f"{which.sum()} {reason} ({self._ids(annotations, which)})"
+            for reason, which in reasons.items()
+            if which.any()
+        ]
+        if told:
+            self.notes.append(f"dropped {(~kept).sum()} of {len(kept)} boxes: {', '.join(told)}")
+        beyond = kept & is_known & (end > limit + 1).any(1)
+        if beyond.sum() > 0.3 * max(kept.sum(), 1):
             self.notes.append(
-                f"dropped {(~is_solid).sum()} boxes without area and {is_outside.sum()} boxes outside their image"
-            )
-        beyond = (kept & is_known & (end > limit + 1).any(1)).sum()
-        if beyond > 0.3 * max(kept.sum(), 1):
-            self.notes.append(
-                f"{beyond} of {kept.sum()} boxes extend beyond their image; COCO's bbox is [x, y, width, height], "
-                "these look like [x1, y1, x2, y2]"
+                f"{beyond.sum()} of {kept.sum()} boxes extend beyond their image ({self._ids(annotations, beyond)}); "
+                "COCO's bbox is [x, y, width, height], these look like [x1, y1, x2, y2]"
             )
         return np.flatnonzero(kept)
+
+    def _ids(self, annotations: Sequence[Mapping[str, Any]], which: np.ndarray) -> str:
+        """The ids of the first few of these annotations, and the images of those without one."""
+        chosen = [annotations[n] for n in np.flatnonzero(which)[:6]]
+        ids = [row["id"] if "id" in row else f"one of image {row['image_id']}" for row in chosen]
+        return f"annotation{'s' if len(ids) > 1 else ''} {some(ids)}"
 
     def _read_numbers(self, annotations: Sequence[Mapping[str, Any]], crowd: np.ndarray) -> dict[str, np.ndarray]:
         """Fields that annotations hold as plain numbers; all must have them, apart from crowds."""
@@ -341,9 +374,9 @@ def _some(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f", ... ({len(names)})" if len(names) > most else "")
 
 
-def require_images(names: Sequence[str], folder: Path, source: Path) -> None:
+def require_images(names: Sequence[str], folder: Path, source: Path, others: Sequence[Path] = ()) -> None:
     """Raise ``InputError`` when image files of the json are not in the folder (one listing per folder, not one call per
-    file)."""
+    file). ``others``: folders that were looked at before."""
     if not folder.is_dir():
         raise InputError(f"image folder {folder} does not exist; give the folder that holds the images")
     listings: dict[str, set[str]] = {}
@@ -357,8 +390,9 @@ def require_images(names: Sequence[str], folder: Path, source: Path) -> None:
             missing.append(name)
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(names)} images of {source} are not in {folder} (first: {missing[0]}); "
-            "check the images folder"
+            f"{len(missing)} of {len(names)} images of {source} are not in {folder} (first: {missing[0]})"
+            + (f", nor in {some(others)}" if others and len(missing) == len(names) else "")
+            + "; check the images folder"
         )
 
 

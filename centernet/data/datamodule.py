@@ -63,6 +63,8 @@ class ImageDataset(Dataset):
 
     class_names: list[str]
     notes: list[str]
+    nothing_to_learn: str = "the data has no annotations"
+    """Why it cannot be trained on, if it has no objects."""
     results: str = "results"
     masks: Masks | None = None
     visible_boxes: bool = False
@@ -112,6 +114,11 @@ class ImageDataset(Dataset):
     def partners(self) -> Partners:
         """Which elements of a field a mirror swaps."""
         return partners_of(self.facts)
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether there is an object in any image, besides crowds."""
+        return bool((~self.fields["crowd"]).any())
 
     def describe(self) -> list[str]:
         """Lines that describe the data before training."""
@@ -175,15 +182,17 @@ class ImageDataset(Dataset):
         return image
 
     def _read(self, index: int) -> tuple[int, np.ndarray]:
+        first = ""
         for step in range(len(self)):
             at = (index + step) % len(self)
             try:
                 return at, self.read(at)
-            except InputError:
+            except InputError as error:
                 if self.on_bad_image == "error":
                     raise
+                first = first or str(error)
                 self.skipped += 1
-        raise InputError(f"none of the {len(self)} images can be read (first: {self.files[0]}); check the image folder")
+        raise InputError(f"none of the {len(self)} images can be used, as with this one: {first}")
 
     def keep_first(self, count: int) -> None:
         """Keep only the first ``count`` images."""
@@ -286,8 +295,9 @@ class CenterNetDataModule(pl.LightningDataModule):
     ``test_mode`` fit, keep, stretch or width; ``divisor``: ``keep`` pads images to multiples of it (the network's);
     ``on_bad_image`` error or skip; ``bit_depth``: the bits that 16-bit images use; ``cache``: where decoded images are
     kept for the next epoch, ``ram``, ``disk``, ``none`` or ``auto`` (``centernet.data.pixels``); ``limit`` to the first
-    N images of each split; ``skip_empty``: leave out training images without annotations; ``validate_on`` val or train
-    (to check that a model can overfit).
+    N images of each split; ``skip_empty``: leave out training images without annotations; ``allow_empty``: train even
+    if no image has an annotation, which is refused otherwise; ``validate_on`` val or train (to check that a model can
+    overfit).
 
     ``class_names`` is known after ``setup``; setting it earlier fixes the order of the classes. ``own_data_command``:
     the command-line options that select a user's own data of this kind.
@@ -308,6 +318,7 @@ class CenterNetDataModule(pl.LightningDataModule):
         bit_depth: int | None = None,
         limit: int | None = None,
         skip_empty: bool = False,
+        allow_empty: bool = False,
         validate_on: str = "val",
         seed: int = 0,
         cache: str = "auto",
@@ -327,6 +338,7 @@ class CenterNetDataModule(pl.LightningDataModule):
             if value is not None and value < least:
                 raise InputError(f"data.{name}={value} is too small; use at least {least}")
         self.limit, self.skip_empty, self.validate_on = limit, skip_empty, validate_on
+        self.allow_empty = allow_empty
         self.bit_depth = require_bit_depth(bit_depth)
         self.resolution: Size = (int(resolution[0]), int(resolution[1]))
         self.batch_size = batch_size
@@ -359,8 +371,14 @@ class CenterNetDataModule(pl.LightningDataModule):
             self._add("val", self.validate_on, pipeline, train=False)
 
     def read_split(self, split: str, pipeline: Callable[..., Any] | None, train: bool) -> ImageDataset:
-        """The dataset of ``train`` or ``val`` with the images that are used: ``skip_empty``, ``limit``."""
+        """The dataset of ``train`` or ``val`` with the images that are used: ``skip_empty``, ``limit``.
+
+        Raises ``InputError`` if there is nothing in it to train on, unless ``allow_empty``.
+        """
         dataset = self.build_dataset(split, pipeline, train)
+        if train and not (self.allow_empty or dataset.has_objects):
+            why = "; ".join([dataset.nothing_to_learn, *dataset.notes])
+            raise InputError(f"{why}; data.allow_empty=true trains all the same")
         if self.skip_empty and split == "train":
             dataset.drop_empty()
             if not len(dataset):
@@ -380,6 +398,11 @@ class CenterNetDataModule(pl.LightningDataModule):
             self.class_names = dataset.class_names
         for note in dataset.notes:
             log.warning(note)
+        if role == "val" and "train" in self.datasets and not dataset.has_objects:
+            log.warning(
+                f"the validation data ({getattr(dataset, 'source', split)}) has no annotations, so there is no AP to "
+                "choose the best checkpoint by"
+            )
 
     def continue_epoch(self, epoch: int, done: int) -> None:
         """Leave out the first ``done`` samples of this epoch, which were trained on before a resume."""

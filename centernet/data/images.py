@@ -11,10 +11,12 @@ import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
+import torch
+from PIL import Image, ImageOps
 
 from centernet.ops.affine import Size
 from centernet.structures import InputError
@@ -59,6 +61,66 @@ def decode_image(path: str | Path, data: bytes, size: Size | None = None, bit_de
         if image.shape[:2] != size:
             raise _unlike(path, image.shape[:2], size)
     return image if image.dtype == np.uint8 else _reduce(path, image, bit_depth)
+
+
+def pixels_of(image: Any, bit_depth: int | None = None) -> np.ndarray:
+    """RGB uint8 ``[H, W, 3]`` of an image in any usual form.
+
+    A path; a PIL image, turned as its EXIF tag says; an array or tensor with the channels last (``[H, W, 3]``) or first
+    (``[3, H, W]``), gray (``[H, W]``, one channel), with alpha, which is dropped; integers in 0 .. 255 or of 16 bits
+    (``bit_depth``, see ``read_image``); floats in 0 .. 1 or 0 .. 255. Raises ``InputError`` for anything else.
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(image, bit_depth=bit_depth)
+    if isinstance(image, Image.Image):
+        image = ImageOps.exif_transpose(image)
+        image = np.asarray(image if image.mode.startswith(("I", "F")) else image.convert("RGB"))
+    elif isinstance(image, torch.Tensor):
+        image = (image.float() if image.is_floating_point() else image).detach().cpu().numpy()
+    elif not isinstance(image, np.ndarray):
+        few = isinstance(image, (list, tuple))
+        raise InputError(
+            f"an image of type {type(image).__name__} cannot be read; "
+            + ("for several images use predict(images)" if few else "give a path, a PIL image, an array or a tensor")
+        )
+    return np.ascontiguousarray(_to_bytes(_to_rgb(image), bit_depth))
+
+
+def _to_rgb(image: np.ndarray) -> np.ndarray:
+    """An array with three channels, the last axis."""
+    shape = image.shape
+    if image.ndim == 2:
+        image = image[..., None]
+    elif image.ndim == 3 and shape[2] > 4 and shape[0] in (1, 3, 4):
+        image = image.transpose(1, 2, 0)
+    if image.ndim == 4:
+        raise InputError(f"an array of shape {list(shape)} holds several images; give them to predict(images)")
+    if image.ndim != 3 or image.shape[2] not in (1, 2, 3, 4) or not image.size:
+        raise InputError(f"an array of shape {list(shape)} is no image; give [H, W, 3], [3, H, W] or [H, W]")
+    channels = image.shape[2]
+    return image[..., :3] if channels >= 3 else np.repeat(image[..., :1], 3, axis=2)
+
+
+def _to_bytes(image: np.ndarray, bit_depth: int | None) -> np.ndarray:
+    """An array of numbers as uint8, by their kind and range."""
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype == bool:
+        raise InputError("an array of true and false is a mask, not an image; give its pixels")
+    if not (np.issubdtype(image.dtype, np.integer) or np.issubdtype(image.dtype, np.floating)):
+        raise InputError(f"an array of {image.dtype} is no image; give integers in 0 .. 255 or floats in 0 .. 1")
+    low, high = float(image.min()), float(image.max())  # NaN if there is one
+    if np.issubdtype(image.dtype, np.integer):
+        if low >= 0 and high <= 255 and image.dtype != np.uint16:
+            return image.astype(np.uint8)
+        if low >= 0 and high < 2**16:
+            return _reduce("(an array)", image.astype(np.uint16), bit_depth)
+    elif low >= 0 and high <= 255:
+        return np.rint(image * (255 if high <= 1 else 1)).astype(np.uint8)
+    raise InputError(
+        f"an image with values from {low:g} to {high:g} cannot be used; give integers in 0 .. 255 or floats in 0 .. 1, "
+        "not normalized by mean and deviation"
+    )
 
 
 def _decode(path: str | Path, data: bytes, flags: int) -> np.ndarray:

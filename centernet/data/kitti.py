@@ -6,6 +6,7 @@ Person_sitting) and DontCare become ignore regions; see ``centernet.data.kitti_f
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -28,15 +29,18 @@ from centernet.data.kitti_format import (
     parse_labels,
     read_calibration,
     read_labels,
-    read_split,
     require_types,
     write_results,
 )
+from centernet.data.kitti_splits import PUBLISHED, USUAL, FrameList, published_list, read_list
 from centernet.data.transforms import EvalWarp, seed_pipeline
+from centernet.errors import some
 from centernet.ops.affine import Size, scale_of
 from centernet.ops.boxes import clip_boxes
 from centernet.ops.camera import project
 from centernet.structures import Detections, InputError, Objects
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 # The original's augmentation; see configs/augment/ddd.yaml.
@@ -50,8 +54,8 @@ MOST_SCALE_CHANGE = 0.01
 class KittiDataset(ImageDataset):
     """The frames of one list, from ``root/part/{image_2,label_2,calib}``.
 
-    ``frames`` is a text file with one frame number per line; ``part`` is ``training``, or ``testing``, which has no
-    labels. ``evaluation`` is the warp of evaluation: objects of images at another scale are marked ``rescaled``.
+    ``frames`` is a list, or a text file with one frame number per line; ``part`` is ``training``, or ``testing``, which
+    has no labels. ``evaluation`` is the warp of evaluation: objects of images at another scale are marked ``rescaled``.
     ``class_names`` selects and orders KITTI's types. Raises ``InputError``, naming the frames, for anything wrong with
     the files.
 
@@ -63,7 +67,7 @@ class KittiDataset(ImageDataset):
     def __init__(
         self,
         root: str | Path,
-        frames: str | Path,
+        frames: str | Path | FrameList,
         pipeline: Callable[..., Any],
         evaluation: EvalWarp,
         class_names: Sequence[str] = CLASSES,
@@ -73,19 +77,18 @@ class KittiDataset(ImageDataset):
         seed: int = 0,
     ) -> None:
         self.class_names, self.evaluation = require_types(class_names), evaluation
-        self.source, self.folder = f"{frames} of {root}", Path(root) / part / "image_2"
+        frames = frames if isinstance(frames, FrameList) else read_list(frames)
+        self.source, self.folder = f"{frames.source} of {root}", Path(root) / part / "image_2"
         self.notes: list[str] = []
-        names = read_split(frames)
-        files = _find(self.folder, names, SUFFIXES, "images", frames)
-        calibrations = _find(self.folder.with_name("calib"), names, (".txt",), "calibration files", frames)
+        names = frames.frames
+        files = _find(self.folder, SUFFIXES, "images", frames)
+        calibrations = _find(self.folder.with_name("calib"), (".txt",), "calibration files", frames)
         projections = np.array([read_calibration(path) for path in calibrations])
         if part == "testing":
             labels = [parse_labels("", self.source)] * len(names)
         else:
-            labels = [
-                read_labels(path)
-                for path in _find(self.folder.with_name("label_2"), names, (".txt",), "label files", frames)
-            ]
+            found = _find(self.folder.with_name("label_2"), (".txt",), "label files", frames)
+            labels = [read_labels(path) for path in found]
         rows = [objects_of(of_frame, self.class_names) for of_frame in labels]
         types = Counter(name for of_frame in labels for name in of_frame.types.tolist())
         if unknown := {name: count for name, count in types.items() if name not in (*TYPES, DONT_CARE)}:
@@ -94,12 +97,11 @@ class KittiDataset(ImageDataset):
         counts = np.array([len(of_frame["labels"]) for of_frame in rows])
         fields = {name: np.concatenate([of_frame[name] for of_frame in rows]) for name in rows[0]}
         fields, counts = self._complete(fields, np.repeat(np.arange(len(names)), counts), projections, names)
-        if train and not (~fields["crowd"]).any():
-            found = ", ".join(f"{count} {name}" for name, count in types.items()) or "no rows"
-            raise InputError(
-                f"{self.source} has no {' or '.join(self.class_names)} to train on (it has {found}); use other frames "
-                "or data.class_names"
-            )
+        there = ", ".join(f"{count} {name}" for name, count in types.items()) or "no rows"
+        self.nothing_to_learn = (
+            f"{self.source} has no {' or '.join(self.class_names)} to train on (it has {there}); use other frames or "
+            "data.class_names"
+        )
         self.image_ids = [int(name) for name in names]
         super().__init__(
             files=files,
@@ -138,9 +140,14 @@ class KittiDataset(ImageDataset):
         ``owners``: the image of each row.
         """
         sides = fields["boxes"][:, 2:] - fields["boxes"][:, :2]
-        if empty := int((sides <= 0).any(1).sum()):
-            self.notes.append(f"{self.source}: dropped {empty} boxes without area")
         keep = (sides > 0).all(1)
+        for which, reason in (
+            ((sides < 0).any(1), "of negative size"),
+            ((sides >= 0).all(1) & ~keep, "without width or height"),
+        ):
+            if count := int(which.sum()):
+                where = some(dict.fromkeys(names[owner] for owner in owners[which]))
+                self.notes.append(f"{self.source}: dropped {count} boxes {reason} (frames {where})")
         fields, owners = {name: value[keep] for name, value in fields.items()}, owners[keep]
         is_solid = (fields["dimensions"] > 0).all(1)
         if (flat := ~is_solid & ~fields["crowd"]).any():
@@ -226,8 +233,9 @@ class KittiDataModule(CenterNetDataModule):
     """Train and val splits of the KITTI object benchmark below ``root``.
 
     ``train_split`` and ``val_split`` name lists in ``root/ImageSets`` (``train`` for ``train.txt``) or are paths of
-    text files; ``splits`` is another folder with such lists. Paths that do not exist are taken relative to ``root``.
-    The list ``test`` holds frames of ``root/testing``, which have no labels. ``augment`` and ``test_mode`` default to
+    text files; ``splits`` is another folder with such lists, or a published division of the whole benchmark, ``3dop``
+    (used where there is no ``ImageSets``) or ``subcnn``. Paths that do not exist are taken relative to ``root``. The
+    list ``test`` holds frames of ``root/testing``, which have no labels. ``augment`` and ``test_mode`` default to
     the original's for this data. Other options: ``CenterNetDataModule``.
     """
 
@@ -260,8 +268,7 @@ class KittiDataModule(CenterNetDataModule):
 
     def build_dataset(self, split: str, pipeline: Callable[..., Any], train: bool) -> KittiDataset:
         frames = self.locate(split)
-        is_testing = frames.stem == "test"
-        if train and is_testing:
+        if train and frames.is_testing:
             raise InputError(f"data.train_split={self.lists[split]} has no labels (testing); use train or trainval")
         return KittiDataset(
             self.root,
@@ -270,23 +277,28 @@ class KittiDataModule(CenterNetDataModule):
             evaluation=EvalWarp(self.resolution, self.test_mode, self.divisor),
             class_names=self.class_names,
             train=train,
-            part="testing" if is_testing else "training",
+            part="testing" if frames.is_testing else "training",
             on_bad_image=self.on_bad_image if train else "error",
             seed=self.seed,
         )
 
     def setup(self, stage: str | None = None) -> None:
-        if stage == "fit" and self.locate(self.validate_on).stem == "test":
+        if stage == "fit" and self.locate(self.validate_on).is_testing:
             raise InputError(
                 f"data.val_split={self.lists['val']} has no labels to select the best checkpoint by; train with val, "
                 "then predict the testing frames with eval.py ckpt=RUN/best.ckpt data.val_split=test"
             )
+        if self.splits is None and self.root is not None and not (self.root / "ImageSets").is_dir():
+            log.info(
+                f"{self.root} has no ImageSets, so the frames are divided as {USUAL} does (built in); data.splits=NAME "
+                f"takes another division: {', '.join(PUBLISHED)} or a folder of lists"
+            )
         super().setup(stage)
 
-    def locate(self, split: str) -> Path:
-        """The list of frames of ``train`` or ``val``. Raises ``InputError`` with the path that was tried."""
+    def locate(self, split: str) -> FrameList:
+        """The frames of ``train`` or ``val``. Raises ``InputError`` with the path that was tried."""
         if self.root is None:
-            raise InputError("no data given; set data.root=DIR to the folder that holds KITTI's training and ImageSets")
+            raise InputError("no data given; set data.root=DIR to the folder that holds KITTI's training")
         if not self.root.is_dir():
             raise InputError(f"data.root={self.root} is not an existing folder; give the folder that holds KITTI")
         name = str(self.lists[split])
@@ -296,18 +308,20 @@ class KittiDataModule(CenterNetDataModule):
                 raise InputError(
                     f"data.{split}_split={name} does not exist, nor does it in {self.root}; give a list of frames"
                 )
-            return path
+            return read_list(path)
         folder = self._find(self.splits) if self.splits else self.root / "ImageSets"
+        if not folder.is_dir() and str(self.splits or USUAL) in PUBLISHED:
+            return published_list(str(self.splits or USUAL), name)
         if not folder.is_dir():
             raise InputError(
-                f"{folder} does not exist; KITTI's download has no lists of frames: set data.splits=FOLDER with "
-                "train.txt and val.txt (one frame number per line)"
+                f"data.splits={self.splits} does not exist, nor does it in {self.root}; give a folder with train.txt "
+                f"and val.txt (one frame number per line), or {' or '.join(PUBLISHED)}"
             )
         path = folder / f"{name}.txt"
         if not path.is_file():
             others = ", ".join(sorted(file.stem for file in folder.glob("*.txt"))) or "none"
             raise InputError(f"data.{split}_split={name} is not in {folder}; use one of its lists: {others}")
-        return path
+        return read_list(path)
 
     def _find(self, path: Path) -> Path:
         return path if path.exists() else self.root / path
@@ -317,16 +331,16 @@ def _scale(matrix: np.ndarray) -> float:
     return float(scale_of(torch.from_numpy(matrix)))
 
 
-def _find(folder: Path, names: Sequence[str], suffixes: Sequence[str], what: str, source: str | Path) -> list[Path]:
+def _find(folder: Path, suffixes: Sequence[str], what: str, wanted: FrameList) -> list[Path]:
     """The files of frames in a folder (one listing, not one call per file). Raises ``InputError`` for missing files."""
     if not folder.is_dir():
         raise InputError(f"{what} folder {folder} does not exist; arrange the data as training/image_2, label_2, calib")
     there = set(os.listdir(folder))
-    found = {name: next((name + end for end in suffixes if name + end in there), None) for name in names}
+    found = {name: next((name + end for end in suffixes if name + end in there), None) for name in wanted.frames}
     if absent := [name for name, file in found.items() if file is None]:
         raise InputError(
-            f"{len(absent)} of {len(names)} frames of {source} have no {what} in {folder} "
-            f"({', '.join(absent[:5])}{', ...' if len(absent) > 5 else ''}); complete the folder or shorten the list"
+            f"{len(absent)} of {len(found)} frames of {wanted.source} have no {what} in {folder} ({some(absent)}); "
+            f"{wanted.remedy}"
         )
     return [folder / file for file in found.values()]
 

@@ -5,6 +5,7 @@ Objects as Points, Sec. 5 and Appendix A.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,13 @@ from torch import Tensor, nn
 import centernet.models.backbones  # noqa: F401  registers ours with timm
 from centernet.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from centernet.errors import did_you_mean
+from centernet.models.files import read_file
 from centernet.models.head import CenterHead
+from centernet.models.loading import describe_loading, watched_loading
 from centernet.models.necks import NECKS
 from centernet.structures import Head, InputError
+
+log = logging.getLogger(__name__)
 
 
 class CenterNet(nn.Module):
@@ -185,16 +190,27 @@ def _create_backbone(name: str, pretrained: bool | str | Path, extra: Mapping[st
         options["pretrained"] = True
         check_hub(name)
     try:
-        return timm.create_model(name, **options)
+        with watched_loading() as seen:
+            body = timm.create_model(name, **options)
     except TypeError as error:
         raise InputError(f"timm's {name!r} does not take these options: {error}") from None
-    except (RuntimeError, AttributeError, NotImplementedError) as error:
+    except Exception as error:  # a file can fail in any way
         if "pretrained" in options:
-            raise InputError(
-                f"pretrained={pretrained} does not fit {name!r} ({str(error).splitlines()[0]}); give weights of this "
-                "network"
-            ) from error
+            raise _misfit(name, pretrained, error) from error
+        if not isinstance(error, (RuntimeError, AttributeError, NotImplementedError)):
+            raise
         raise InputError(f"timm's {name!r} gives no feature maps ({error}); choose a convolutional backbone") from error
+    if "pretrained" in options:
+        log.info(describe_loading(seen, name, pretrained))
+    return body
+
+
+def _misfit(name: str, pretrained: bool | str | Path, error: Exception) -> InputError:
+    """Why weights cannot be loaded into timm's network ``name``."""
+    if pretrained is not True and Path(pretrained).suffix not in (".safetensors", ".npz"):
+        read_file(pretrained)  # says what is wrong with the file, if it is the file
+    reason = " ".join(line.strip() for line in str(error).splitlines()[:2]).rstrip(".")
+    return InputError(f"pretrained={pretrained} does not fit {name!r} ({reason}); give weights of this network")
 
 
 def check_hub(name: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from centernet.errors import some
 from centernet.models.centernet import CenterNet
 from centernet.structures import InputError
 
@@ -45,6 +46,11 @@ class TransferReport:
 
 def _listed(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _shapes(tensors: Mapping[str, Tensor], names: Sequence[str], most: int = 2) -> str:
+    """The first few of these tensors with their shapes."""
+    return some((f"{name} {list(tensors[name].shape)}" for name in names), most) or "nothing"
 
 
 @torch.no_grad()
@@ -86,9 +92,10 @@ def copy_weights(
             target.copy_(source)
             report.copied.append(name)
     if not any(name.startswith("backbone.") and not name.endswith("num_batches_tracked") for name in report.copied):
+        own = [name for name in network.state_dict() if name.startswith("backbone.")]
         raise InputError(
-            "no tensor of the checkpoint's backbone fits this one; choose the backbone that it was trained with (it "
-            f"has {_listed(list(state_dict), 2)})"
+            f"no tensor of the checkpoint's backbone fits this one; looked for {_shapes(network.state_dict(), own)}; "
+            f"found {_shapes(state_dict, list(state_dict))}; choose the backbone that it was trained with"
         )
     return report
 

@@ -91,7 +91,7 @@ def test_the_second_start_reads_the_same_without_the_json(tmp_path, parsed, monk
     assert len(parsed) == 2
     assert_equal(first, second)
     assert_equal(first, without)
-    assert first.notes == [f"{path}: dropped 1 boxes without area and 0 boxes outside their image"]
+    assert first.notes == [f"{path}: dropped 1 of 4 boxes: 1 without width or height (annotation 3)"]
     found = {"boxes": torch.zeros(1, 4), "scores": torch.ones(1), "labels": torch.zeros(1).long()}
     assert second.result_rows(1, found) == without.result_rows(1, found)
 

@@ -103,29 +103,42 @@ def test_images_without_annotations_are_negatives(tmp_path):
     assert batch["truth"]["valid"].shape == (2, 0)
 
 
-def test_dropped_boxes_are_counted_in_one_line(tmp_path):
+def test_a_box_that_cannot_be_used_is_told_with_its_id_and_the_true_reason(tmp_path):
     dataset = open_dataset(
         tmp_path,
         BOX,
-        {"image_id": 1, "bbox": [5, 5, 0, 10]},
-        {"image_id": 1, "bbox": [5, 5, 10, -3]},
-        {"image_id": 1, "bbox": [5, 5, float("nan"), 3]},
-        {"image_id": 2, "bbox": [64, 5, 10, 10]},
-        {"image_id": 2, "bbox": [-20, 5, 20, 10]},
+        {"image_id": 1, "bbox": [5, 5, 0, 10], "id": 21},
+        {"image_id": 1, "bbox": [5, 5, 10, -3], "id": 22},
+        {"image_id": 1, "bbox": [5, 5, float("nan"), 3], "id": 23},
+        {"image_id": 1, "bbox": [5, float("inf"), 2, 3], "id": 24},
+        {"image_id": 2, "bbox": [64, 5, 10, 10], "id": 25},
+        {"image_id": 2, "bbox": [-20, 5, 20, 10], "id": 26},
         {"image_id": 2, "bbox": [-10, 30, 20, 10]},  # only partly outside
     )
     assert [len(dataset.objects(n)["labels"]) for n in (0, 1)] == [1, 1]
     assert len(dataset.notes) == 1
     assert dataset.notes[0].endswith(
-        "instances_train.json: dropped 3 boxes without area and 2 boxes outside their image"
+        "instances_train.json: dropped 6 of 8 boxes: 2 NaN or infinite (annotations 23, 24), 1 of negative width or "
+        "height (annotation 22), 1 without width or height (annotation 21), 2 outside their image (annotations 25, 26)"
     )
+
+
+def test_of_many_boxes_that_cannot_be_used_the_first_few_are_named(tmp_path):
+    dataset = open_dataset(tmp_path, BOX, *({"image_id": 1, "bbox": [5, 5, 0, 0]} for _ in range(9)))
+    assert dataset.notes[0].endswith("9 without width or height (annotations 2, 3, 4, 5, 6, ...)")
+
+
+def test_areas_that_are_no_numbers_are_those_of_the_boxes(tmp_path):
+    rows = [{**BOX, "area": float("nan")}, {**BOX, "area": -5}, {**BOX, "area": 7}]
+    assert open_dataset(tmp_path, *rows).objects(0)["area"].tolist() == [200, 200, 7]
 
 
 def test_corner_boxes_in_a_file_of_corner_and_size_are_suspected(tmp_path):
     dataset = open_dataset(tmp_path, *({"image_id": 1, "bbox": [30, 20, 60, 45]} for _ in range(3)))
     assert len(dataset.notes) == 1
     assert dataset.notes[0].endswith(
-        "3 of 3 boxes extend beyond their image; COCO's bbox is [x, y, width, height], these look like [x1, y1, x2, y2]"
+        "3 of 3 boxes extend beyond their image (annotations 1, 2, 3); COCO's bbox is [x, y, width, height], "
+        "these look like [x1, y1, x2, y2]"
     )
 
 
@@ -179,7 +192,9 @@ def test_an_unreadable_image_stops_by_default_and_can_be_skipped_in_training(tmp
     assert len(lenient[0]["objects"]["labels"]) == 0
     assert int(lenient.skipped) == 2
     corrupt(images / "2.png")
-    with pytest.raises(InputError, match="none of the 2 images can be read"):
+    with pytest.raises(
+        InputError, match=r"none of the 2 images can be used, as with this one: image .*\.png is truncated"
+    ):
         lenient[0]
     with pytest.raises(InputError, match=r"data.on_bad_image='ignore' is unknown; choose error or skip"):
         CocoDataset(path, images, train_pipeline((32, 32)), on_bad_image="ignore")
@@ -203,6 +218,26 @@ def test_a_size_of_one_number_is_no_size(tmp_path):
     assert dataset.sizes.tolist() == [[0, 0], [48, 64]]
     assert dataset[0]["image_size"].tolist() == [48, 64]
     assert len(dataset.objects(0)["labels"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "orientation"),
+    [((20, 30), 1), ((20, 30), 6), ((80, 120), 6), ((40, 61), 6), ((60, 40), 1)],
+    ids=["half as large", "half and turned", "twice as large", "a pixel wider", "turned without a tag"],
+)
+def test_a_photograph_of_another_size_than_its_annotations_is_named_before_training(tmp_path, size, orientation):
+    entry = {"id": 1, "file_name": "a.jpg", "height": 40, "width": 60}
+    for split in ("train", "val"):
+        path, images = make_coco(tmp_path, [BOX], images=[entry], split=split)
+        photograph(images / "a.jpg", orientation)
+        content = json.loads(path.read_text())
+        content["images"][0].update(height=size[0], width=size[1])
+        path.write_text(json.dumps(content))
+    message = (
+        rf"image .*train/a\.jpg has \d+x\d+ pixels \(width x height\), but its annotations are for {size[1]}x{size[0]};"
+    )
+    with pytest.raises(InputError, match=message):
+        data_of(root=tmp_path).setup("fit")
 
 
 @pytest.mark.parametrize(("size", "shape"), [((40, 60), (40, 60)), ((60, 40), (60, 40)), ((0, 0), (60, 40))])
@@ -267,6 +302,7 @@ def bad_json(text: str) -> Any:
         ),
         (lambda f: make_coco(f, [{"image_id": 1, "bbox": [1, 2, 3]}]), r"annotation 1 has bbox \[1, 2, 3\]"),
         (lambda f: make_coco(f, [{"bbox": [1, 2, 3, 4]}]), "annotation 1 has no 'image_id'"),
+        (lambda f: make_coco(f, [{**BOX, "area": "large"}]), "annotation 1 has area 'large'; COCO requires a number"),
         (lambda f: make_coco(f, images=[{"id": 1}, {"id": 1}]), "image id 1 appears twice"),
         (
             lambda f: make_coco(f, categories=[{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]),
@@ -316,37 +352,133 @@ def remove(folder: Path, name: str) -> None:
 
 
 def data_of(**options: Any) -> CocoDataModule:
-    return CocoDataModule(resolution=(32, 32), batch_size=2, num_workers=0, **options)
+    """Most of these tests look at files, not at what can be learned from them."""
+    return CocoDataModule(resolution=(32, 32), batch_size=2, num_workers=0, **{"allow_empty": True, **options})
 
 
-@pytest.mark.parametrize(
-    ("json_name", "images_name"),
-    [
-        ("annotations/instances_{}2017.json", "{}2017"),
-        ("annotations/instances_{}2017.json", "images/{}2017"),
-        ("annotations/instances_{}.json", "{}"),
-        ("annotations/instances_{}.json", "images"),
-        ("annotations/{}.json", "images/{}"),
-        ("{}/_annotations.coco.json", "{}"),
-        ("{}.json", "images"),
-    ],
-)
-def test_the_usual_layouts_are_found(tmp_path, json_name, images_name):
-    for n, split in enumerate(("train", "val")):
-        path, images = make_coco(tmp_path / "made", images=[{"id": 10 * n + 1}, {"id": 10 * n + 2}], split=split)
-        place = tmp_path / "data" / images_name.format(split)
+def lay_out(folder: Path, json_name: str, images_name: str, names: tuple[str, str] = ("train", "val")) -> Path:
+    """Two splits, their files as these names say: the json, and the folder of the images; {} is the split's name."""
+    for n, split in enumerate(names):
+        entries = [{"id": 10 * n + 1}, {"id": 10 * n + 2}]
+        path, images = make_coco(folder / "made", [{**BOX, "image_id": 10 * n + 1}], images=entries, split=split)
+        place = folder / "data" / images_name.format(split)
         place.mkdir(parents=True, exist_ok=True)
         for image in images.iterdir():
-            shutil.copy(image, place)
-        target = tmp_path / "data" / json_name.format(split)
+            shutil.copy(image, place / image.name)
+        target = folder / "data" / json_name.format(split)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    data = data_of(root=tmp_path / "data")
+    return folder / "data"
+
+
+LAYOUTS = [
+    ("annotations/instances_{}2017.json", "{}2017"),
+    ("annotations/instances_{}2017.json", "images/{}2017"),
+    ("annotations/instances_{}.json", "{}"),
+    ("annotations/instances_{}.json", "images"),
+    ("annotations/instances_{}.json", "{}2017"),
+    ("annotations/{}.json", "images/{}"),
+    ("{}/_annotations.coco.json", "{}"),
+    ("{}/annotations/instances_default.json", "{}/images/default"),
+    ("{}/labels.json", "{}/data"),
+    ("{}/result.json", "{}/images"),
+    ("{}/annotations.json", "{}/images"),
+    ("instances_{}.json", "images/{}"),
+    ("{}.json", "images"),
+    ("{}.json", "."),
+    ("annotations_{}.json", "data/{}"),
+]
+
+
+@pytest.mark.parametrize(("json_name", "images_name"), LAYOUTS)
+def test_the_usual_layouts_are_found(tmp_path, json_name, images_name):
+    data = data_of(root=lay_out(tmp_path, json_name, images_name))
     data.setup("fit")
     assert data.class_names == ["cat", "dog"]
     assert data.datasets["train"].ids.tolist() == [1, 2]
     assert data.datasets["val"].ids.tolist() == [11, 12]
     assert next(iter(data.val_dataloader()))["image"].shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "valid"),
+        ("train", "validation"),
+        ("training", "val"),
+        ("Train", "Val"),
+        ("TRAIN", "VALID"),
+        ("train", "dev"),
+    ],
+)
+@pytest.mark.parametrize(("json_name", "images_name"), [LAYOUTS[2], LAYOUTS[6], LAYOUTS[11]])
+def test_every_usual_name_of_a_split_is_found_in_either_case(tmp_path, names, json_name, images_name):
+    data = data_of(root=lay_out(tmp_path, json_name, images_name, names))
+    data.setup("fit")
+    assert [data.datasets[split].ids.tolist() for split in ("train", "val")] == [[1, 2], [11, 12]]
+    assert not data.datasets["val"].notes
+
+
+def test_an_export_of_roboflow_is_validated_on_its_valid_folder_not_on_test(tmp_path):
+    root = lay_out(tmp_path, "{}/_annotations.coco.json", "{}", ("train", "valid"))
+    (tmp_path / "other").mkdir()
+    shutil.copytree(
+        lay_out(tmp_path / "other", "{}/_annotations.coco.json", "{}", ("test", "train")) / "test", root / "test"
+    )
+    data = data_of(root=root)
+    data.setup("fit")
+    assert data.datasets["val"].ids.tolist() == [11, 12]
+    assert data.datasets["val"].folder == root / "valid"
+    assert not data.datasets["val"].notes
+
+
+def test_a_test_split_validates_as_a_last_resort_with_a_warning(tmp_path, caplog):
+    data = data_of(root=lay_out(tmp_path, "{}/_annotations.coco.json", "{}", ("train", "test")))
+    with caplog.at_level("WARNING"):
+        data.setup("fit")
+    assert data.datasets["val"].ids.tolist() == [11, 12]
+    assert "has a test split and none for validation" in caplog.text
+
+
+def test_what_was_looked_for_and_what_is_there_is_said(tmp_path):
+    root = tmp_path / "data"
+    make_coco(root, [BOX], split="train")
+    (root / "labels").mkdir()
+    (root / "labels" / "mine.json").write_text("{}")
+    with pytest.raises(InputError) as raised:
+        data_of(root=root).setup("fit")
+    said = str(raised.value)
+    assert said.startswith(
+        f"no val annotations in {root}: looked for annotations/instances_SPLIT.json, annotations/SPLIT.json, "
+    )
+    assert "SPLIT/_annotations.coco.json" in said
+    assert "where SPLIT is val2017, val, valid, validation, val2014, dev or test" in said
+    assert "found annotations/ with instances_train.json, labels/ with mine.json, train/; " in said
+    assert said.endswith("set data.val_annotations=FILE.json data.val_images=FOLDER")
+
+
+def test_a_folder_too_high_and_other_formats_are_answered_with_what_to_do(tmp_path):
+    lay_out(tmp_path / "zip", "{}/_annotations.coco.json", "{}", ("train", "valid"))
+    with pytest.raises(InputError, match=r"set data\.root=.*zip/data, which has them$"):
+        data_of(root=tmp_path / "zip").setup("fit")
+    (tmp_path / "yolo").mkdir()
+    (tmp_path / "yolo" / "data.yaml").write_text("names: [cat]")
+    with pytest.raises(InputError, match=r"data\.yaml belongs to YOLO's format: export the data as COCO json$"):
+        data_of(root=tmp_path / "yolo").setup("fit")
+
+
+def test_of_several_image_folders_the_one_with_the_files_is_used(tmp_path):
+    root = lay_out(tmp_path, "annotations/instances_{}.json", "images/{}")
+    for split in ("train", "val"):
+        (root / split).mkdir()
+    data = data_of(root=root)
+    data.setup("fit")
+    assert data.datasets["train"].folder == root / "images" / "train"
+    shutil.rmtree(root / "images")
+    with pytest.raises(
+        InputError, match=r"2 of 2 images of .* are not in .*data/train \(first: 1\.png\), nor in .*data; check"
+    ):
+        data_of(root=root).setup("fit")
 
 
 def test_the_four_paths_can_be_named(tmp_path):
@@ -377,7 +509,10 @@ def test_both_splits_must_have_the_same_classes(tmp_path):
     [
         ({}, "no data given; set data.root=DIR, or set data.train_annotations"),
         ({"root": "absent"}, "data.root=.*absent is not an existing folder; give the folder that holds the data"),
-        ({"root": "empty"}, r"no train annotations in .*empty \(tried annotations/instances_train2017\.json, "),
+        (
+            {"root": "empty"},
+            r"no train annotations in empty: looked for annotations/instances_SPLIT\.json, .*; found nothing; set data",
+        ),
         (
             {"train_annotations": "absent.json"},
             "train annotations .*absent.json do not exist; set data.train_annotations=",
@@ -440,11 +575,30 @@ def test_training_images_without_annotations_can_be_left_out(tmp_path):
             assert dataset.objects(train.index(4))["boxes"][0].tolist() == [1, 2, 4, 6]
 
 
-def test_a_training_split_without_any_annotation_is_refused_where_empty_images_are_left_out(tmp_path):
-    for split in ("train", "val"):
-        make_coco(tmp_path, [], split=split)
+def test_training_data_without_any_annotation_is_refused_unless_that_is_wanted(tmp_path):
+    crowd = {**BOX, "iscrowd": 1}
+    for rows in ([], [crowd], [{"image_id": 1, "bbox": [5, 5, 10, -3], "id": 7}]):
+        for split in ("train", "val"):
+            make_coco(tmp_path, rows, split=split)
+        with pytest.raises(
+            InputError, match=r"instances_train\.json has no annotations to learn from.*; data\.allow_empty=true"
+        ) as raised:
+            data_of(root=tmp_path, allow_empty=False).setup("fit")
+        assert ("of negative width or height (annotation 7)" in str(raised.value)) == bool(
+            rows and rows[0] is not crowd
+        )
+        data_of(root=tmp_path, allow_empty=False).setup("validate")
+        data_of(root=tmp_path, allow_empty=True).setup("fit")
     with pytest.raises(InputError, match=r"the train data has no annotations"):
         data_of(root=tmp_path, skip_empty=True).setup("fit")
+
+
+def test_validation_data_without_any_annotation_is_told(tmp_path, caplog):
+    make_coco(tmp_path, [BOX], split="train")
+    make_coco(tmp_path, [], split="val")
+    with caplog.at_level("WARNING"):
+        data_of(root=tmp_path).setup("fit")
+    assert "instances_val.json) has no annotations, so there is no AP to choose the best checkpoint by" in caplog.text
 
 
 def test_keep_evaluates_image_by_image_and_refuses_mixed_batches(tmp_path):
@@ -493,7 +647,6 @@ def test_real_files_are_read_as_pycocotools_reads_them(data_folder, name):
     "spoil",
     [
         lambda content: content["annotations"].append("box"),
-        lambda content: content["annotations"][0].update(area="large"),
         lambda content: content["annotations"][0].update(image_id=[1]),
         lambda content: content["images"][0].update(width="wide"),
         lambda content: content["categories"].append({"id": "seven", "name": "seven"}),

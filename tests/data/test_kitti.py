@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 
 from centernet.data.kitti import KittiDataModule, KittiDataset
 from centernet.data.kitti_format import read_labels, read_split, write_calibration
+from centernet.data.kitti_splits import published_list
 from centernet.data.transforms import EvalWarp, eval_pipeline
 from centernet.ops.affine import flip_matrix
 from centernet.structures import InputError
@@ -190,6 +192,59 @@ def test_testing_frames_need_no_labels(root: Path) -> None:
         set_up(root, train_split="test")
 
 
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All frames of KITTI as its archives unpack, without ImageSets; the files are links to those of one frame."""
+    made = make_kitti(tmp_path_factory.mktemp("made"), {"000000": [CAR]}) / "training"
+    root = tmp_path_factory.mktemp("KITTI")
+    for part, count in (("training", 7481), ("testing", 7518)):
+        for name, end in (("image_2", "png"), ("label_2", "txt"), ("calib", "txt")):
+            if part == "training" or name != "label_2":
+                (root / part / name).mkdir(parents=True)
+                for n in range(count):
+                    os.link(made / name / f"000000.{end}", root / part / name / f"{n:06d}.{end}")
+    return root
+
+
+@pytest.mark.parametrize(("splits", "counts"), [(None, (3712, 3769)), ("subcnn", (3682, 3799))])
+def test_kitti_as_downloaded_has_the_published_lists(
+    benchmark: Path, caplog: pytest.LogCaptureFixture, splits: str | None, counts: tuple[int, int]
+) -> None:
+    with caplog.at_level("INFO"):
+        data = set_up(benchmark, splits=splits)
+    train, val = (set(data.datasets[split].image_ids) for split in ("train", "val"))
+    assert (len(train), len(val)) == counts
+    assert not train & val
+    assert train | val == set(range(7481))
+    assert ("has no ImageSets, so the frames are divided as 3dop does" in caplog.text) == (splits is None)
+    testing = set_up(benchmark, "validate", splits=splits, val_split="test").datasets["val"]
+    assert testing.image_ids == list(range(7518))
+    assert testing.folder == benchmark / "testing" / "image_2"
+
+
+@pytest.mark.parametrize("name", ["train", "val", "trainval", "test"])
+def test_the_built_in_lists_of_3dop_are_those_of_its_files(data_folder: Path, name: str) -> None:
+    folder = data_folder / "kitti-splits"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    assert published_list("3dop", name).frames == read_split(folder / f"{name}.txt")
+
+
+def test_the_built_in_lists_of_subcnn_begin_as_published() -> None:
+    assert published_list("subcnn", "train").frames[:6] == ["000001", "000004", "000007", "000009", "000011", "000012"]
+    assert published_list("subcnn", "val").frames[:6] == ["000000", "000002", "000003", "000005", "000006", "000008"]
+    assert published_list("subcnn", "test").is_testing
+
+
+def test_a_part_of_kitti_without_lists_is_answered_with_what_to_do(root: Path) -> None:
+    for path in (root / "ImageSets").iterdir():
+        path.unlink()
+    (root / "ImageSets").rmdir()
+    message = r"3711 of 3712 frames of 3dop's list train have no images in .*; complete the folder, or set data\.splits"
+    with pytest.raises(InputError, match=message):
+        set_up(root)
+
+
 def test_lists_come_from_another_folder_or_are_files(root: Path, tmp_path: Path) -> None:
     lists = root / "lists"
     lists.mkdir()
@@ -220,7 +275,10 @@ def test_boxes_without_area_are_dropped_and_told(tmp_path: Path) -> None:
     flat = CAR.replace("160.00", "100.00")
     dataset = read(make_kitti(tmp_path, {"000000": [flat], "000001": [CAR]}))
     assert dataset.offsets.tolist() == [0, 0, 1]
-    assert dataset.notes[0].endswith("dropped 1 boxes without area")
+    assert dataset.notes[0].endswith("dropped 1 boxes without width or height (frames 000000)")
+    swapped = CAR.replace("100.00 40.00 160.00", "160.00 40.00 100.00")
+    dataset = read(make_kitti(tmp_path, {"000000": [CAR], "000001": [swapped]}))
+    assert dataset.notes[0].endswith("dropped 1 boxes of negative size (frames 000001)")
 
 
 def test_an_object_behind_the_camera_is_ignored_and_told(tmp_path: Path) -> None:
@@ -308,11 +366,12 @@ def test_a_root_without_lists_or_data_is_named(root: Path, tmp_path: Path) -> No
         set_up(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"data.val_split=a/b.txt does not exist, nor does it in"):
         set_up(root, val_split="a/b.txt")
-    bare = make_kitti(tmp_path / "bare", {"000000": []})
-    remove(bare, "ImageSets/train.txt")
-    (bare / "ImageSets").rmdir()
-    with pytest.raises(InputError, match=r"ImageSets does not exist; KITTI's download has no lists .* data.splits=FOL"):
-        set_up(bare)
+    with pytest.raises(
+        InputError, match=r"data\.splits=3dpo does not exist, .*; give a folder with train\.txt and val\.txt .*3dop"
+    ):
+        set_up(root, splits="3dpo")
+    with pytest.raises(InputError, match=r"'trian' is no list of 3dop's division of KITTI; choose one of train, val"):
+        set_up(root, splits="3dop", train_split="trian")
     (tmp_path / "empty" / "ImageSets").mkdir(parents=True)
     for name in ("train", "val"):
         (tmp_path / "empty" / "ImageSets" / f"{name}.txt").write_text("000000\n")
@@ -387,9 +446,10 @@ def test_a_training_split_without_an_object_of_the_classes_is_refused(tmp_path: 
     root = make_kitti(tmp_path, {"000000": [VAN, DONT_CARE]})
     make_kitti(tmp_path, {"000001": [CAR]}, split="val")
     with pytest.raises(
-        InputError, match=r"has no Pedestrian or Car or Cyclist to train on \(it has 1 Van, 1 DontCare\)"
+        InputError, match=r"has no Pedestrian or Car or Cyclist to train on \(it has 1 Van, 1 DontCare\).*allow_empty"
     ):
         set_up(root)
+    set_up(root, allow_empty=True)
 
 
 @pytest.mark.parametrize(

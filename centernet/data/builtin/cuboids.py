@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ import torch
 from centernet.data import kitti_format as kitti
 from centernet.data.builtin import drawing
 from centernet.data.kitti import KittiDataModule
+from centernet.data.kitti_splits import PUBLISHED
 from centernet.ops.camera import box_corners, project, wrap_angle
 
 # Raise it when the drawing changes, so that files drawn by an older version are drawn again.
@@ -154,6 +155,10 @@ class CuboidsDataModule(drawing.DrawnData, KittiDataModule):
     kind = "cuboids"
     write = staticmethod(write_cuboids)
     usual: ClassVar = {"resolution": (HEIGHT // 2, WIDTH // 2)}
+
+    def __init__(self, *args: Any, splits: str | Path | None = None, **options: Any) -> None:
+        # A published division, which a preset may ask for, is of the real frames; drawn ones have lists of their own.
+        super().__init__(*args, splits=None if splits in PUBLISHED else splits, **options)
 
 
 def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, kitti.Labels, np.ndarray]:
