@@ -7,10 +7,11 @@ Writes one picture per image and `detections.json`; prints the detections. A 3D 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from centernet.data.images import find_images, read_image
 from centernet.data.readers import IMAGE_READERS
 from centernet.data.transforms import EVAL_MODES
 from centernet.errors import InputError
+from centernet.fields import index
 from centernet.inference import Predictor
-from centernet.visualize import Look, draw_objects, enlarge, overlay_heatmap, panel, save_image, views_from_above
+from centernet.visualize import Look, draw_detections, enlarge, overlay_heatmap, panel, save_image, views_from_above
 
 
 def main() -> None:
@@ -72,22 +74,27 @@ def run(args: argparse.Namespace) -> None:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
-        result = predictor(image, threshold, **fields)
-        found[str(name)] = describe(result)
+        detections = predictor(image, **fields)
+        names = detections.pop("names")
+        kept = detections["scores"] >= threshold
+        result = index(detections, kept)
+        names = list(itertools.compress(names, kept))
+        found[str(name)] = describe(result, names)
         big, factor = enlarge(image)
-        rows = {field: value.numpy() for field, value in result.items() if field != "names"}
         look = Look(predictor.class_names, task.facts, fields)
-        picture = draw_objects(big, rows, look, factor)
-        if views := views_from_above(rows, look):
-            picture = panel({str(name): picture, **views}, below=True)
+        picture = draw_detections(big, detections, look, threshold, factor)
+        if views := views_from_above(result, look):
+            picture = panel({str(name): picture, **views}, columns=1)
         target = (args.out / name).with_suffix(".png")
         save_image(target, picture)
         if args.heatmap:
             for head in [head for head, about in task.heads.items() if about.is_heatmap]:
                 heatmap, matrix = predictor.heatmap(image, head)
-                over = overlay_heatmap(image, heatmap, matrix, task.stride)
-                save_image(target.with_name(f"{target.stem}_{head}.png"), over)
-        counts = {label: result["names"].count(label) for label in dict.fromkeys(result["names"])}
+                over = overlay_heatmap(big, heatmap, matrix @ np.diag([1 / factor, 1 / factor, 1.0]), task.stride)
+                caption = f"{head.replace('_', ' ')}: highest {heatmap.max():.2f}"
+                picture = panel({caption: over}, title=str(name), scales=[caption])
+                save_image(target.with_name(f"{target.stem}_{head}.png"), picture)
+        counts = {label: names.count(label) for label in dict.fromkeys(names)}
         print(f"{name}: {', '.join(f'{n} {label}' for label, n in counts.items()) or 'nothing'}")
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "detections.json").write_text(json.dumps(found, indent=1))
@@ -104,11 +111,11 @@ def image_fields(task: Any, path: Path, args: argparse.Namespace, size: tuple[in
     return {name: IMAGE_READERS[name](path, args.calib) for name in task.IMAGE_FIELDS}
 
 
-def describe(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+def describe(result: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
     """Detections of one image as plain rows: name, score, box, and what else the task finds."""
-    more = [field for field in result if field not in ("boxes", "scores", "labels", "names")]
+    more = [field for field in result if field not in ("boxes", "scores", "labels")]
     values = {field: result[field].double().numpy().round(3).tolist() for field in more}
-    rows = zip(result["names"], result["scores"].tolist(), result["boxes"].tolist(), strict=True)
+    rows = zip(names, result["scores"].tolist(), result["boxes"].tolist(), strict=True)
     return [
         {
             "name": name,
