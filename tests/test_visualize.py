@@ -5,9 +5,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from centernet.data.images import read_image
+from centernet.fields import move, stack_objects
 from centernet.joints import JointSet
+from centernet.structures import Objects
 from centernet.tasks import build_task
 from centernet.visualize import (
     Look,
@@ -17,6 +20,7 @@ from centernet.visualize import (
     draw_boxes,
     draw_boxes_3d,
     draw_detections,
+    draw_inputs,
     draw_joints,
     draw_objects,
     enlarge,
@@ -357,6 +361,46 @@ def test_only_what_is_solid_is_seen_from_above():
     truth, both = views_from_above(rows, look, cars((5, 1.5, 20))).values()
     assert is_color(truth, class_color(0)).any()
     assert is_color(both, OTHERS, 20).any()  # the truth under the prediction
+
+
+def inputs_of(objects: Objects, matrix: torch.Tensor, **fields: torch.Tensor) -> np.ndarray:
+    """The picture of a training input of gray pixels with objects of an image that this matrix moves into it."""
+    rows = {"crowd": torch.zeros(len(objects["labels"]), dtype=torch.bool), **objects}
+    batch = {
+        "image": torch.from_numpy(GRAY).permute(2, 0, 1)[None],
+        "input_from_image": matrix[None],
+        "objects": stack_objects([move(rows, matrix)]),
+        **{name: value[None] for name, value in fields.items()},
+    }
+    return draw_inputs([batch], ["a.jpg"], Look(["car", "van"]))
+
+
+def test_training_inputs_are_shown_with_their_objects_but_without_crowds():
+    boxes = torch.tensor([[20.0, 20, 60, 60], [100, 70, 140, 110]])
+    shift = torch.tensor([[1.0, 0, 10], [0, 1, 20], [0, 0, 1]], dtype=torch.float64)
+    crowd = torch.tensor([False, True])
+    picture = inputs_of({"boxes": boxes, "labels": torch.tensor([0, 1]), "crowd": crowd}, shift)
+    bar = bar_height(font_size(np.zeros((1, LEAST, 3))))
+    assert says(picture[:bar], "a.jpg", font_size(np.zeros((1, LEAST, 3))), (235,) * 3)
+    factor = LEAST / 160
+    shown = resized(GRAY, LEAST)[0]
+    wanted = draw_boxes(shown, np.array([[30, 40, 70, 80]]) * factor, [0], ["car"])
+    assert np.array_equal(picture[bar:], wanted)
+
+
+@pytest.mark.parametrize("turn", [0.4, -2.0])
+def test_3d_boxes_of_training_inputs_are_mirrored_with_them(turn):
+    rows = {name: torch.from_numpy(value) for name, value in cars((2, 1.5, 14)).items()}
+    rows["yaw"] = torch.tensor([turn])
+    mirror = torch.tensor([[-1.0, 0, 159], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
+    plain, mirrored = (
+        is_color(inputs_of(rows, matrix, calibration=torch.from_numpy(CAMERA)), class_color(0))[60:]
+        for matrix in (torch.eye(3, dtype=torch.float64), mirror)
+    )
+    near = cv2.dilate(plain[:, ::-1].astype(np.uint8), np.ones((9, 9))).astype(bool)
+    below = np.s_[90:]  # without the label
+    assert mirrored[below].sum() > 100
+    assert (mirrored & near)[below].sum() == mirrored[below].sum()
 
 
 def test_an_image_is_written_as_it_is_into_new_folders(tmp_path):

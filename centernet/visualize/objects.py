@@ -28,8 +28,7 @@ SOLID, SKELETON = (next(p for p in PICTURES if p.kind == kind) for kind in ("sol
 SEAM = 0.5
 FRONT_SHARE = 0.3  # of the color over the front of a 3D box
 
-Line = tuple[np.ndarray, bool, Color]  # points int32 [P, 2], whether closed (an upright rectangle), color
-SMOOTH = {False: cv2.LINE_AA, True: cv2.LINE_8}  # smoothed, upright lines would be blurred
+Line = tuple[np.ndarray, bool, Color]  # points int32 [P, 2], whether they are the corners of a box, color
 
 
 class Look(NamedTuple):
@@ -228,11 +227,30 @@ def _draw_lines(canvas: np.ndarray, lines: Sequence[Line], thick: int) -> None:
         return
     region, origin = _region(canvas, np.concatenate([points for points, _, _ in lines]), thick + 2)
     seam = region.copy()
-    for points, is_closed, _ in lines:
-        cv2.polylines(seam, [points - origin], is_closed, BLACK, thick + 2, SMOOTH[is_closed])
+    for points, is_box, _ in lines:
+        _draw_line(seam, points - origin, is_box, BLACK, thick + 2)
     region[:] = cv2.addWeighted(seam, SEAM, region, 1 - SEAM, 0)
-    for points, is_closed, color in lines:
-        cv2.polylines(region, [points - origin], is_closed, color, thick, SMOOTH[is_closed])
+    for points, is_box, color in lines:
+        _draw_line(region, points - origin, is_box, color, thick)
+
+
+def _draw_line(canvas: np.ndarray, points: np.ndarray, is_box: bool, color: Color, thick: int) -> None:
+    if not is_box:
+        cv2.polylines(canvas, [points], False, color, thick, cv2.LINE_AA)
+        return
+    # Not by OpenCV, whose thickness is not a number of pixels.
+    low = points.min(0) - (thick - 1) // 2
+    high = points.max(0) - (thick - 1) // 2 + thick
+    (outer, inner) = (_window(low + less, high - less) for less in (0, thick))
+    kept = canvas[inner].copy()
+    canvas[outer] = color
+    canvas[inner] = kept
+
+
+def _window(low: np.ndarray, high: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns from a corner (x, y) up to another one, without what is above or left of the picture."""
+    (x1, y1), (x2, y2) = low.clip(0), high.clip(0)
+    return slice(y1, y2), slice(x1, x2)
 
 
 def _tint(canvas: np.ndarray, corners: np.ndarray, color: Color) -> None:
