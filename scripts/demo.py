@@ -1,17 +1,21 @@
-"""Detect and draw: `python scripts/demo.py CHECKPOINT IMAGE_OR_FOLDER [--out DIR] [--threshold 0.3]`.
+"""Detect and draw: `python scripts/demo.py CHECKPOINT SOURCE... [--out DIR] [--threshold 0.3]`.
 
-Writes one picture per image and `detections.json`; prints the detections. A 3D model needs the camera: `--calib FILE`
-(or a folder of files named as the images) or `--focal PIXELS`; KITTI's own `calib` folder is found automatically.
+A source is an image, a folder, a pattern, a text file of paths, a zip, an animation, a video, the number of a camera,
+the address of a stream, or `-` for images from standard input. Draws pictures, or a video where frames have a rate, and
+writes `detections.json`; `--write` adds other formats. A 3D model needs the camera: `--calib FILE` (or a folder of
+files named as the images) or `--focal PIXELS`; KITTI's own `calib` folder is found automatically.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
+import itertools
 import sys
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +26,18 @@ from centernet.folders import require_file, require_writable
 if TYPE_CHECKING:
     import numpy as np
 
+    from centernet.data.outputs import Output, VideoFile
+    from centernet.data.sources import Frame, Source
+
 MODES = ("fit", "keep", "stretch", "width")  # of centernet.data.transforms, which takes seconds to import
+FORMATS = ("csv", "coco", "kitti", "mot")
+TELL = 1.0  # seconds between two messages on the progress of a video
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="RUN/best.ckpt")
-    parser.add_argument("images", help="an image or a folder of images")
+    parser.add_argument("sources", nargs="+", metavar="source", help="images, folders, videos, ...; see above")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="output folder (default: runs/demo)")
     parser.add_argument("--threshold", type=float, help="minimum score to draw (default: the task's, mostly 0.3)")
     parser.add_argument(
@@ -36,10 +45,24 @@ def main() -> None:
     )
     parser.add_argument("--mode", choices=MODES, help="how images become inputs; default: the training's")
     parser.add_argument("--device", help="cpu, cuda, ...; default: cuda if available")
+    parser.add_argument("--batch", type=int, default=4, help="images that the network sees at once (default: 4)")
     parser.add_argument("--bit-depth", type=int, help="bits that 16-bit images use; default: the training's")
-    parser.add_argument("--heatmap", action="store_true", help="also write the heatmaps over each image")
     parser.add_argument("--calib", type=Path, help="3D: KITTI calibration file, or a folder with one per image")
     parser.add_argument("--focal", type=float, help="3D without calibration: focal length in image pixels")
+    modes = parser.add_argument_group("inference (docs/inference.md)")
+    modes.add_argument("--flip", action="store_true", help="average with the mirror image")
+    modes.add_argument("--scales", type=float, nargs="+", help="scales of the input, such as 0.5 1 1.5")
+    modes.add_argument("--nms", help="soft, linear, plain or none; default: soft with several scales")
+    modes.add_argument("--tiles", type=int, nargs=2, metavar=("H", "W"), help="pieces of a large input")
+    modes.add_argument("--overlap", type=float, help="share of a tile that is in its neighbor too (default: 0.2)")
+    modes.add_argument("--track", action="store_true", help="number objects through the frames")
+    written = parser.add_argument_group("output")
+    written.add_argument("--write", nargs="+", default=[], choices=FORMATS, help="other formats of the detections")
+    written.add_argument("--pictures", action="store_true", help="a picture per frame of a video too")
+    written.add_argument("--no-drawing", action="store_true", help="neither pictures nor videos")
+    written.add_argument("--heatmap", action="store_true", help="also the heatmaps over each image")
+    written.add_argument("--crops", action="store_true", help="also every object by itself, in crops/CLASS/")
+    written.add_argument("--show", action="store_true", help="also in a window, until q is pressed")
     args = parser.parse_args()
     check(args)
     run(args)
@@ -47,10 +70,14 @@ def main() -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Raise ``InputError`` for arguments that cannot work, before the imports that take seconds."""
-    if not Path(args.images).exists():
-        raise InputError(f"{args.images} does not exist; give an image file or a folder of images")
+    for source in args.sources:
+        is_path = source != "-" and "://" not in source and not source.isdigit() and not set(source) & set("*?[")
+        if is_path and not Path(source).exists():
+            raise InputError(f"{source} does not exist; give an image, a folder, a video, or - for standard input")
     require_file(args.checkpoint, f"{args.checkpoint}: the file does not exist; give a checkpoint")
     require_writable(args.out, "--out")
+    if args.batch < 1:
+        raise InputError(f"--batch {args.batch} is too small; use at least 1")
     if args.focal is not None and args.calib is not None:
         raise InputError("--calib and --focal both define the camera; give one of them")
     if args.calib is not None and not args.calib.exists():
@@ -60,64 +87,210 @@ def check(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> None:
     """Load, detect, draw, write."""
     with imports(), hidden("wandb"):
-        from centernet.data.images import find_images, read_image
+        from centernet.data.sources import open_source
         from centernet.inference import Predictor
-        from centernet.visualize import (
-            Look,
-            draw_objects,
-            enlarge,
-            overlay_heatmap,
-            panel,
-            save_image,
-            views_from_above,
-        )
-    paths = find_images(args.images)
     device = None if args.device is None else usable_device(args.device)
-    predictor = Predictor.from_checkpoint(args.checkpoint, args.resolution, args.mode, device, bit_depth=args.bit_depth)
+    options = ("flip", "scales", "nms", "tiles", "overlap")
+    inference = {name: value for name in options if (value := getattr(args, name)) not in (None, False)}
+    predictor = Predictor.from_checkpoint(
+        args.checkpoint, args.resolution, args.mode, device, args.batch, args.bit_depth, inference
+    )
     task = predictor.task
     if not task.IMAGE_FIELDS and (args.focal is not None or args.calib is not None):
         raise InputError(f"{args.checkpoint} does not predict 3D boxes; remove --calib and --focal")
     if args.focal is not None and not 0 < args.focal < float("inf"):
         raise InputError(f"--focal {args.focal:g} is not a focal length; give it in pixels of the image (KITTI: 721)")
-    threshold = task.threshold if args.threshold is None else args.threshold
-    root = Path(args.images) if Path(args.images).is_dir() else paths[0].parent
-    heads = [head for head, about in task.heads.items() if about.is_heatmap] if args.heatmap else []
-    targets = picture_files(paths, root, args.out, heads)
-    found, failed, started = {}, 0, time.perf_counter()
+    source = open_source(args.sources, predictor.bit_depth)
+    writer = Writer(args, predictor, source)
     try:
-        for path in paths:
-            name = path.relative_to(root)
-            try:
-                image = read_image(path, bit_depth=predictor.bit_depth)
-                fields = image_fields(task, path, args, image.shape[:2])
-            except InputError as error:
-                # One broken file must not stop the others; the exit code reports it.
-                print(f"error: {error}", file=sys.stderr)
-                failed += 1
-                continue
-            result = predictor(image, threshold, **fields)
-            found[str(name)] = describe(result)
-            big, factor = enlarge(image)
-            rows = {field: value.numpy() for field, value in result.items() if field != "names"}
-            look = Look(predictor.class_names, task.facts, fields)
-            picture = draw_objects(big, rows, look, factor)
-            if views := views_from_above(rows, look):
-                picture = panel({str(name): picture, **views}, below=True)
-            target = targets[path]
-            save_image(target, picture)
-            for head in heads:
-                heatmap, matrix = predictor.heatmap(image, head)
-                over = overlay_heatmap(image, heatmap, matrix, task.stride)
-                save_image(target.with_name(f"{target.stem}_{head}.png"), over)
-            counts = {label: result["names"].count(label) for label in dict.fromkeys(result["names"])}
-            print(f"{name}: {', '.join(f'{n} {label}' for label, n in counts.items()) or 'nothing'}")
+        work(args, predictor, source, writer)
     finally:  # also what was found before Ctrl-C
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "detections.json").write_text(json.dumps(found, indent=1))
-    seconds = time.perf_counter() - started
-    print(f"{len(found)} images in {seconds:.1f} s; pictures and detections.json in {args.out}/")
-    if failed:
-        sys.exit(f"error: {failed} of {len(paths)} images failed, see above")
+        writer.close()
+    print(writer.summary())
+    if writer.failed:
+        sys.exit(f"error: {writer.failed} of {writer.done + writer.failed} images failed, see above")
+
+
+def work(args: argparse.Namespace, predictor: Any, source: Source, writer: Writer) -> None:
+    """Reading, the network, and drawing side by side: each has a thread."""
+    from centernet.data.sources import ahead
+
+    frames = ahead(readable(source, predictor.task, args, writer), 2 * args.batch)
+    waiting: deque[Future[None]] = deque()
+    with contextlib.closing(frames), ThreadPoolExecutor(1) as drawing:
+        while chunk := list(itertools.islice(frames, args.batch)):
+            results = predictor.predict([frame.image for frame, _ in chunk], about=[fields for _, fields in chunk])
+            for (frame, fields), result in zip(chunk, results, strict=True):
+                waiting.append(drawing.submit(writer.add, frame, fields, result))
+            while len(waiting) > 2 * args.batch:
+                waiting.popleft().result()
+            if writer.is_closed:  # the window
+                break
+        for each in waiting:
+            each.result()
+
+
+def readable(
+    source: Source, task: Any, args: argparse.Namespace, writer: Writer
+) -> Iterator[tuple[Frame, dict[str, np.ndarray]]]:
+    """The frames that can be read, with what the task needs to know of them; others are told and counted."""
+    for frame in source:
+        try:
+            if isinstance(frame.image, InputError):
+                raise frame.image
+            yield frame, image_fields(task, frame, args)
+        except InputError as error:
+            # One broken file must not stop the others; the exit code reports it.
+            print(f"error: {error}", file=sys.stderr)
+            writer.failed += 1
+
+
+def image_fields(task: Any, frame: Frame, args: argparse.Namespace) -> dict[str, np.ndarray]:
+    """What the task needs to know of an image besides its pixels."""
+    if args.focal is not None:
+        known = task.image_fields({"focal": args.focal}, frame.image.shape[:2])
+        return {name: value.numpy() for name, value in known.items()}
+    from centernet.data.readers import IMAGE_READERS
+
+    return {name: IMAGE_READERS[name](frame.path or Path(frame.name), args.calib) for name in task.IMAGE_FIELDS}
+
+
+class Writer:
+    """Numbers, draws and writes the detections of one frame after the other."""
+
+    def __init__(self, args: argparse.Namespace, predictor: Any, source: Source) -> None:
+        from centernet.data import outputs
+        from centernet.tracking import Tracker
+
+        self.args, self.predictor, self.source = args, predictor, source
+        self.threshold = predictor.task.threshold if args.threshold is None else args.threshold
+        self.tracker = Tracker() if args.track else None
+        self.heads = [name for name, head in predictor.task.heads.items() if head.is_heatmap] if args.heatmap else []
+        self.is_video = source.rate is not None
+        self.targets = {} if source.files is None else picture_files(source.files, args.out, self.heads)
+        make: dict[str, Callable[[], Output]] = {
+            "csv": lambda: outputs.CsvFile(args.out / "detections.csv"),
+            "coco": lambda: outputs.CocoFile(args.out / "coco.json", predictor.class_names),
+            "kitti": lambda: outputs.KittiFolder(args.out / "kitti"),
+            "mot": lambda: outputs.TracksFile(args.out / "tracks.txt"),
+        }
+        self.outputs: list[Output] = [outputs.JsonFile(args.out / "detections.json")]
+        self.outputs += [make[name]() for name in dict.fromkeys(args.write)]
+        self.video: VideoFile | None = None
+        if self.is_video and not args.no_drawing:
+            self.video = outputs.VideoFile(args.out / "detections.mp4", source.rate)
+        self.done = self.failed = 0
+        self.is_closed = False
+        self.started = self.told = time.perf_counter()
+
+    def add(self, frame: Frame, fields: Mapping[str, Any], result: dict[str, Any]) -> None:
+        """Write one frame and its detections."""
+        import numpy as np
+
+        from centernet.fields import index
+
+        names = result.pop("names")
+        kept = result["scores"] >= self.threshold
+        if self.tracker is not None:
+            import torch
+
+            result["ids"] = torch.from_numpy(self.tracker.update(result))
+            kept |= result["ids"] > 0
+        found = {**index(result, kept), "names": list(itertools.compress(names, kept))}
+        for output in self.outputs:
+            output.add(frame.name, frame.image.shape[:2], found)
+        if not self.args.no_drawing or self.args.show:
+            self._draw(frame, fields, {name: np.asarray(value) for name, value in result.items()}, found)
+        if self.args.crops:
+            self._crop(frame, found)
+        self.done += 1
+        self._tell(frame.name, found["names"])
+
+    def _draw(self, frame: Frame, fields: Mapping[str, Any], rows: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+        import numpy as np
+
+        from centernet import visualize as v
+
+        look = v.Look(self.predictor.class_names, self.predictor.task.facts, fields)
+        big, factor = v.enlarge(frame.image)
+        # What is tracked is drawn whatever its score.
+        shown = (
+            {**rows, "scores": np.where(rows["ids"] > 0, np.maximum(rows["scores"], self.threshold), rows["scores"])}
+            if "ids" in rows
+            else rows
+        )
+        picture = v.draw_detections(big, shown, look, self.threshold, factor)
+        if views := v.views_from_above({k: value for k, value in found.items() if k != "names"}, look):
+            picture = v.panel({frame.name: picture, **views}, columns=1)
+        if self.args.show:
+            self._show(picture)
+        if self.args.no_drawing:
+            return
+        if self.video is not None:
+            self.video.write(picture)
+        if self.video is None or self.args.pictures:
+            target = self.targets.get(frame.name) or self.args.out / f"{frame.name.removesuffix('.png')}.png"
+            v.save_image(target, picture)
+            for head in self.heads:
+                heatmap, matrix = self.predictor.heatmap(frame.image, head)
+                grow = np.diag([1 / factor, 1 / factor, 1.0])
+                over = v.overlay_heatmap(big, heatmap, matrix @ grow, self.predictor.task.stride)
+                caption = f"{head.replace('_', ' ')}: highest {heatmap.max():.2f}"
+                whole = v.panel({caption: over}, title=frame.name, scales=[caption])
+                v.save_image(target.with_name(f"{target.stem}_{head}.png"), whole)
+
+    def _show(self, picture: np.ndarray) -> None:
+        import cv2
+
+        try:
+            cv2.imshow("centernet", picture[..., ::-1])
+            self.is_closed = cv2.waitKey(1) & 0xFF == ord("q")
+        except cv2.error:
+            raise InputError(
+                "--show needs a window, which this OpenCV (headless) or this machine does not have; leave it out"
+            ) from None
+
+    def _crop(self, frame: Frame, found: Mapping[str, Any]) -> None:
+        from centernet.visualize import save_image
+
+        height, width = frame.image.shape[:2]
+        stem = Path(frame.name).with_suffix("")
+        for n, (name, box) in enumerate(zip(found["names"], found["boxes"].tolist(), strict=True)):
+            x1, y1 = max(int(box[0]), 0), max(int(box[1]), 0)
+            x2, y2 = min(int(box[2]) + 1, width), min(int(box[3]) + 1, height)
+            if x1 < x2 and y1 < y2:
+                place = self.args.out / "crops" / name.replace("/", "_")
+                save_image(place / stem.parent / f"{stem.name}_{n}.png", frame.image[y1:y2, x1:x2])
+
+    def _tell(self, name: str, names: Sequence[str]) -> None:
+        if not self.is_video:
+            counts = Counter(names)
+            print(f"{name}: {', '.join(f'{count} {label}' for label, count in counts.items()) or 'nothing'}")
+            return
+        now = time.perf_counter()
+        if now - self.told >= TELL:
+            self.told = now
+            of = f" of {self.source.count}" if self.source.count else ""
+            rate = self.done / (now - self.started)
+            print(f"\r{self.done}{of} frames, {rate:.1f} frames/s", end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Finish all files; what has been written so far is whole."""
+        if self.told > self.started:
+            print(file=sys.stderr)
+        for output in [*self.outputs, *([self.video] if self.video is not None else [])]:
+            output.close()
+
+    def summary(self) -> str:
+        """What was done, and where it is."""
+        seconds = time.perf_counter() - self.started
+        what = "frames" if self.is_video else "images"
+        drawn = "" if self.args.no_drawing else "detections.mp4, " if self.video is not None else "pictures and "
+        if self.video is not None and self.args.pictures:
+            drawn = "detections.mp4, pictures and "
+        named = ", ".join(["detections.json", *self.args.write])
+        rate = f" ({self.done / seconds:.1f} frames/s)" if self.is_video else ""
+        return f"{self.done} {what} in {seconds:.1f} s{rate}; {drawn}{named} in {self.args.out}/"
 
 
 def usable_device(name: str) -> str:
@@ -132,52 +305,27 @@ def usable_device(name: str) -> str:
     return name
 
 
-def picture_files(paths: Sequence[Path], root: Path, out: Path, heads: Sequence[str] = ()) -> dict[Path, Path]:
-    """The file below ``out`` for the picture of each image below ``root``: ``a.png`` for ``a.jpg``, but ``a.jpg.png``
-    where that would be another's file as well. Raises ``InputError`` if an image itself would be overwritten.
+def picture_files(files: Mapping[str, Path], out: Path, heads: Sequence[str] = ()) -> dict[str, Path]:
+    """The file below ``out`` for the picture of each named image: ``a.png`` for ``a.jpg``, but ``a.jpg.png`` where that
+    would be another's file as well. Raises ``InputError`` if an image itself would be overwritten.
     """
 
-    def files_of(path: Path) -> list[str]:
+    def files_of(name: Path) -> list[str]:
         """What is written for an image, its heatmaps too, in lower case: some file systems know no other."""
-        stem = str(path.relative_to(root).with_suffix("")).lower()
+        stem = str(name.with_suffix("")).lower()
         return [stem, *(f"{stem}_{head}" for head in heads)]
 
-    counts = Counter(name for path in paths for name in files_of(path))
+    counts = Counter(file for name in files for file in files_of(Path(name)))
     targets = {}
-    for path in paths:
-        name, is_alone = path.relative_to(root), all(counts[file] == 1 for file in files_of(path))
-        targets[path] = out / (name.with_suffix(".png") if is_alone else name.with_name(f"{name.name}.png"))
-    images = {path.resolve() for path in paths}
+    for name in map(Path, files):
+        is_alone = all(counts[file] == 1 for file in files_of(name))
+        targets[str(name)] = out / (name.with_suffix(".png") if is_alone else name.with_name(f"{name.name}.png"))
+    images = {path.resolve() for path in files.values()}
     if overwritten := [target for target in targets.values() if target.resolve() in images]:
         raise InputError(
             f"--out {out} holds the images, and {overwritten[0]} would be overwritten; give another folder"
         )
     return targets
-
-
-def image_fields(task: Any, path: Path, args: argparse.Namespace, size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """What the task needs to know of an image of ``size`` (height, width) besides its pixels."""
-    if args.focal is not None:
-        return {name: value.numpy() for name, value in task.image_fields({"focal": args.focal}, size).items()}
-    from centernet.data.readers import IMAGE_READERS
-
-    return {name: IMAGE_READERS[name](path, args.calib) for name in task.IMAGE_FIELDS}
-
-
-def describe(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Detections of one image as plain rows: name, score, box, and what else the task finds."""
-    more = [field for field in result if field not in ("boxes", "scores", "labels", "names")]
-    values = {field: result[field].double().numpy().round(3).tolist() for field in more}
-    rows = zip(result["names"], result["scores"].tolist(), result["boxes"].tolist(), strict=True)
-    return [
-        {
-            "name": name,
-            "score": round(score, 4),
-            "box": [round(v, 1) for v in box],
-            **{field: values[field][n] for field in more},
-        }
-        for n, (name, score, box) in enumerate(rows)
-    ]
 
 
 if __name__ == "__main__":

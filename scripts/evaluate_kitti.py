@@ -19,7 +19,7 @@ from centernet.data.kitti_format import TYPES, Labels, objects_of, read_labels
 from centernet.fields import stack_objects
 from centernet.folders import require_writable_file
 from centernet.metrics.kitti import PROTOCOLS, KittiAP
-from centernet.metrics.rows import percent
+from centernet.metrics.rows import percent, with_objects
 from centernet.structures import Detections, InputError
 
 
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     print()
     print(metric.table(results))
     print(f"\n{'moderate, 40 points':<24}{'objects':>10}{'2D':>10}{'AOS':>10}{'BEV':>10}{'3D':>10}")
-    for name, row in metric.per_class.items():
+    for name, row in with_objects(metric.per_class).items():
         print(f"{name:<24}{row['objects']:>10}" + "".join(percent(row[m]) for m in ("2D", "AOS", "BEV", "3D")))
     summary = "".join(percent(float(results[name])) for name in ("AP_2d", "AOS", "AP_bev", "AP_3d"))
     print(f"{'mean':<34}{summary}")

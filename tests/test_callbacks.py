@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -32,6 +33,7 @@ from tests import tiny
 from tests.data.test_images import photograph
 from tests.test_module import SHAPES, build_data, build_trainer, pytestmark  # noqa: F401  the same warnings are quiet
 
+GRAY = np.full((96, 128, 3), 128, np.uint8)
 ROW = {"epoch": 3, "lr": 1.25e-4, "images_per_second": 51.7, "train/loss": 1.5, "train/loss/size": 2.0}
 
 
@@ -95,7 +97,8 @@ def test_a_quick_trial_run_writes_no_checkpoint(shapes, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_history_has_a_row_per_epoch_and_per_class_and_survives_a_resume(shapes, tmp_path):
+def test_history_has_a_row_per_epoch_and_per_class_and_survives_a_resume(shapes, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     fit(tmp_path, shapes, History(tmp_path), BestAndLast(tmp_path), epochs=2)
     first = rows_of(tmp_path / "history.csv")
     assert [row["epoch"] for row in first] == ["1", "2"]
@@ -108,12 +111,42 @@ def test_history_has_a_row_per_epoch_and_per_class_and_survives_a_resume(shapes,
     ]
     assert read_image(tmp_path / "curves.png").std() > 5
     assert yaml.safe_load((tmp_path / "hparams.yaml").read_text())["class_names"] == SHAPES
+    assert "not shown" not in caplog.text
     again = tmp_path / "again"
     fit(again, shapes, History(again), BestAndLast(again), epochs=3, ckpt_path=tmp_path / "last.ckpt")
     second = rows_of(tmp_path / "again" / "history.csv")
     assert second[:2] == first
     assert [row["epoch"] for row in second] == ["1", "2", "3"]
     assert len(rows_of(tmp_path / "again" / "per_class.csv")) == 12
+
+
+def test_classes_without_objects_do_not_fill_the_table_per_class(tmp_path, caplog):
+    names = [f"class {n}" for n in range(40)]
+    categories = [{"id": n + 1, "name": name} for n, name in enumerate(names)]
+    for split in ("train", "val"):
+        rows = [
+            {"image_id": image, "category_id": 1 + 3 * image, "bbox": [4, 4, 30, 30], "area": 900} for image in (1, 2)
+        ]
+        tiny.make_coco(tmp_path / "data", rows, categories=categories, split=split)
+    module = CtdetModule(class_names=names, backbone=tiny.NETWORK)
+    trainer = build_trainer(tmp_path, max_epochs=2, callbacks=[History(tmp_path)], enable_checkpointing=False)
+    with caplog.at_level(logging.INFO):
+        trainer.fit(module, build_data(tmp_path / "data", batch_size=2))
+    shown = [(row["epoch"], row["class"]) for row in rows_of(tmp_path / "per_class.csv")]
+    assert shown == [(epoch, name) for epoch in ("1", "2") for name in ("class 3", "class 6")]
+    assert [r.message for r in caplog.records if "not shown" in r.message] == [
+        "per_class.csv: 38 classes without objects are not shown"
+    ]
+    assert len(module.per_class) == 40
+
+
+def test_the_curves_are_told_the_weights_of_the_losses(shapes, tmp_path, monkeypatch):
+    told = {}
+    monkeypatch.setattr(
+        "centernet.callbacks.history.plot_history", lambda rows, path, results, weights: told.update(weights)
+    )
+    fit(tmp_path, shapes, History(tmp_path), epochs=1)
+    assert told == {"heatmap": 1.0, "size": 0.1, "offset": 1.0}
 
 
 def test_an_epoch_is_told_in_one_line():
@@ -135,7 +168,56 @@ def test_pictures_are_drawn_every_so_many_epochs_and_at_the_end(shapes, tmp_path
     trainer = build_trainer(tmp_path, max_epochs=5, callbacks=[pictures], enable_checkpointing=False)
     trainer.fit(build_module(), build_data(shapes, limit=8, batch_size=4))
     names = ["val_00.png", "val_01.png", "val_02.png"]
-    assert drawn == [(epoch, name) for epoch in (2, 4, 5) for name in names]
+    assert drawn == [(1, "train_batches.png"), *((epoch, name) for epoch in (2, 4, 5) for name in names)]
+
+
+class Look(pl.Callback):
+    """Which pictures there are when the first epoch begins."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.found = folder, []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: Any) -> None:
+        if trainer.current_epoch == 0:
+            assert trainer.global_step == 0
+            self.found = sorted(path.name for path in self.folder.glob("*.png"))
+
+
+def test_the_inputs_of_the_training_are_drawn_before_its_first_epoch(shapes, tmp_path):
+    look = Look(tmp_path)
+    fit(tmp_path, shapes, Pictures(tmp_path, count=6), look, epochs=1)
+    assert look.found == ["train_batches.png"]
+    picture = read_image(tmp_path / "train_batches.png")
+    assert picture.shape[1] > picture.shape[0] > 2 * 384  # four in a row, two in the next one
+
+
+def test_the_drawn_inputs_are_those_that_are_trained_on(shapes, tmp_path, monkeypatch):
+    drawn, trained = [], []
+    monkeypatch.setattr(
+        "centernet.callbacks.pictures.draw_inputs",
+        lambda batches, *_: drawn.extend(image for batch in batches for image in batch["image"]) or GRAY,
+    )
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
+            trained.extend(batch["image"])
+
+    data = build_data(shapes, limit=8, batch_size=4, augment={"warp": "zoom", "mosaic": 0.5, "mixup": 0.5, "color": {}})
+    trainer = build_trainer(tmp_path, callbacks=[Pictures(tmp_path, count=8), Watch()], enable_checkpointing=False)
+    trainer.fit(build_module(), data)
+    assert len(drawn) == len(trained) == 8
+    assert all(torch.equal(one, other) for one, other in zip(drawn, trained, strict=True))
+
+
+def test_drawing_the_inputs_changes_nothing_about_the_training(shapes, tmp_path):
+    weights = []
+    for count in (0, 4):
+        pictures = Pictures(tmp_path / str(count), count=count)
+        trainer = fit(tmp_path, shapes, pictures, epochs=1)
+        weights.append(trainer.lightning_module.state_dict())
+        assert (tmp_path / str(count) / "train_batches.png").is_file() == (count > 0)
+        assert trainer.datamodule.datasets["train"].skipped == 0
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
 def test_evaluation_draws_its_pictures(shapes, tmp_path):

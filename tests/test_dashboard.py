@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -103,7 +104,7 @@ def test_the_best_checkpoint_has_a_section_of_its_own(trained):
     assert trained.values("best/AP") == [(None, pytest.approx(best))]
     ((_, loss),) = trained.values("best/loss")
     assert min(abs(loss - value) for _, value in trained.values("val/loss")) < 1e-4
-    assert {"best/per_class", "best/pictures", "best/heatmap", "best/precision_over_recall_table"} <= trained.names()
+    assert {"best/per_class", "best/pictures", "best/panels", "best/precision_over_recall_table"} <= trained.names()
 
 
 def test_classes_have_a_table_and_the_first_of_them_curves(trained):
@@ -132,19 +133,32 @@ def test_precision_is_drawn_over_recall(trained):
     assert sum(precision for _, precision in of_class) / 101 == pytest.approx(at_50)
 
 
-def test_pictures_have_boxes_to_toggle_and_heatmaps(trained, shapes):
+def test_the_pictures_of_the_run_folder_are_shown(trained):
+    folder = trained.files.parents[2]
+    for name, wanted in (
+        ("train/batches", folder / "pictures" / "train_batches.png"),
+        ("curves", folder / "curves.png"),
+    ):
+        ((_, path),) = trained.values(f"{name}.path")
+        assert np.array_equal(read_image(trained.files / path), read_image(wanted)), name
+    rows = [row for row in trained.history if "best/panels.filenames" in row]
+    (paths,) = [row["best/panels.filenames"] for row in rows]
+    for n, path in enumerate(paths):
+        shown, wanted = read_image(trained.files / path), read_image(folder / "pictures" / f"val_{n:02d}.png")
+        assert (np.array(shown.shape) >= wanted.shape).all()
+        shown = shown[: wanted.shape[0], : wanted.shape[1]]
+        assert np.abs(shown.astype(int) - wanted).mean() < 8  # saved as JPEG
+    assert [len(row["val/panels.filenames"]) for row in trained.history if "val/panels.filenames" in row] == [3, 3]
+
+
+def test_pictures_have_boxes_to_toggle(trained, shapes):
     rows = [row for row in trained.history if "val/pictures.filenames" in row]
     assert [row["epoch"] for row in rows] == [1, 2]
     data = build_data(shapes)
     data.setup("validate")
     dataset = data.datasets["val"]
     assert rows[0]["val/pictures.captions"] == [Path(dataset.files[n]).name for n in range(3)]
-    sizes = {
-        read_image(trained.files / path).shape
-        for row in rows
-        for name in ("val/pictures", "val/heatmap")
-        for path in row[f"{name}.filenames"]
-    }
+    sizes = {read_image(trained.files / path).shape for row in rows for path in row["val/pictures.filenames"]}
     assert len(sizes) == 1  # W&B shows lists of pictures of one size only
     for n, sides in enumerate(rows[-1]["val/pictures.all_boxes"]):
         truth, found = (trained.content(sides[side]["path"]) for side in ("truth", "prediction"))
@@ -179,8 +193,7 @@ def test_large_images_are_reduced_with_their_boxes_and_all_have_one_size(tmp_pat
     with finished_run():
         WandbRun(tmp_path).log_metrics(media_of([shown(600, 4 * LONGEST), shown(2 * LONGEST, 40)]))
     (made,) = read_runs(tmp_path)
-    assert made.names() >= {"val/pictures"}
-    assert not made.names() & {"val/truth", "val/prediction"}
+    assert {name for name in made.names() if name.startswith("val/")} == {"val/pictures", "val/panels"}
     (row,) = made.history
     paths = row["val/pictures.filenames"]
     assert {read_image(made.files / path).shape for path in paths} == {(LONGEST, LONGEST, 3)}
@@ -193,7 +206,7 @@ def test_large_images_are_reduced_with_their_boxes_and_all_have_one_size(tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["pose", "space"])
-def test_joints_and_3d_boxes_are_drawn_into_pictures_of_their_own(kind, figures, cuboids, tmp_path):
+def test_joints_and_3d_boxes_are_shown_as_in_the_run_folder(kind, figures, cuboids, tmp_path):
     options = {"resolution": (64, 64), "batch_size": 4, "num_workers": 0}
     if kind == "pose":
         data, cls = CocoDataModule(root=figures, prefix="person_keypoints", **options), MultiPoseModule
@@ -205,14 +218,12 @@ def test_joints_and_3d_boxes_are_drawn_into_pictures_of_their_own(kind, figures,
         trainer = build_trainer(tmp_path, callbacks=callbacks, logger=WandbRun(tmp_path, job_type="eval"))
         trainer.validate(module, data, verbose=False)
     (made,) = read_runs(tmp_path)
-    drawn = {"val/pictures", "val/heatmap", "val/truth", "val/prediction", "val/AP", "val/per_class"}
-    assert drawn <= made.names()
-    assert ("val/from_above" in made.names()) == (kind == "space")
+    assert {"val/pictures", "val/panels", "val/AP", "val/per_class"} <= made.names()
     assert not [name for name in made.names() if name.startswith("per_class/")]
-    (row,) = [row for row in made.history if "val/truth.filenames" in row]
-    truth, found = (read_image(made.files / row[f"val/{side}.filenames"][0]) for side in ("truth", "prediction"))
-    assert truth.shape == found.shape
-    assert abs(truth.astype(int) - found).mean() > 1
+    (row,) = [row for row in made.history if "val/panels.filenames" in row]
+    for n, path in enumerate(row["val/panels.filenames"]):
+        shown, wanted = read_image(made.files / path), read_image(tmp_path / f"val_{n:02d}.png")
+        assert np.abs(shown[: wanted.shape[0], : wanted.shape[1]].astype(int) - wanted).mean() < 12
 
 
 def test_the_state_of_the_repository_is_known(tmp_path, monkeypatch):
@@ -388,10 +399,14 @@ def test_tensorboard_is_used_only_where_it_is_installed(tmp_path, monkeypatch):
 def test_tensorboard_shows_pictures_and_classes(shapes, tmp_path):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     logger = pl.loggers.TensorBoardLogger(tmp_path, name="", version="events")
-    callbacks = [Pictures(tmp_path, count=2), Dashboard()]
+    callbacks = [Dashboard(), Pictures(tmp_path, count=2), History(tmp_path)]  # in any order
     trainer = build_trainer(tmp_path, callbacks=callbacks, logger=logger, enable_checkpointing=False)
     trainer.fit(build_module(), build_data(shapes))
     found = events.EventAccumulator(str(tmp_path / "events")).Reload()
-    assert {"val/picture_00", "val/picture_01"} == set(found.Tags()["images"])
+    assert {"val/picture_00", "val/picture_01", "train/batches", "curves"} == set(found.Tags()["images"])
+    for tag, name in (("val/picture_01", "val_01"), ("train/batches", "train_batches"), ("curves", "curves")):
+        (event,) = found.Images(tag)
+        shown = cv2.imdecode(np.frombuffer(event.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+        assert np.array_equal(shown, read_image(tmp_path / f"{name}.png")), tag
     assert {f"per_class/AP/{name}" for name in SHAPES} <= set(found.Tags()["scalars"])
     assert "val/AP" in found.Tags()["scalars"]

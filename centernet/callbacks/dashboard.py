@@ -12,7 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
@@ -20,9 +19,12 @@ from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_only
 
+from centernet.callbacks.history import CURVES, History
 from centernet.callbacks.pictures import Pictures, Shown
+from centernet.data.images import read_image
 from centernet.errors import InputError
-from centernet.visualize import draw_objects, enlarge, overlay_heatmap, panel, pictures_of, views_from_above
+from centernet.metrics.rows import with_objects
+from centernet.visualize import resized
 
 if TYPE_CHECKING:
     import wandb
@@ -37,7 +39,8 @@ AXES = {
     "lr": "epoch",
     "images_per_second": "epoch",
 }
-LONGEST = 1024  # pixels of a picture's longer side
+LONGEST = 1024  # pixels of the longer side of an image with boxes that W&B draws
+LONGEST_PICTURE = 2560  # of a picture of the run folder
 
 
 def tensorboard_if_installed(folder: str | Path) -> TensorBoardLogger | None:
@@ -173,11 +176,12 @@ def finished_run() -> Iterator[None]:
 
 
 class Dashboard(Callback):
-    """Shows results per class, precision over recall, and the images of ``Pictures`` in a ``WandbRun``; results per
-    class and pictures in TensorBoard. ``classes``: how many classes have curves."""
+    """Shows results per class, precision over recall, the pictures of the run folder, and images with boxes to toggle
+    in a ``WandbRun``; results per class and the pictures in TensorBoard. ``classes``: how many classes have curves."""
 
     def __init__(self, classes: int = 20) -> None:
         self.classes = classes
+        self._has_inputs = False
 
     def setup(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
         for logger in trainer.loggers:
@@ -185,41 +189,60 @@ class Dashboard(Callback):
                 run = logger.experiment
                 run.tags = tuple(dict.fromkeys([*(run.tags or ()), module.task.name, module.backbone["name"]]))
 
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._has_inputs = False
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self._has_inputs or not trainer.is_global_zero:
+            return
+        self._has_inputs = True
+        for callback in trainer.callbacks:
+            if isinstance(callback, Pictures) and callback.inputs is not None:
+                _show(trainer, "train/batches", callback.inputs)
+
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # From now on the best checkpoint is evaluated.
         for logger in trainer.loggers:
             if isinstance(logger, WandbRun):
                 logger.results = "best"
 
+    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        if stage != TrainerFn.FITTING or not trainer.is_global_zero:
+            return
+        for callback in trainer.callbacks:
+            if isinstance(callback, History) and (path := callback.folder / CURVES).is_file():
+                _show(trainer, "curves", read_image(path))
+
     def on_validation_end(self, trainer: pl.Trainer, module: Any) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         fitting = trainer.state.fn == TrainerFn.FITTING
         shown = [s for callback in trainer.callbacks if isinstance(callback, Pictures) for s in callback.shown]
+        per_class = with_objects(module.per_class)
         lines = {
             f"per_class/{column}/{name}": value
-            for name, values in list(module.per_class.items())[: self.classes]
+            for name, values in list(per_class.items())[: self.classes]
             for column, value in values.items()
             if fitting and isinstance(value, float)
         }
         for logger in trainer.loggers:
             if isinstance(logger, WandbRun):
-                content = {**lines, **self._table(module), **self._curves(module), **media_of(shown)}
+                content = {**lines, **self._table(per_class), **self._curves(module), **media_of(shown)}
                 logger.log_metrics({**content, "epoch": trainer.current_epoch}, trainer.global_step)
             elif isinstance(logger, TensorBoardLogger):
                 logger.log_metrics(lines, trainer.global_step)
                 for n, picture in enumerate(shown):
                     logger.experiment.add_image(
-                        f"val/picture_{n:02d}", picture.panel, trainer.global_step, dataformats="HWC"
+                        f"val/picture_{n:02d}", _reduced(picture.panel), trainer.global_step, dataformats="HWC"
                     )
 
-    def _table(self, module: Any) -> dict[str, wandb.Table]:
+    def _table(self, per_class: Mapping[str, Mapping[str, float]]) -> dict[str, wandb.Table]:
         import wandb
 
-        if not module.per_class:
+        if not per_class:
             return {}
-        columns = ["class", *next(iter(module.per_class.values()))]
-        rows = [[name, *(_defined(v) for v in values.values())] for name, values in module.per_class.items()]
+        columns = ["class", *next(iter(per_class.values()))]
+        rows = [[name, *(_defined(v) for v in values.values())] for name, values in per_class.items()]
         return {"val/per_class": wandb.Table(columns, rows)}
 
     def _curves(self, module: Any) -> dict[str, Any]:
@@ -245,34 +268,41 @@ def _defined(value: float) -> float | None:
     return None if value != value else value
 
 
+def _show(trainer: pl.Trainer, name: str, picture: np.ndarray) -> None:
+    """A picture of the run folder in W&B and TensorBoard."""
+    picture = _reduced(picture)
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbRun):
+            import wandb
+
+            logger.log_metrics({name: wandb.Image(picture, file_type="png")}, trainer.global_step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, picture, trainer.global_step, dataformats="HWC")
+
+
 def media_of(shown: Sequence[Shown]) -> dict[str, list[wandb.Image]]:
-    """Images by name: with boxes that can be toggled, with peak maps, and drawn where there is more than boxes."""
+    """The panels of the run folder, and their images with boxes that can be toggled."""
     import wandb
 
-    images: dict[str, list[np.ndarray]] = {}
-    boxes = []
+    if not shown:
+        return {}
+    images, boxes = [], []
     for picture in shown:
-        image, factor = _resized(picture.image)
+        image, factor = resized(picture.image, most=LONGEST)
+        images.append(image)
         sides = {"prediction": picture.found, "truth": picture.truth}
-        made = {"pictures": image}
         boxes.append({side: _box_data(rows, picture.look.class_names, factor) for side, rows in sides.items()})
-        to_image = np.diag([1 / factor, 1 / factor, 1.0])
-        for name, peaks in picture.heatmaps.items():
-            made[name] = overlay_heatmap(image, peaks, picture.input_from_image @ to_image, picture.stride)
-        if any(kind.kind != "box" for kind in pictures_of(picture.truth, picture.look)):
-            made |= {side: draw_objects(image, rows, picture.look, factor) for side, rows in sides.items()}
-        if views := views_from_above(picture.found, picture.look, picture.truth):
-            made["from_above"] = panel(views)
-        for name, drawn in made.items():
-            images.setdefault(name, []).append(drawn)
-    media = {}
-    for name, drawn in images.items():
-        more = [{"boxes": sides} for sides in boxes] if name == "pictures" else [{}] * len(drawn)
-        media[f"val/{name}"] = [
-            wandb.Image(image, file_type="jpg", caption=picture.name, **options)
-            for image, picture, options in zip(_padded(drawn), shown, more, strict=True)
-        ]
-    return media
+    panels = _padded([_reduced(picture.panel) for picture in shown])
+    return {
+        "val/pictures": [
+            wandb.Image(image, file_type="jpg", caption=picture.name, boxes=sides)
+            for image, picture, sides in zip(_padded(images), shown, boxes, strict=True)
+        ],
+        "val/panels": [
+            wandb.Image(panel, file_type="jpg", caption=picture.name)
+            for panel, picture in zip(panels, shown, strict=True)
+        ],
+    }
 
 
 def _box_data(rows: Mapping[str, Any], class_names: Sequence[str], factor: float) -> dict[str, Any]:
@@ -293,12 +323,8 @@ def _box_data(rows: Mapping[str, Any], class_names: Sequence[str], factor: float
     return {"box_data": data, "class_labels": dict(enumerate(class_names))}
 
 
-def _resized(image: np.ndarray) -> tuple[np.ndarray, float]:
-    """An image at a size that is good to look at, and the factor."""
-    factor = LONGEST / max(image.shape[:2])
-    if factor >= 1:
-        return enlarge(image)
-    return cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA), factor
+def _reduced(picture: np.ndarray) -> np.ndarray:
+    return resized(picture, 1, LONGEST_PICTURE)[0]
 
 
 def _padded(images: Sequence[np.ndarray]) -> list[np.ndarray]:

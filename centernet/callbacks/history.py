@@ -16,9 +16,12 @@ from pytorch_lightning.core.saving import save_hparams_to_yaml
 from pytorch_lightning.utilities import rank_zero_only
 
 from centernet.callbacks.progress import ProgressBar
+from centernet.metrics.rows import hidden_note, with_objects
 from centernet.visualize import plot_history
 
 log = logging.getLogger(__name__)
+
+CURVES = "curves.png"
 
 
 class History(Callback):
@@ -97,14 +100,16 @@ class History(Callback):
         module.log("lr", row["lr"], rank_zero_only=True)
         self.rows = [old for old in self.rows if old["epoch"] < row["epoch"]] + [row]
         # Plain numbers, as checkpoints hold only plain data.
+        per_class = module.per_class if validated else {}
         classes = [
             {
                 "epoch": row["epoch"],
                 "class": name,
                 **{k: v if isinstance(v, int) else float(v) for k, v in values.items()},
             }
-            for name, values in (module.per_class if validated else {}).items()
+            for name, values in with_objects(per_class).items()
         ]
+        is_first = not self.class_rows
         self.class_rows = [old for old in self.class_rows if old["epoch"] < row["epoch"]] + classes
         if trainer.is_global_zero:
             if isinstance(trainer.progress_bar_callback, ProgressBar):
@@ -113,6 +118,8 @@ class History(Callback):
                 epoch_line(row, trainer.max_epochs, module.metric.headline, module.clock and module.clock.progress)
             )
             self.write()
+            if is_first and (note := hidden_note(per_class)):
+                log.info(f"per_class.csv: {note}")
         data = getattr(trainer, "datamodule", None)
         skipped = data.datasets["train"].skipped if data is not None else torch.zeros(())
         if trainer.world_size > 1:
@@ -132,7 +139,10 @@ class History(Callback):
     @rank_zero_only
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.rows:
-            plot_history(self.rows, self.folder / "curves.png", module.metric.plotted)
+            weights = {name: weight for term in module.task.terms.values() for name, weight in term.weights.items()}
+            if module.teacher is not None:
+                weights["teacher"] = module.teacher.weight
+            plot_history(self.rows, self.folder / CURVES, module.metric.plotted, weights)
 
 
 def epoch_line(

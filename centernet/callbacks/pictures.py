@@ -1,7 +1,8 @@
-"""Pictures of validation images, and their detections."""
+"""Pictures of training inputs and of validation images, and their detections."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 
 from centernet.fields import IMAGE_FIELDS, index, unstack_objects
-from centernet.visualize import Look, save_image, truth_and_prediction
+from centernet.visualize import Look, draw_inputs, save_image, truth_and_prediction
 
 
 class Shown(NamedTuple):
@@ -33,11 +34,35 @@ class Shown(NamedTuple):
 
 class Pictures(Callback):
     """Truth beside prediction and heatmaps for the first ``count`` validation images, every ``every`` epochs and at the
-    end. ``threshold``: minimum score (None: the task's). ``shown`` holds those of the newest validation."""
+    end; before the first epoch, ``train_batches.png``: as many of its first inputs, as augmentation makes them.
+
+    ``threshold``: minimum score (None: the task's). ``shown`` holds the pictures of the newest validation, ``inputs``
+    that of the training inputs.
+    """
 
     def __init__(self, folder: str | Path, count: int = 8, every: int = 5, threshold: float | None = None) -> None:
         self.folder, self.count, self.every, self.threshold = Path(folder), count, every, threshold
         self.shown: list[Shown] = []
+        self.inputs: np.ndarray | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        dataset = getattr(getattr(trainer, "datamodule", None), "datasets", {}).get("train")
+        if dataset is None or not trainer.is_global_zero or not self.count:
+            return
+        # Read here, not by the loader, whose workers would have to start anew. Neither seeds nor counts of the training
+        # change.
+        loader, skipped = trainer.train_dataloader, dataset.skipped.clone()
+        draws, size = list(itertools.islice(loader.sampler, self.count)), loader.batch_size or self.count
+        with torch.random.fork_rng(devices=[]):
+            parts = [[dataset[draw] for draw in draws[start : start + size]] for start in range(0, len(draws), size)]
+            batches = [loader.collate_fn(samples) for samples in parts]
+        dataset.skipped.copy_(skipped)
+        rows = {image_id: row for row, image_id in enumerate(dataset.ids.tolist())}
+        names = [Path(dataset.files[rows[n]]).name for batch in batches for n in batch["image_id"].tolist()]
+        height, width = batches[0]["image"].shape[-2:]
+        title = f"inputs of epoch {trainer.current_epoch + 1} as augmentation makes them ({width} x {height})"
+        self.inputs = draw_inputs(batches, names, Look(module.class_names, module.task.facts), title)
+        save_image(self.folder / "train_batches.png", self.inputs)
 
     def _wanted(self, trainer: pl.Trainer) -> bool:
         if trainer.sanity_checking or not trainer.is_global_zero or not self.count:
@@ -58,7 +83,7 @@ class Pictures(Callback):
         dataset = trainer.datamodule.datasets["val"] if getattr(trainer, "datamodule", None) else None
         if dataset is None:
             return
-        rows = {int(image_id): row for row, image_id in enumerate(dataset.ids)}
+        rows = {image_id: row for row, image_id in enumerate(dataset.ids.tolist())}
         threshold = module.task.threshold if self.threshold is None else self.threshold
         for n, truth in enumerate(unstack_objects(batch["truth"])):
             if len(self.shown) >= self.count:
@@ -72,7 +97,7 @@ class Pictures(Callback):
             fields = {name: batch[name][n].cpu().numpy() for name in IMAGE_FIELDS if name in batch}
             look = Look(module.class_names, module.task.facts, fields)
             matrix, stride = batch["input_from_image"][n].cpu().numpy(), module.task.stride
-            panel = truth_and_prediction(image, truth, detections, look, heatmaps, matrix, threshold, stride)
+            panel = truth_and_prediction(image, truth, detections, look, heatmaps, matrix, threshold, stride, path.name)
             found = {name: value[kept] for name, value in detections.items()}
             self.shown.append(Shown(path.name, image, truth, found, heatmaps, matrix, stride, look, panel))
 

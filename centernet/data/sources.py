@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import itertools
 import queue
 import sys
 import threading
@@ -43,12 +44,18 @@ class Frame(NamedTuple):
 
 class Source:
     """Images in order. ``about``: what it was taken for; ``count``: how many there are, None if that is not known;
-    ``rate``: frames per second of a video, None for single images."""
+    ``rate``: frames per second of a video, None for single images; ``files``: the files by the names of their frames,
+    None if the images are not files of their own."""
 
     def __init__(
-        self, about: str, frames: Callable[[], Iterator[Frame]], count: int | None = None, rate: float | None = None
+        self,
+        about: str,
+        frames: Callable[[], Iterator[Frame]],
+        count: int | None = None,
+        rate: float | None = None,
+        files: dict[str, Path] | None = None,
     ) -> None:
-        self.about, self.count, self.rate = about, count, rate
+        self.about, self.count, self.rate, self.files = about, count, rate, files
         self._frames = frames
 
     def __iter__(self) -> Iterator[Frame]:
@@ -70,9 +77,14 @@ def open_source(words: str | Path | list[str], bit_depth: int | None = None, std
     if len(parts) == 1:
         return parts[0]
     counts = [part.count for part in parts]
-    about = f"{len(parts)} sources"
     count = None if None in counts else sum(count for count in counts if count is not None)
-    return Source(about, lambda: _unique(frame for part in parts for frame in part), count)
+    files = None
+    if all(part.files is not None for part in parts):
+        pairs = [(name, path) for part in parts for name, path in (part.files or {}).items()]
+        files = dict(zip(_different([name for name, _ in pairs]), (path for _, path in pairs), strict=True))
+    return Source(
+        f"{len(parts)} sources", lambda: _unique(frame for part in parts for frame in part), count, None, files
+    )
 
 
 def _open(word: str, bit_depth: int | None, stdin: BinaryIO | None) -> Source:
@@ -105,13 +117,19 @@ def _open(word: str, bit_depth: int | None, stdin: BinaryIO | None) -> Source:
     return _files([path], f"image {path}", bit_depth)
 
 
-def _unique(frames: Iterable[Frame]) -> Iterator[Frame]:
-    """Frames whose names are made different by a number."""
+def _different(names: Iterable[str]) -> Iterator[str]:
+    """Names made different by a number."""
     seen: dict[str, int] = {}
-    for frame in frames:
-        count = seen[frame.name] = seen.get(frame.name, 0) + 1
-        path = Path(frame.name)
-        name = frame.name if count == 1 else str(path.with_name(f"{path.stem}_{count}{path.suffix}"))
+    for name in names:
+        count = seen[name] = seen.get(name, 0) + 1
+        path = Path(name)
+        yield name if count == 1 else str(path.with_name(f"{path.stem}_{count}{path.suffix}"))
+
+
+def _unique(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """Frames with names that are all different."""
+    kept, named = itertools.tee(frames)
+    for frame, name in zip(kept, _different(frame.name for frame in named), strict=True):
         yield frame._replace(name=name)
 
 
@@ -123,12 +141,14 @@ def _tried(read: Callable[[], np.ndarray]) -> np.ndarray | InputError:
 
 
 def _files(files: list[Path], about: str, bit_depth: int | None, root: Path | None = None) -> Source:
-    def frames() -> Iterator[Frame]:
-        for file in files:
-            name = file.relative_to(root) if root else file.name
-            yield Frame(str(name), _tried(lambda file=file: read_image(file, bit_depth=bit_depth)), file)  # type: ignore[misc]
+    names = _different(str(file.relative_to(root)) if root else file.name for file in files)
+    named = dict(zip(names, files, strict=True))
 
-    return Source(about, frames if root else lambda: _unique(frames()), len(files))
+    def frames() -> Iterator[Frame]:
+        for name, file in named.items():
+            yield Frame(name, _tried(lambda file=file: read_image(file, bit_depth=bit_depth)), file)  # type: ignore[misc]
+
+    return Source(about, frames, len(files), files=named)
 
 
 def _listed(path: Path, bit_depth: int | None) -> Source:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from centernet.metrics.rows import Columns, ImageMetric, percent
+from centernet.metrics.rows import Columns, ImageMetric, hidden_note, percent, with_objects
 from centernet.ops.rotated import rectangle_intersection, rectangles_of_boxes, shared_height
 from centernet.structures import InputError
 
@@ -99,10 +99,11 @@ class KittiAP(ImageMetric):
         return {name: torch.tensor(value, dtype=torch.float32, device=self.device) for name, value in results.items()}
 
     def table(self, results: Mapping[str, Tensor | float]) -> str:
-        """What ``compute`` returned as a table: class and measure by difficulty, in percent, for 40 and 11 points."""
+        """What ``compute`` returned as a table: class and measure by difficulty, in percent, for 40 and 11 points,
+        without the classes that have no objects."""
         levels = "".join(f"{level:>10}" for level in DIFFICULTIES)
         lines = [f"{'':<24}{'40 recall points':^30}  {'11 recall points':^30}", f"{'AP in %':<24}{levels}  {levels}"]
-        for name in self.class_names:
+        for name in with_objects(self.per_class):
             for measure in MEASURES:
                 cells = {
                     points: "".join(
@@ -111,7 +112,7 @@ class KittiAP(ImageMetric):
                     for points in ("R40", "R11")
                 }
                 lines.append(f"{name:<18}{measure.upper():<6}{cells['R40']}  {cells['R11']}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *filter(None, [hidden_note(self.per_class)])])
 
 
 def limit_of(class_name: str, kind: str, protocol: str) -> float:

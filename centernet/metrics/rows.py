@@ -13,6 +13,7 @@ from torchmetrics import Metric
 from centernet.structures import Detections, Objects
 
 Columns = dict[str, np.ndarray]
+PerClass = Mapping[str, Mapping[str, float]]
 
 
 class ImageMetric(Metric):
@@ -101,18 +102,21 @@ class ImageMetric(Metric):
         return "\n".join("    ".join(cells[start : start + 3]) for start in range(0, len(cells), 3))
 
     def class_table(self, most: int = 100) -> str:
-        """``per_class`` as text; empty if there is none."""
+        """``per_class`` as text: up to so many classes, those without objects left out; empty if there is none."""
         if not self.per_class:
             return ""
-        width = max(5, *(len(name) for name in self.per_class))
+        shown = list(with_objects(self.per_class).items())
+        width = max([5, *(len(name) for name, _ in shown[:most])])
         columns = list(next(iter(self.per_class.values())))
         lines = [f"{'class':<{width}}" + "".join(f"{column:>9}" for column in columns)]
-        for name, values in list(self.per_class.items())[:most]:
-            shown = (
+        for name, values in shown[:most]:
+            cells = (
                 f"{v:9d}" if isinstance(v, int) else f"{'-':>9}" if v != v else f"{v:9.3f}" for v in values.values()
             )
-            lines.append(f"{name:<{width}}" + "".join(shown))
-        return "\n".join(lines)
+            lines.append(f"{name:<{width}}" + "".join(cells))
+        if len(shown) > most:
+            lines.append(f"{len(shown) - most} more classes are in metrics.json")
+        return "\n".join([*lines, *filter(None, [hidden_note(self.per_class)])])
 
     def precision_over_recall(self) -> Columns:
         """The curves to plot."""
@@ -137,6 +141,19 @@ class ImageMetric(Metric):
             columns = {name: part[:, 0] if fields[name] == 1 else part for name, part in parts.items()}
             found.append({**columns, "image": image[is_kept]})
         return ids, found[0], found[1]
+
+
+def with_objects(per_class: PerClass) -> PerClass:
+    """The classes that the truth has objects of: there is nothing to say about the others."""
+    return {name: values for name, values in per_class.items() if values.get("objects", 1)}
+
+
+def hidden_note(per_class: PerClass) -> str:
+    """What to say of the classes that ``with_objects`` leaves out; empty if there are none."""
+    count = len(per_class) - len(with_objects(per_class))
+    return (
+        f"{count} class{'es' * (count > 1)} without objects {'is' if count == 1 else 'are'} not shown" if count else ""
+    )
 
 
 def percent(value: float, width: int = 10) -> str:

@@ -124,6 +124,14 @@ def test_both_backends_agree_to_ten_digits():
         np.testing.assert_allclose(mine, theirs, atol=1e-10)
 
 
+def test_the_table_of_many_classes_has_those_with_objects_only():
+    metric = CocoAP(CLASSES)
+    metric.per_class = {f"class {n}": {"AP": 0.5, "objects": n % 2} for n in range(12)}
+    lines = metric.class_table(most=4).splitlines()
+    assert [line.split()[1] for line in lines[1:5]] == ["1", "3", "5", "7"]
+    assert lines[5:] == ["2 more classes are in metrics.json", "6 classes without objects are not shown"]
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_truth_found_perfectly_scores_one_and_what_is_not_there_is_not_a_number(backend):
     truth = make_objects([[0, 0, 20, 20], [30, 30, 90, 90]], [0, 1])
@@ -136,6 +144,9 @@ def test_truth_found_perfectly_scores_one_and_what_is_not_there_is_not_a_number(
     assert metric.per_class["cat"] == pytest.approx({"AP": 1, "AP50": 1, "AR100": 1, "objects": 1})
     assert np.isnan(metric.per_class["bird"]["AP"])
     assert metric.per_class["bird"]["objects"] == 0
+    lines = metric.class_table().splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == ["class", *CLASSES[:2]]
+    assert lines[-1] == "1 class without objects is not shown"
 
 
 def detections_of(truth: Objects) -> Detections:

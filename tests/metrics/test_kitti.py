@@ -412,13 +412,21 @@ def test_the_table_shows_percent_and_a_dash_for_what_is_not_reported():
     metric = KittiAP(CLASSES)
     add(metric, found_on(aside, [0.9, 0.8, 0.7]), truth, 0)
     lines = metric.table(metric.compute()).splitlines()
-    assert len(lines) == 2 + 3 * 4
+    assert len(lines) == 2 + 4 + 1
     assert lines[1].split() == ["AP", "in", "%", *DIFFICULTIES, *DIFFICULTIES]
     assert lines[2].split() == ["Car", "2D", *["1.67"] * 3, *["9.09"] * 3]
-    assert lines[-1].split() == ["Cyclist", "3D", *"------"]
+    assert lines[-1] == "2 classes without objects are not shown"
     assert metric.per_class["Car"] == pytest.approx(
         {"2D": 1 / 60, "AOS": 1 / 60, "BEV": 1 / 60, "3D": 1 / 60, "objects": 2}
     )
+
+
+def test_a_class_that_nothing_was_found_of_has_dashes_in_the_table():
+    truth = make_truth(2)
+    metric = KittiAP(CLASSES)
+    add(metric, index(found_on(truth, [0.9, 0.8]), torch.tensor([], dtype=torch.long)), truth, 0)
+    lines = metric.table(metric.compute()).splitlines()
+    assert [line.split() for line in lines[2:6]] == [["Car", name, *"------"] for name in ("2D", "AOS", "BEV", "3D")]
 
 
 def test_an_unknown_overlap_is_named():
