@@ -20,9 +20,10 @@ from centernet.errors import InputError
 from centernet.fields import unbatch
 from centernet.models.centernet import require_divisible
 from centernet.modes import Modes
+from centernet.results import Result
 from centernet.tasks import Task
 
-Image = str | Path | np.ndarray | Tensor | PIL.Image.Image
+Image = str | Path | bytes | np.ndarray | Tensor | PIL.Image.Image
 
 
 class Predictor:
@@ -30,7 +31,8 @@ class Predictor:
 
     ``resolution`` (height, width), ``mode`` and ``divisor`` describe how an image becomes an input (``EvalWarp``);
     ``inference``: options of ``centernet.modes.Modes``, such as ``{"flip": True, "scales": [0.5, 1, 2]}``;
-    ``bit_depth``: the bits that 16-bit images use (``read_image``); ``batch_size``: number of images per batch.
+    ``bit_depth``: the bits that 16-bit images use (``read_image``); ``batch_size``: number of images per batch;
+    ``bgr``: arrays have the channels of OpenCV, blue first.
     ``Predictor.from_checkpoint(path)`` takes all but the last from the checkpoint. Raises ``InputError`` for an unknown
     mode, a batch size below 1, or a resolution that the network cannot take.
     """
@@ -46,6 +48,7 @@ class Predictor:
         batch_size: int = 8,
         bit_depth: int | None = None,
         inference: Modes | Mapping[str, Any] | None = None,
+        bgr: bool = False,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size} is too small; use at least 1")
@@ -60,7 +63,7 @@ class Predictor:
         others = [scale for scale in self.detector.modes.scales if scale != 1]
         self.views = [eval_pipeline(size, mode, divisor, scale) for scale in others]
         self.device, self.batch_size = torch.device(device), batch_size
-        self.bit_depth = require_bit_depth(bit_depth)
+        self.bit_depth, self.bgr = require_bit_depth(bit_depth), bgr
 
     @classmethod
     def from_checkpoint(
@@ -72,6 +75,7 @@ class Predictor:
         batch_size: int = 8,
         bit_depth: int | None = None,
         inference: Modes | Mapping[str, Any] | None = None,
+        bgr: bool = False,
     ) -> Predictor:
         """Load a checkpoint of this project; ``resolution``, ``mode`` and ``bit_depth`` default to those of its
         training run; ``inference``: one plain pass by default.
@@ -83,20 +87,21 @@ class Predictor:
         given = {"resolution": resolution, "mode": mode, "bit_depth": bit_depth}
         spec = {**(description["eval"] or USUAL_EVAL), **{key: value for key, value in given.items() if value}}
         names = description["module"]["class_names"]
-        return cls(detector, names, device=device, batch_size=batch_size, inference=inference, **spec)
+        return cls(detector, names, device=device, batch_size=batch_size, inference=inference, bgr=bgr, **spec)
 
     @property
     def task(self) -> Task:
         """The task of the detector: its ``threshold``, its ``facts``, its ``heads``."""
         return self.detector.task
 
-    def __call__(self, image: Image, threshold: float = 0.0, **about: Any) -> dict[str, Any]:
-        """Detections of one image: ``boxes [N, 4]`` in image pixels, ``scores [N]``, ``labels [N]``, and ``names``.
+    def __call__(self, image: Image, threshold: float = 0.0, **about: Any) -> Result:
+        """Detections of one image (``Result``): ``boxes [N, 4]`` in image pixels, ``scores [N]``, ``labels [N]``,
+        ``names``, and what else the task finds.
 
-        Other results of the task have their names in ``centernet.fields``. ``image``: a path, a PIL image, or an array
-        or tensor in RGB (see ``centernet.data.images.pixels_of``). ``threshold``: minimum score. ``about``: what the
-        task needs besides pixels (``Task.image_fields``; for 3D a ``calibration`` ``[3, 4]``, or a ``focal`` length in
-        image pixels). Raises ``InputError`` for what is no image or cannot be read, or a wrong ``about``.
+        ``image``: a path, the bytes of an image file, a PIL image, or an array or tensor in RGB (see
+        ``centernet.data.images.pixels_of``; with ``bgr``, arrays are BGR). ``threshold``: minimum score. ``about``:
+        what the task needs besides pixels (``Task.image_fields``; for 3D a ``calibration`` ``[3, 4]``, or a ``focal``
+        length in image pixels). Raises ``InputError`` for what is no image or cannot be read, or a wrong ``about``.
         """
         return self.predict([image], threshold, [about])[0]
 
@@ -105,7 +110,7 @@ class Predictor:
         images: Iterable[Image],
         threshold: float = 0.0,
         about: Mapping[str, Any] | Iterable[Mapping[str, Any]] | None = None,
-    ) -> list[dict[str, Any]]:
+    ) -> list[Result]:
         """Detections of several images; see ``stream``."""
         return list(self.stream(images, threshold, about))
 
@@ -114,13 +119,13 @@ class Predictor:
         images: Iterable[Image],
         threshold: float = 0.0,
         about: Mapping[str, Any] | Iterable[Mapping[str, Any]] | None = None,
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[Result]:
         """Detections of any number of images, one at a time, in constant memory.
 
         Images are read on demand, ``batch_size`` at a time. ``about``: one mapping for all images, or one per image;
         see ``__call__``.
         """
-        if isinstance(images, (str, Path, PIL.Image.Image)) or getattr(images, "ndim", 4) < 4:
+        if isinstance(images, (str, Path, bytes, PIL.Image.Image)) or getattr(images, "ndim", 4) < 4:
             raise InputError("predict takes several images; give a list, or call the predictor itself for one image")
         pairs = _pairs(images, about)
         while True:
@@ -130,12 +135,12 @@ class Predictor:
             yield from self._detect(chunk, threshold)
 
     @torch.inference_mode()
-    def _detect(self, chunk: Sequence[tuple[Image, Mapping[str, Any]]], threshold: float) -> list[dict[str, Any]]:
+    def _detect(self, chunk: Sequence[tuple[Image, Mapping[str, Any]]], threshold: float) -> list[Result]:
         """Detections of a few images, in batches of equal input size."""
         samples: list[dict[str, Any]] = []
         views: list[list[tuple[Tensor, Tensor]]] = []
         for image, about in chunk:
-            pixels = pixels_of(image, self.bit_depth)
+            pixels = self._pixels(image)
             warped, matrix = warp_image(self.pipeline, pixels)
             size = pixels.shape[:2]
             fields = {"image": warped, "input_from_image": matrix, "image_size": torch.tensor(size)}
@@ -145,7 +150,7 @@ class Predictor:
         for n, sample in enumerate(samples):
             shapes = (sample["image"].shape, *(image.shape for image, _ in views[n]))
             groups.setdefault((*shapes, *sorted(sample)), []).append(n)
-        results: list[dict[str, Any]] = [{} for _ in chunk]
+        results: dict[int, Result] = {}
         for members in groups.values():
             batch = {name: torch.stack([samples[n][name] for n in members]) for name in samples[members[0]]}
             batch["views"] = [
@@ -154,14 +159,21 @@ class Predictor:
             ]
             found = self.detector.find_in_images(batch).detections
             for n, detections in zip(members, unbatch(found, threshold), strict=True):
-                results[n] = {**detections, "names": [self.class_names[n] for n in detections["labels"].tolist()]}
-        return results
+                known = {name: samples[n][name].numpy() for name in self.task.IMAGE_FIELDS}
+                size = samples[n]["image_size"].tolist()
+                results[n] = Result(detections, self.class_names, size, self.task.facts, known)
+        return [results[n] for n in range(len(chunk))]
+
+    def _pixels(self, image: Image) -> np.ndarray:
+        pixels = pixels_of(image, self.bit_depth)
+        is_turned = self.bgr and isinstance(image, np.ndarray) and image.ndim == 3
+        return np.ascontiguousarray(pixels[..., ::-1]) if is_turned else pixels
 
     @torch.inference_mode()
     def heatmap(self, image: Image, name: str = "heatmap") -> tuple[np.ndarray, np.ndarray]:
         """Peak probability over all classes ``[h, w]`` float32 in grid space, and the matrix input-from-image ``[3,
         3]``. ``name``: ``heatmap`` or another head with peaks."""
-        pixels, matrix = warp_image(self.pipeline, pixels_of(image, self.bit_depth))
+        pixels, matrix = warp_image(self.pipeline, self._pixels(image))
         maps: dict[str, Tensor] = self.detector.find(pixels[None].to(self.device)).maps
         return maps[name][0].amax(0).cpu().numpy(), matrix.numpy()
 

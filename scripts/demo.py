@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from centernet.data.outputs import Output, VideoFile
     from centernet.data.sources import Frame, Source
+    from centernet.results import Result
 
 MODES = ("fit", "keep", "stretch", "width")  # of centernet.data.transforms, which takes seconds to import
 FORMATS = ("csv", "coco", "kitti", "mot")
@@ -183,12 +184,13 @@ class Writer:
         self.is_closed = False
         self.started = self.told = time.perf_counter()
 
-    def add(self, frame: Frame, fields: Mapping[str, Any], result: dict[str, Any]) -> None:
+    def add(self, frame: Frame, fields: Mapping[str, Any], given: Result) -> None:
         """Write one frame and its detections."""
         import numpy as np
 
         from centernet.fields import index
 
+        result = dict(given)
         names = result.pop("names")
         kept = result["scores"] >= self.threshold
         if self.tracker is not None:

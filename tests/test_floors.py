@@ -42,6 +42,8 @@ THIRD_FLOOR = (
         "resume",
         "visualize",
         "report",
+        "results",
+        "tracking",
         "schedule",
         "teacher",
     ),

@@ -66,12 +66,15 @@ def decode_image(path: str | Path, data: bytes, size: Size | None = None, bit_de
 def pixels_of(image: Any, bit_depth: int | None = None) -> np.ndarray:
     """RGB uint8 ``[H, W, 3]`` of an image in any usual form.
 
-    A path; a PIL image, turned as its EXIF tag says; an array or tensor with the channels last (``[H, W, 3]``) or first
-    (``[3, H, W]``), gray (``[H, W]``, one channel), with alpha, which is dropped; integers in 0 .. 255 or of 16 bits
-    (``bit_depth``, see ``read_image``); floats in 0 .. 1 or 0 .. 255. Raises ``InputError`` for anything else.
+    A path; the bytes of an image file; a PIL image, turned as its EXIF tag says; an array or tensor with the channels
+    last (``[H, W, 3]``) or first (``[3, H, W]``), gray (``[H, W]``, one channel), with alpha, which is dropped;
+    integers in 0 .. 255 or of 16 bits (``bit_depth``, see ``read_image``); floats in 0 .. 1 or 0 .. 255. Raises
+    ``InputError`` for anything else.
     """
     if isinstance(image, (str, Path)):
         return read_image(image, bit_depth=bit_depth)
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return decode_image("given as bytes", bytes(image), bit_depth=bit_depth)
     if isinstance(image, Image.Image):
         image = ImageOps.exif_transpose(image)
         image = np.asarray(image if image.mode.startswith(("I", "F")) else image.convert("RGB"))
