@@ -77,7 +77,8 @@ def test_the_evaluation_does_not_list_what_has_no_effect_there():
         assert key not in data
     preset = cli.help_text("eval", ["experiment=ctdet_hardnet85"])
     assert "\nchooses data=coco\n" in preset
-    assert "pretrained" not in preset
+    assert "\npretrained:" not in preset
+    assert "schedule:" not in preset
     assert "ladder" not in options_in(cli.help_text("eval"), "experiment")
     with pytest.raises(InputError, match=r"task comes from the checkpoint in an evaluation; python train.py --help t"):
         cli.help_text("eval", ["task=ddd"])
