@@ -64,6 +64,11 @@ def test_every_key_of_the_overview_is_explained(name):
         assert "  # " in line, line
 
 
+def test_every_option_of_the_trainer_is_explained():
+    nodes = choices.read_choice("trainer", "default").nodes["trainer"].value
+    assert not [key for key, node in nodes.items() if not node.comment and not node.above and key != "_target_"]
+
+
 def test_the_evaluation_does_not_list_what_has_no_effect_there():
     trainer = cli.help_text("eval", ["trainer=default"])
     assert "\n  precision: auto" in trainer
