@@ -36,6 +36,7 @@ TRAINING_ONLY = {
     *("trainer.overfit_batches", "trainer.val_check_interval", "trainer.check_val_every_n_epoch"),
     *("trainer.num_sanity_val_steps", "trainer.gradient_clip_val", "trainer.accumulate_grad_batches"),
     *("trainer.log_every_n_steps", "trainer.sync_batchnorm"),
+    "trainer.enable_model_summary",
 }
 # Top-level keys that replace some of these.
 INSTEAD = {"data.resolution": "resolution", "data.test_mode": "test_mode"}

@@ -64,6 +64,11 @@ def test_every_key_of_the_overview_is_explained(name):
         assert "  # " in line, line
 
 
+def test_every_option_of_the_trainer_is_explained():
+    nodes = choices.read_choice("trainer", "default").nodes["trainer"].value
+    assert not [key for key, node in nodes.items() if not node.comment and not node.above and key != "_target_"]
+
+
 def test_the_evaluation_does_not_list_what_has_no_effect_there():
     trainer = cli.help_text("eval", ["trainer=default"])
     assert "\n  precision: auto" in trainer
@@ -77,7 +82,8 @@ def test_the_evaluation_does_not_list_what_has_no_effect_there():
         assert key not in data
     preset = cli.help_text("eval", ["experiment=ctdet_hardnet85"])
     assert "\nchooses data=coco\n" in preset
-    assert "pretrained" not in preset
+    assert "\npretrained:" not in preset
+    assert "schedule:" not in preset
     assert "ladder" not in options_in(cli.help_text("eval"), "experiment")
     with pytest.raises(InputError, match=r"task comes from the checkpoint in an evaluation; python train.py --help t"):
         cli.help_text("eval", ["task=ddd"])
