@@ -111,6 +111,7 @@ class Data(Open):
     cache: Literal["auto", "ram", "disk", "none"] = "auto"
     limit: Count | None = None
     skip_empty: bool = False
+    allow_empty: bool = False
     validate_on: Literal["val", "train"] = "val"
     seed: Whole = 0
 
