@@ -18,7 +18,7 @@ class Result:
     """Detections of one image, in its pixels, by decreasing score.
 
     Fields are attributes or items: ``boxes [N, 4]`` (x1, y1, x2, y2), ``scores [N]``, ``labels [N]``, and those that
-    the task finds besides (``centernet.fields``: ``joints``, ``location``, ...); ``names`` lists their classes.
+    the task finds besides (``centernet.fields``); ``names`` lists their classes.
     ``len`` is their number; indexing with a number, a slice, a mask or a list of numbers gives a ``Result`` of these.
     """
 
@@ -85,16 +85,9 @@ class Result:
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
         """Rows of COCO's result format; categories are numbered from 1 in the order of ``class_names``."""
-        rows = []
-        for n, (box, score, label) in enumerate(
-            zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
-        ):
-            x1, y1, x2, y2 = box
-            row = {"image_id": image_id, "category_id": label + 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
-            if "joints" in self._fields:
-                row["keypoints"] = [value for x, y in self.joints[n].tolist() for value in (x, y, 1.0)]
-            rows.append(row)
-        return rows
+        from centernet.data.outputs import coco_rows
+
+        return coco_rows(self._fields, image_id)
 
     def to_supervision(self) -> Any:
         """``supervision.Detections``, if that package is installed; class names are in ``data["class_name"]``."""

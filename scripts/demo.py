@@ -88,8 +88,11 @@ def check(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> None:
     """Load, detect, draw, write."""
     with imports(), hidden("wandb"):
+        from centernet.data.images import find_images
         from centernet.data.sources import open_source
         from centernet.inference import Predictor
+    for folder in filter(Path.is_dir, map(Path, args.sources)):
+        find_images(folder)  # says what is missing before a model is loaded
     device = None if args.device is None else usable_device(args.device)
     options = ("flip", "scales", "nms", "tiles", "overlap")
     inference = {name: value for name in options if (value := getattr(args, name)) not in (None, False)}

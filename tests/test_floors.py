@@ -63,7 +63,7 @@ for room in THIRD_FLOOR:
             "structures",
             "errors",
         ),
-        *("data.transforms", "data.images", "modes"),
+        *("data.transforms", "data.images", "data.outputs", "modes"),
         *THIRD_FLOOR,
     }
 TOP_FLOOR = (
@@ -88,7 +88,7 @@ GROUND_FLOOR = ("architectures", "errors", "fields", "joints", "ops", "structure
 # Who may name a task, or a field that only some tasks have; everybody else handles them without knowing which.
 KNOW_TASKS = {"tasks", "models.originals"}
 KNOW_FIELDS = {"tasks", "models.originals", "metrics", "fields", "joints"} | {
-    f"data.{reader}" for reader in ("builtin", "coco", "coco_format", "kitti", "kitti_format", "readers")
+    f"data.{reader}" for reader in ("builtin", "coco", "coco_format", "kitti", "kitti_format", "outputs", "readers")
 }
 # The named modules are what a Python user calls a task; KITTI's evaluation is about nothing else.
 NAMED_BY_CALLERS = {"module": {"ctdet", "ctdet_iou", "ctdet_dense", "multi_pose", "ddd"}}

@@ -197,7 +197,8 @@ def test_16_bit_arrays_and_pil_images_need_their_bits_too(tmp_path):
             r"an array of shape \[2, 3, 8, 8\] holds several images; give them to predict\(images\)",
         ),
         ([np.zeros((8, 8, 3), np.uint8)], r"of type list cannot be read; for several images use predict\(images\)"),
-        (b"bytes", "of type bytes cannot be read; give a path, a PIL image, an array or a tensor"),
+        (b"bytes", "image given as bytes is not an image that OpenCV can read"),
+        (3.5, "of type float cannot be read; give a path, a PIL image, an array or a tensor"),
         (None, "of type NoneType cannot be read; give a path"),
     ],
 )

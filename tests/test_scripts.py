@@ -375,3 +375,37 @@ def test_every_script_explains_itself(script, name):
     result = script(name, "--help")
     assert result.code == 0
     assert "usage:" in result.output
+
+
+@pytest.mark.parametrize(
+    "words", [["data=shapes"], ["data=figures", "task=multi_pose"], ["data=cuboids", "task=ddd", "augment=ddd"]]
+)
+def test_a_batch_is_shown_with_its_targets(script, request, words, tmp_path):
+    name = words[0].removeprefix("data=")
+    root = request.getfixturevalue(name)
+    few = [
+        "data.train_count=24",
+        "data.val_count=8",
+        "data.num_workers=0",
+        "resolution=[64,128]",
+        *tiny.NETWORK_OVERRIDES,
+    ]
+    result = script("show_batch.py", *words, f"data.root={root}", *few, "--count", "2", "--out", "batch.png")
+    assert result.code in (0, None), result.output
+    assert "2 inputs of 128x64 pixels with their targets: batch.png" in result.output
+    assert "pixels, median" in result.output
+    picture = read_image(tmp_path / "batch.png")
+    assert picture.shape[0] > 2 * 64
+    assert picture.std() > 5
+
+
+def test_a_batch_is_shown_beside_what_a_model_says(script, checkpoint, shapes, tmp_path):
+    few = ["data=shapes", f"data.root={shapes}", "data.train_count=24", "data.val_count=8", "data.num_workers=0"]
+    words = [*few, "resolution=[64,64]", "--count", "1", "--out"]
+    assert script("show_batch.py", *words, "a.png", "task=ctdet").code in (0, None)
+    assert script("show_batch.py", *words, "b.png", "task=ctdet", "--checkpoint", checkpoint).code in (0, None)
+    alone, beside = (read_image(tmp_path / name) for name in ("a.png", "b.png"))
+    assert beside.shape[1] > alone.shape[1]
+    refused = script("show_batch.py", *words, "c.png", "task=ctdet_dense", "--checkpoint", checkpoint)
+    assert "is a model for task ctdet with 4 classes, this is ctdet_dense" in str(refused.code)
+    assert "--count 0 is too small" in str(script("show_batch.py", *few, "--count", "0").code)

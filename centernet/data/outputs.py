@@ -50,6 +50,20 @@ def described(found: Found) -> list[dict[str, Any]]:
     return rows
 
 
+def coco_rows(found: Found, image_id: int = 0) -> list[dict[str, Any]]:
+    """Detections of one image in COCO's result format; categories are numbered from 1."""
+    rows = []
+    for n, (box, score, label) in enumerate(
+        zip(found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True)
+    ):
+        x1, y1, x2, y2 = box
+        row = {"image_id": image_id, "category_id": label + 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+        if "joints" in found:
+            row["keypoints"] = [value for x, y in found["joints"][n].tolist() for value in (x, y, 1.0)]
+        rows.append(row)
+    return rows
+
+
 class JsonFile:
     """``{frame: [detection, ...]}``, a line per frame; whole after every frame but for the last bracket."""
 

@@ -199,7 +199,9 @@ def _frame_count(path: Path) -> int:
 def _animation(path: Path) -> Source:
     try:
         with Image.open(path) as image:
-            count, pause = getattr(image, "n_frames", 1), float(image.info.get("duration") or 0)
+            count = getattr(image, "n_frames", 1)
+            image.load()  # some formats tell the pause with a frame
+            pause = float(image.info.get("duration") or 0)
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
         raise InputError(f"image {path} cannot be read ({error}); replace or remove it") from None
 
