@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 
-from centernet import app, build
+from centernet import app, build, console
 from centernet.callbacks import SaveOnInterrupt, finished_run
 from centernet.cli import CONFIGS
 from centernet.data.datamodule import CenterNetDataModule
@@ -68,22 +68,25 @@ def train(
         trainer = build.build_trainer(cfg, list(add), started)
         if isinstance(logger, Logger):
             trainer.logger = logger
-        start = app._checkpoint_to_continue(words, folder)
+        start, content = app._checkpoint_to_continue(words, folder)
         data.prepare_data()
         data.setup("fit")
+        if start is not None:
+            app._require_same_model(start, content, module)
         stop = next((callback for callback in trainer.callbacks if isinstance(callback, SaveOnInterrupt)), None)
         if stop is not None:
             stop.resume_command = "train(module, data, ckpt={path})"
-        app._announce(cfg, data, module, trainer)
+        console.announce(cfg, data, module, trainer)
         try:
             app._fit(trainer, module, data, start, stop)
         except SystemExit:  # of a command that was stopped
             raise KeyboardInterrupt from None
+        log.info(f"training took {console.minutes(time.perf_counter() - started)}")
         metrics = {}
         if not trainer.fast_dev_run and trainer.limit_val_batches != 0:
             best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
             metrics = app._validate(trainer, module, data, folder, best)
-        log.info(f"\ncheckpoints, history.csv, curves.png and pictures are in {folder}")
+        log.info(f"\ncheckpoints, history.csv, curves.png and pictures are in {console.near(folder)}")
     return Trained(folder, metrics)
 
 
