@@ -377,7 +377,7 @@ def _tell_where(run: Path, data: Any, task: str) -> None:
     log.info(
         f"""
 checkpoints   {best}, {shown}/last.ckpt
-pictures      {shown}/pictures/ (truth, prediction, heatmaps)
+pictures      {shown}/pictures/ (training inputs, truth, prediction, heatmaps)
 curves        {shown}/curves.png, numbers in {shown}/history.csv and {shown}/per_class.csv
 detections    {shown}/{data.datasets["val"].results}, {shown}/metrics.json
 
