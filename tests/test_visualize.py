@@ -57,6 +57,11 @@ def test_every_box_has_a_name_plate_inside_the_picture():
         assert plate.sum() > 100
 
 
+def test_of_boxes_in_one_place_the_best_is_on_top():
+    drawn = draw_boxes(GRAY, [[30, 40, 100, 90]] * 2, [0, 1], ["a", "b"], [0.9, 0.4])
+    assert (drawn[60, 30] == class_color(0)).all()
+
+
 def test_without_boxes_the_picture_is_the_image():
     assert np.array_equal(draw_boxes(GRAY, np.zeros((0, 4)), [], ["a"]), GRAY)
 

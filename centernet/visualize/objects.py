@@ -166,10 +166,11 @@ PAINTERS: dict[str, Painter] = {"solid": _paint_solids, "box": _paint_boxes, "sk
 def _trace_boxes(
     canvas: np.ndarray, boxes: Any, labels: Sequence[int], class_names: Sequence[str], scores: Sequence[float] | None
 ) -> list[Label]:
-    """Draw boxes, in place; their labels."""
+    """Draw boxes, in place, the first (of detections the best) on top; their labels."""
     boxes = np.asarray(boxes, float).reshape(-1, 4)
     colors = [class_color(int(label)) for label in labels]
-    _draw_lines(canvas, [_rectangle(box, color) for box, color in zip(boxes, colors, strict=True)], line_width(canvas))
+    lines = [_rectangle(box, color) for box, color in zip(boxes, colors, strict=True)]
+    _draw_lines(canvas, lines[::-1], line_width(canvas))
     return [
         Label(_named(class_names[int(label)], scores, n), color, box)
         for n, (box, label, color) in enumerate(zip(boxes, labels, colors, strict=True))
