@@ -37,6 +37,7 @@ class History(Callback):
         self.class_rows: list[dict[str, Any]] = []
         self._images, self._busy, self._since = 0, 0.0, None
         self._is_validated = False  # in this epoch
+        self._noted = ""  # what was said of classes that are left out
         self.seconds = 0.0  # that training and validation have taken, before resumes too
         self._counted = time.perf_counter()
 
@@ -109,7 +110,6 @@ class History(Callback):
             }
             for name, values in with_objects(per_class).items()
         ]
-        is_first = not self.class_rows
         self.class_rows = [old for old in self.class_rows if old["epoch"] < row["epoch"]] + classes
         if trainer.is_global_zero:
             if isinstance(trainer.progress_bar_callback, ProgressBar):
@@ -118,8 +118,9 @@ class History(Callback):
                 epoch_line(row, trainer.max_epochs, module.metric.headline, module.clock and module.clock.progress)
             )
             self.write()
-            if is_first and (note := hidden_note(per_class)):
+            if (note := hidden_note(per_class)) and note != self._noted:
                 log.info(f"per_class.csv: {note}")
+                self._noted = note
         data = getattr(trainer, "datamodule", None)
         skipped = data.datasets["train"].skipped if data is not None else torch.zeros(())
         if trainer.world_size > 1:

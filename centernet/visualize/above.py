@@ -11,7 +11,7 @@ import numpy as np
 from centernet.ops.affine import Size
 from centernet.visualize.colors import PAPER, class_color
 from centernet.visualize.labels import draw_plate, font_size, line_width, text_mask, write
-from centernet.visualize.objects import SOLID, Look, corners_of, pictures_of
+from centernet.visualize.objects import SOLID, Look, corners_of, pictures_of, whole_pixels
 
 ROOM = (480, 480)  # largest width and height of a view in pixels
 MOST = 90.0  # meters; what lies farther away does not widen a view
@@ -59,8 +59,7 @@ def draw_birds_eye(
 
     def place(points: np.ndarray) -> np.ndarray:
         """Pixels int32 ``[.., 2]`` of points (x, z)."""
-        at = np.stack([points[..., 0] - view.left, view.far - points[..., 1]], -1) * scale
-        return np.round(np.clip(at, -1e4, 1e4)).astype(np.int32)
+        return whole_pixels(np.stack([points[..., 0] - view.left, view.far - points[..., 1]], -1) * scale)
 
     _draw_ground(canvas, view, scale, size)
     for corners in corners_of(others) if others is not None else ():

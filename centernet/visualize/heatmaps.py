@@ -5,10 +5,11 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-COLORS = cv2.COLORMAP_VIRIDIS  # equal steps of the value look like equal steps
+# Equal steps of the value look like equal steps, and no color is a gray one of the image.
+COLORS = cv2.COLORMAP_PLASMA
 GRAY = np.array([0.299, 0.587, 0.114], np.float32)
 DIMMED = 0.6  # brightness of the image below
-CLEAR, FULL = 0.02, 0.25  # values from which on the colors are seen, and cover the image
+CLEAR, FULL = 0.02, 0.2  # values from which on the colors are seen, and cover the image
 
 
 def overlay_heatmap(

@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from centernet.visualize.colors import INK, PAPER, Color, text_color
 
+FAR = 1e4  # pixels; nothing is drawn beyond
+
 
 class Label(NamedTuple):
     """Text for an object that lies in a box (x1, y1, x2, y2) of the picture."""
@@ -115,7 +117,7 @@ def draw_labels(canvas: np.ndarray, labels: Sequence[Label]) -> None:
     room = canvas.shape[1] - 2 * _padding(size)
     texts = [shorten(label.text, size, room) for label in labels]
     sizes = np.array([plate_size(text, size) for text in texts]).reshape(-1, 2)
-    boxes = np.array([label.box for label in labels], float).reshape(-1, 4)
+    boxes = np.nan_to_num(np.array([label.box for label in labels], float)).reshape(-1, 4).clip(-FAR, FAR)
     for label, text, place in zip(labels, texts, place_labels(sizes, boxes, canvas.shape[:2]), strict=True):
         if place is not None:
             draw_plate(canvas, text, place, size, label.color)

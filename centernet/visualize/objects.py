@@ -13,7 +13,7 @@ from centernet.fields import PICTURES, Picture
 from centernet.joints import JointSet
 from centernet.ops.camera import box_corners, project
 from centernet.visualize.colors import BLACK, Color, class_color
-from centernet.visualize.labels import Label, draw_labels, line_width
+from centernet.visualize.labels import FAR, Label, draw_labels, line_width
 
 # A joint below this probability is drawn hollow: its position was regressed from the center only.
 SURE_JOINT = 0.1
@@ -68,7 +68,7 @@ def draw_joints(image: np.ndarray, joints: Any, joint_set: JointSet, scores: Any
     for n, person in enumerate(np.asarray(joints, float)):
         shown = person[:, 2] > 0 if person.shape[1] == 3 else np.ones(len(person), bool)
         sure = np.ones(len(person), bool) if scores is None else np.asarray(scores[n]) >= SURE_JOINT
-        points = _whole(person[:, :2])
+        points = whole_pixels(person[:, :2])
         for a, b in joint_set.skeleton:
             if shown[a] and shown[b]:
                 color = SIDES[side[a]] if side[a] == side[b] else SIDES[2]
@@ -100,10 +100,9 @@ def draw_boxes_3d(
 
 
 def corners_of(rows: Mapping[str, Any]) -> np.ndarray:
-    """Corners ``[N, 8, 3]`` in meters of the 3D boxes that rows hold."""
-    return box_corners(
-        *(torch.as_tensor(np.asarray(rows[name]), dtype=torch.float64) for name in SOLID.rows[1:])
-    ).numpy()
+    """Corners ``[N, 8, 3]`` in meters of the 3D boxes that rows hold; 0 where they are undefined."""
+    values = (torch.as_tensor(np.asarray(rows[name]), dtype=torch.float64) for name in SOLID.rows[1:])
+    return np.nan_to_num(box_corners(*values).numpy())
 
 
 def pictures_of(rows: Mapping[str, Any], look: Look) -> list[Picture]:
@@ -172,10 +171,11 @@ PAINTERS: dict[str, Painter] = {"solid": _paint_solids, "box": _paint_boxes, "sk
 def _trace_boxes(
     canvas: np.ndarray, boxes: Any, labels: Sequence[int], class_names: Sequence[str], scores: Sequence[float] | None
 ) -> list[Label]:
-    """Draw boxes, in place; their labels."""
+    """Draw boxes, in place, the first (of detections the best) on top; their labels."""
     boxes = np.asarray(boxes, float).reshape(-1, 4)
     colors = [class_color(int(label)) for label in labels]
-    _draw_lines(canvas, [_rectangle(box, color) for box, color in zip(boxes, colors, strict=True)], line_width(canvas))
+    lines = [_rectangle(box, color) for box, color in zip(boxes, colors, strict=True)]
+    _draw_lines(canvas, lines[::-1], line_width(canvas))
     return [
         Label(_named(class_names[int(label)], scores, n), color, box)
         for n, (box, label, color) in enumerate(zip(boxes, labels, colors, strict=True))
@@ -202,7 +202,7 @@ def _trace_solids(
         else:
             name = f"{name} {at[:, 2].mean():.0f} m"
             box = np.concatenate([places.min(0), places.max(0)])
-            points = _whole(places)
+            points = whole_pixels(places)
             _tint(canvas, points[FRONT], color)
             lines.append([(points[[a, b]], False, color) for a, b in EDGES])
         labels.append(Label(_named(name, scores, n), color, box))
@@ -216,13 +216,13 @@ def _named(name: str, scores: Sequence[float] | None, n: int) -> str:
     return name if scores is None else f"{name} {float(scores[n]):.2f}"
 
 
-def _whole(points: np.ndarray) -> np.ndarray:
-    """Points as whole pixels int32, those far outside drawn nearer."""
-    return np.round(np.clip(points, -1e4, 1e4)).astype(np.int32)
+def whole_pixels(points: np.ndarray) -> np.ndarray:
+    """Points as whole pixels int32, those far outside drawn nearer, undefined ones at 0."""
+    return np.nan_to_num(points).clip(-FAR, FAR).round().astype(np.int32)
 
 
 def _rectangle(box: np.ndarray, color: Color) -> Line:
-    x1, y1, x2, y2 = _whole(box)
+    x1, y1, x2, y2 = whole_pixels(box)
     return np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], np.int32), True, color
 
 

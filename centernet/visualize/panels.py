@@ -105,7 +105,8 @@ def resized(image: np.ndarray, least: int = LEAST, most: int = MOST) -> tuple[np
     if factor == 1.0:
         return image, 1.0
     how = cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA
-    return cv2.resize(image, None, fx=factor, fy=factor, interpolation=how), factor
+    width, height = (max(round(side * factor), 1) for side in image.shape[1::-1])
+    return cv2.resize(image, (width, height), interpolation=how), factor
 
 
 def save_image(path: str | Path, image: np.ndarray) -> Path:
@@ -135,10 +136,9 @@ def draw_detections(
 ) -> np.ndarray:
     """``draw_objects`` for the detections at or above ``threshold``; says so if there are none."""
     scores = np.asarray(detections["scores"])
-    drawn = draw_objects(
-        image, {name: np.asarray(v)[scores >= threshold] for name, v in detections.items()}, look, factor
-    )
-    if not (scores >= threshold).any():
+    kept = scores >= threshold
+    drawn = draw_objects(image, {name: np.asarray(v)[kept] for name, v in detections.items()}, look, factor)
+    if not kept.any():
         draw_notice(drawn, nothing_above(threshold, scores))
     return drawn
 
@@ -184,9 +184,8 @@ def truth_and_prediction(
     if not (views := views_from_above(found, look, truth, room)):
         return picture
     size = font_size(big)
-    return _joined(
-        [picture, _joined([_captioned(view, text, size) for text, view in views.items()], below=False)], True
-    )
+    below = [_captioned(view, text, size) for text, view in views.items()]
+    return _joined([picture, _joined(below, below=False)], below=True)
 
 
 def draw_inputs(batches: Sequence[Batch], names: Sequence[str], look: Look, title: str = "") -> np.ndarray:
