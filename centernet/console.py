@@ -45,7 +45,7 @@ def after_training(run: Path, data: Any, module: CenterNetModule) -> str:
     lines = [
         "",
         f"checkpoints   {best}, {shown}/last.ckpt",
-        f"pictures      {shown}/pictures/ (truth, prediction, heatmaps)",
+        f"pictures      {shown}/pictures/ (training inputs, truth, prediction, heatmaps)",
         f"curves        {shown}/curves.png, numbers in {shown}/history.csv and {shown}/per_class.csv",
         f"detections    {shown}/{dataset.results}, {shown}/metrics.json",
         "",
