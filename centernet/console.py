@@ -57,10 +57,16 @@ def after_training(run: Path, data: Any, module: CenterNetModule) -> str:
 
 
 def after_evaluation(run: Path, data: Any, has_pictures: bool) -> str:
-    """Where an evaluation's results lie."""
+    """Where an evaluation's results lie, those that are there."""
     shown = near(run)
     lines = ["", f"detections    {shown}/{data.datasets['val'].results}, {shown}/metrics.json"]
-    return "\n".join([*lines, *([f"pictures      {shown}/pictures/"] if has_pictures else [])])
+    if has_pictures:
+        lines.append(f"pictures      {shown}/pictures/")
+    if (run / "analysis" / "report.html").is_file():
+        lines.append(f"what is wrong {shown}/analysis/report.html")
+    if (run / "oracle.png").is_file():
+        lines.append(f"oracle        {shown}/oracle.png")
+    return "\n".join(lines)
 
 
 def is_built_in(data: Any) -> bool:

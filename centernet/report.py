@@ -106,6 +106,21 @@ def _draw_costs(axes: Any, analysis: Mapping[str, Any]) -> None:
     axes.set(xlabel="AP50 gained without these errors (number of them)", xlim=(0, max([*values, 0.01]) * 1.35))
 
 
+def oracle_figure(values: Mapping[str, float], name: str) -> bytes:
+    """A PNG with a bar for each variant of an oracle evaluation: the result ``name``, and what it gains over the first
+    one."""
+
+    def draw(axes: Any) -> None:
+        names, first = list(values)[::-1], next(iter(values.values()))
+        axes.barh(names, [values[each] for each in names], color=["tab:blue"] * (len(names) - 1) + ["0.6"])
+        for row, each in enumerate(names):
+            gain = f"  {values[each] - first:+.3f}" if each != next(iter(values)) else ""
+            axes.annotate(f" {values[each]:.3f}{gain}", (values[each], row), va="center")
+        axes.set(xlabel=f"{name} with the truth in place of a head's output", xlim=(0, 1.25))
+
+    return _figure(draw, (6.4, 1.2 + 0.4 * len(values)))
+
+
 def _draw_confusion(axes: Any, confusion: Mapping[str, Any], classes: Sequence[str]) -> None:
     counts = np.array(confusion["counts"], float)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)

@@ -14,8 +14,8 @@ from pytorch_lightning.callbacks import Callback
 
 from centernet.errors import InputError, did_you_mean
 from centernet.metrics.rows import ImageMetric
+from centernet.report import oracle_figure
 from centernet.tasks import Task
-from centernet.visualize import plot_groups
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +87,7 @@ class Oracle(Callback):
             for name, results in self.results.items()
         }
         (self.folder / "oracle.json").write_text(json.dumps(defined, indent=2))
-        plot_groups({name: [value] for name, value in values.items()}, dict.fromkeys(values, PLAIN), main,
-                    self.folder / "oracle.png")  # fmt: skip
+        (self.folder / "oracle.png").write_bytes(oracle_figure(values, main))
         log.info("\n" + self.table(module.metric.headline))
 
     def table(self, columns: Sequence[str]) -> str:
