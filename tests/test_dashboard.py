@@ -21,6 +21,7 @@ from centernet.callbacks import (
     Dashboard,
     History,
     Pictures,
+    TensorBoardRun,
     WandbRun,
     finished_run,
     tensorboard_if_installed,
@@ -394,6 +395,19 @@ def test_tensorboard_is_used_only_where_it_is_installed(tmp_path, monkeypatch):
     cfg = compose_run([])
     cfg.paths.run = str(tmp_path)
     assert build.build_trainer(cfg).loggers == []  # and not those that Lightning has for such a case
+
+
+def test_tensorboards_curves_do_not_go_on_with_the_best_checkpoint(shapes, tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    callbacks = [BestAndLast(tmp_path), Pictures(tmp_path, count=1), Dashboard(), History(tmp_path)]
+    trainer = build_trainer(tmp_path, max_epochs=2, callbacks=callbacks, logger=TensorBoardRun(tmp_path))
+    module, data = build_module(), build_data(shapes, batch_size=8)
+    trainer.fit(module, data)
+    trainer.validate(module, data, ckpt_path=tmp_path / "best.ckpt", verbose=False, weights_only=True)
+    found = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [len(found.Scalars(name)) for name in ("val/AP", "train/loss", "best/AP")] == [2, 2, 1]
+    assert found.Scalars("best/AP")[0].value == pytest.approx(max(event.value for event in found.Scalars("val/AP")))
+    assert {"val/picture_00", "best/picture_00"} <= set(found.Tags()["images"])
 
 
 def test_tensorboard_shows_pictures_and_classes(shapes, tmp_path):

@@ -4,7 +4,7 @@ from centernet.callbacks.analysis import Analysis
 from centernet.callbacks.averaging import AverageWeights
 from centernet.callbacks.budget import TimeBudget, seconds_of
 from centernet.callbacks.checkpoints import BestAndLast, SaveOnInterrupt, StopEarly, TopCheckpoints
-from centernet.callbacks.dashboard import Dashboard, WandbRun, finished_run, tensorboard_if_installed
+from centernet.callbacks.dashboard import Dashboard, TensorBoardRun, WandbRun, finished_run, tensorboard_if_installed
 from centernet.callbacks.history import History, epoch_line
 from centernet.callbacks.oracle import Oracle
 from centernet.callbacks.pictures import CollectDetections, Pictures
@@ -22,6 +22,7 @@ __all__ = [
     "ProgressBar",
     "SaveOnInterrupt",
     "StopEarly",
+    "TensorBoardRun",
     "TimeBudget",
     "TopCheckpoints",
     "WandbRun",

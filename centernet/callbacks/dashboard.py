@@ -43,11 +43,31 @@ LONGEST = 1024  # pixels of the longer side of an image with boxes that W&B draw
 LONGEST_PICTURE = 2560  # of a picture of the run folder
 
 
-def tensorboard_if_installed(folder: str | Path) -> TensorBoardLogger | None:
-    """A logger that writes TensorBoard's files below a run folder; None where TensorBoard is not installed."""
-    if find_spec("tensorboard") is None:
-        return None
-    return TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False)
+def in_section(metrics: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """Metrics with the results of an evaluation (``val/...``) in this section."""
+    return {
+        f"{section}/{name.removeprefix('val/')}" if name.startswith("val/") else name: value
+        for name, value in metrics.items()
+    }
+
+
+class TensorBoardRun(TensorBoardLogger):
+    """TensorBoard's files in ``tensorboard`` below a run folder."""
+
+    results = "val"
+    """Section of evaluation results: val, and best after training, which else would be one more point of the curves."""
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder, name="", version="tensorboard", default_hp_metric=False)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        super().log_metrics(in_section(metrics, self.results), step)
+
+
+def tensorboard_if_installed(folder: str | Path) -> TensorBoardRun | None:
+    """A logger for a run folder; None where TensorBoard is not installed."""
+    return None if find_spec("tensorboard") is None else TensorBoardRun(folder)
 
 
 class WandbRun(WandbLogger):
@@ -106,10 +126,7 @@ class WandbRun(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        named = {
-            f"{self.results}/{name.removeprefix('val/')}" if name.startswith("val/") else name: value
-            for name, value in metrics.items()
-        }
+        named = in_section(metrics, self.results)
         if "epoch" in named:
             # Lightning counts from 0, history.csv and the screen from 1. The best checkpoint has no place among them.
             epoch = int(named.pop("epoch")) + 1
@@ -203,7 +220,7 @@ class Dashboard(Callback):
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # From now on the best checkpoint is evaluated.
         for logger in trainer.loggers:
-            if isinstance(logger, WandbRun):
+            if isinstance(logger, (WandbRun, TensorBoardRun)):
                 logger.results = "best"
 
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
@@ -231,10 +248,10 @@ class Dashboard(Callback):
                 logger.log_metrics({**content, "epoch": trainer.current_epoch}, trainer.global_step)
             elif isinstance(logger, TensorBoardLogger):
                 logger.log_metrics(lines, trainer.global_step)
+                section = getattr(logger, "results", "val")
                 for n, picture in enumerate(shown):
-                    logger.experiment.add_image(
-                        f"val/picture_{n:02d}", _reduced(picture.panel), trainer.global_step, dataformats="HWC"
-                    )
+                    name = f"{section}/picture_{n:02d}"
+                    logger.experiment.add_image(name, _reduced(picture.panel), trainer.global_step, dataformats="HWC")
 
     def _table(self, per_class: Mapping[str, Mapping[str, float]]) -> dict[str, wandb.Table]:
         import wandb
