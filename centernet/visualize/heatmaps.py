@@ -9,7 +9,7 @@ import numpy as np
 COLORS = cv2.COLORMAP_PLASMA
 GRAY = np.array([0.299, 0.587, 0.114], np.float32)
 DIMMED = 0.6  # brightness of the image below
-CLEAR, FULL = 0.02, 0.2  # values from which on the colors are seen, and cover the image
+CLEAR, FULL = 0.05, 0.3  # values from which on the colors are seen, and cover the image
 
 
 def overlay_heatmap(
