@@ -81,6 +81,8 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(f"--batch {args.batch} is too small; use at least 1")
     if args.focal is not None and args.calib is not None:
         raise InputError("--calib and --focal both define the camera; give one of them")
+    if args.focal is not None and not 0 < args.focal < float("inf"):
+        raise InputError(f"--focal {args.focal:g} is not a focal length; give it in pixels of the image (KITTI: 721)")
     if args.calib is not None and not args.calib.exists():
         raise InputError(f"--calib {args.calib} does not exist; give a KITTI calibration file or a folder of them")
 
@@ -102,8 +104,6 @@ def run(args: argparse.Namespace) -> None:
     task = predictor.task
     if not task.IMAGE_FIELDS and (args.focal is not None or args.calib is not None):
         raise InputError(f"{args.checkpoint} does not predict 3D boxes; remove --calib and --focal")
-    if args.focal is not None and not 0 < args.focal < float("inf"):
-        raise InputError(f"--focal {args.focal:g} is not a focal length; give it in pixels of the image (KITTI: 721)")
     source = open_source(args.sources, predictor.bit_depth)
     writer = Writer(args, predictor, source)
     try:

@@ -292,7 +292,7 @@ def test_every_job_of_a_sweep_has_its_own_run_in_one_group(command):
 
 
 def test_a_job_that_fails_finishes_its_run_as_failed(command):
-    failed = command("train", "experiment=ctdet_dla34", "data.root=nowhere", "logger=wandb")
+    failed = command("train", "experiment=ctdet_dla34", "data.root=.", "logger=wandb")
     assert failed.code == 2
     (made,) = read_runs(failed.folder / "runs" / "train" / "run-1")
     assert made.code == 1

@@ -98,10 +98,19 @@ def test_a_converted_file_is_read_like_one_of_ours(tmp_path: Path, monkeypatch: 
     assert all(torch.equal(value, weights[name]) for name, value in module.detector.network.state_dict().items())
 
 
-def test_bad_input_is_one_sentence_and_a_failing_exit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SystemExit, match=r"^error: .*none\.pth: the file does not exist; give a checkpoint$"):
-        run(monkeypatch, tmp_path / "none.pth", tmp_path / "out.ckpt")
-    assert not (tmp_path / "out.ckpt").exists()
+def test_bad_input_is_one_sentence_and_a_failing_exit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original, out = tmp_path / "none.pth", tmp_path / "out.ckpt"
+    for source, target, sentence in (
+        (original, out, f"{original}: the file does not exist; give a checkpoint"),
+        (__file__, tmp_path, f"OUT={tmp_path} is a folder; give the name of a file"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            run(monkeypatch, source, target)
+        assert stop.value.code == 2
+        assert capsys.readouterr().err == f"error: {sentence}\n"
+    assert not out.exists()
 
 
 def write_original_of(task: str, path: Path, **options: Any) -> CenterNet:
