@@ -291,9 +291,11 @@ def test_every_job_of_a_sweep_has_its_own_run_in_one_group(command):
         assert len(run.values("train/loss")) == 1
 
 
-def test_a_job_that_fails_finishes_its_run_as_failed(command):
-    failed = command("train", "experiment=ctdet_dla34", "data.root=.", "logger=wandb")
+def test_a_job_that_fails_finishes_its_run_as_failed(command, tmp_path):
+    (tmp_path / "empty").mkdir()
+    failed = command("train", "experiment=ctdet_dla34", "data.root=empty", "logger=wandb")
     assert failed.code == 2
+    assert "error: no train annotations in empty" in failed.output
     (made,) = read_runs(failed.folder / "runs" / "train" / "run-1")
     assert made.code == 1
     assert wandb.run is None
