@@ -63,7 +63,7 @@ def draw_joints(image: np.ndarray, joints: Any, joint_set: JointSet, scores: Any
     for left, right in joint_set.flip_pairs:
         side[left], side[right] = 0, 1
     thick = line_width(canvas)
-    radius = 1 + round(1.3 * thick)
+    radius = thick + 1
     bones, thin, dots = [], [], []
     for n, person in enumerate(np.asarray(joints, float)):
         shown = person[:, 2] > 0 if person.shape[1] == 3 else np.ones(len(person), bool)
