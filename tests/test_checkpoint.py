@@ -220,7 +220,7 @@ def test_a_predictor_of_an_old_checkpoint_detects_the_same(case):
         found, wanted = old(image, **about), new(image, **about)
         assert found["scores"].shape == (7,)
         assert found.keys() == wanted.keys()
-        for name in set(found) - {"names"}:
+        for name in set(found.keys()) - {"names"}:
             np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
 
 

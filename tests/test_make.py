@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -28,7 +29,9 @@ def project(tmp_path: Path) -> Path:
 
 
 def make(folder: Path, *words: str, answer: str = "") -> tuple[int, str]:
-    done = subprocess.run(["make", *words], cwd=folder, capture_output=True, text=True, input=answer)
+    # Not as a part of the `make test` that perhaps started the tests.
+    own = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    done = subprocess.run(["make", *words], cwd=folder, capture_output=True, text=True, input=answer, env=own)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -42,7 +42,7 @@ COMMAND = [
     *tiny.NETWORK_OVERRIDES,
     "callbacks.pictures.count=1",
     "callbacks.average.decay=0.9",
-    "callbacks.interrupt.minutes=0",  # after every step
+    "callbacks.interrupt.minutes=1e-9",  # after every step
     "schedule.epochs=3",
     "schedule.lr=0.003",
     "ckpt=auto",
