@@ -6,6 +6,7 @@ import csv
 import logging
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -189,6 +190,15 @@ def test_the_inputs_of_the_training_are_drawn_before_its_first_epoch(shapes, tmp
     assert look.found == ["train_batches.png"]
     picture = read_image(tmp_path / "train_batches.png")
     assert picture.shape[1] > picture.shape[0] > 2 * 384  # four in a row, two in the next one
+
+
+def test_a_run_that_continues_at_the_end_of_an_epoch_has_no_inputs_to_draw(shapes, tmp_path):
+    data = build_data(shapes)
+    data.setup("fit")
+    loader = torch.utils.data.DataLoader(data.datasets["train"], batch_size=2, sampler=[])
+    trainer = SimpleNamespace(datamodule=data, is_global_zero=True, train_dataloader=loader, current_epoch=0)
+    Pictures(tmp_path).on_train_start(trainer, None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_drawn_inputs_are_those_that_are_trained_on(shapes, tmp_path, monkeypatch):

@@ -57,6 +57,8 @@ class Pictures(Callback):
             parts = [[dataset[draw] for draw in draws[start : start + size]] for start in range(0, len(draws), size)]
             batches = [loader.collate_fn(samples) for samples in parts]
         dataset.skipped.copy_(skipped)
+        if not batches:  # a run that continues at the end of an epoch
+            return
         rows = {image_id: row for row, image_id in enumerate(dataset.ids.tolist())}
         names = [Path(dataset.files[rows[n]]).name for batch in batches for n in batch["image_id"].tolist()]
         height, width = batches[0]["image"].shape[-2:]
