@@ -189,9 +189,12 @@ def test_16_bit_arrays_and_pil_images_need_their_bits_too(tmp_path):
         (np.full((8, 8, 3), np.nan), "with values from nan to nan cannot be used"),
         (np.full((8, 8, 3), 70_000), "with values from 70000 to 70000 cannot be used"),
         (np.zeros((8, 8), bool), "is a mask, not an image"),
-        (np.zeros((8, 8, 3), complex), "an array of complex128 is no image"),
-        (np.zeros((8, 8, 7), np.uint8), r"an array of shape \[8, 8, 7\] is no image; give \[H, W, 3\], \[3, H, W\] or"),
-        (np.zeros((0, 8, 3), np.uint8), r"an array of shape \[0, 8, 3\] is no image"),
+        (np.zeros((8, 8, 3), complex), "an array of complex128 is not an image"),
+        (
+            np.zeros((8, 8, 7), np.uint8),
+            r"an array of shape \[8, 8, 7\] is not an image; give \[H, W, 3\], \[3, H, W\] or",
+        ),
+        (np.zeros((0, 8, 3), np.uint8), r"an array of shape \[0, 8, 3\] is not an image"),
         (
             torch.zeros(2, 3, 8, 8),
             r"an array of shape \[2, 3, 8, 8\] holds several images; give them to predict\(images\)",

@@ -99,7 +99,7 @@ def _to_rgb(image: np.ndarray) -> np.ndarray:
     if image.ndim == 4:
         raise InputError(f"an array of shape {list(shape)} holds several images; give them to predict(images)")
     if image.ndim != 3 or image.shape[2] not in (1, 2, 3, 4) or not image.size:
-        raise InputError(f"an array of shape {list(shape)} is no image; give [H, W, 3], [3, H, W] or [H, W]")
+        raise InputError(f"an array of shape {list(shape)} is not an image; give [H, W, 3], [3, H, W] or [H, W]")
     channels = image.shape[2]
     return image[..., :3] if channels >= 3 else np.repeat(image[..., :1], 3, axis=2)
 
@@ -111,7 +111,7 @@ def _to_bytes(image: np.ndarray, bit_depth: int | None) -> np.ndarray:
     if image.dtype == bool:
         raise InputError("an array of true and false is a mask, not an image; give its pixels")
     if not (np.issubdtype(image.dtype, np.integer) or np.issubdtype(image.dtype, np.floating)):
-        raise InputError(f"an array of {image.dtype} is no image; give integers in 0 .. 255 or floats in 0 .. 1")
+        raise InputError(f"an array of {image.dtype} is not an image; give integers in 0 .. 255 or floats in 0 .. 1")
     low, high = float(image.min()), float(image.max())  # NaN if there is one
     if np.issubdtype(image.dtype, np.integer):
         if low >= 0 and high <= 255 and image.dtype != np.uint16:

@@ -179,9 +179,9 @@ def curves_of(found: Columns, truth: Columns, matches: Matches, label: int) -> d
 
 
 def confusion(found: Columns, truth: Columns, classes: int, best: dict[str, float]) -> dict[str, Any]:
-    """Counts ``[classes + 1, classes + 1]``: rows are true classes, columns found ones; the last row is no object, the
-    last column nothing found. Detections from the best threshold on, matched whatever their class, by falling overlap.
-    """
+    """Counts ``[classes + 1, classes + 1]``: rows are true classes, columns found ones; the last row stands for no
+    object, the last column for nothing found. Detections from the best threshold on, matched whatever their class, by
+    falling overlap."""
     counts = np.zeros((classes + 1, classes + 1), np.int64)
     kept = found["scores"] >= best["threshold"]
     objects = truth["crowd"] == 0
