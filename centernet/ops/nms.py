@@ -20,7 +20,7 @@ def decay_scores(
     """Scores ``[B, N]`` after suppression among detections of one class, by the method of Soft-NMS (Bodla et al., 2017,
     arXiv:1704.04503, Eq. 1 to 3); 0 for those that are suppressed.
 
-    ``boxes [B, N, 4]`` in image pixels, ``scores [B, N]``, ``labels [B, N]``; a score of 0 stands for an empty row. From
+    ``boxes [B, N, 4]`` in image pixels, ``scores [B, N]``, ``labels [B, N]``; a score of 0: an empty row. From
     the highest score on, each detection lowers those below it that it overlaps. With the intersection over union o,
     ``plain`` makes a score 0 where o > ``overlap``, ``linear`` multiplies it by 1 - o there, ``soft`` by
     exp(-o² / ``sigma``) everywhere; ``none`` changes nothing. A score that falls below ``least`` becomes 0. As in the
