@@ -16,6 +16,8 @@ from centernet.command import hidden, imports, run_command
 from centernet.errors import InputError
 from centernet.folders import require_file, require_writable_file
 
+GAP = 8  # pixels between two inputs
+
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
@@ -95,9 +97,10 @@ def draw(
     batch: Batch, maps: dict[str, Outputs], heads: list[str], names: list[str], data: Any, task: Any
 ) -> np.ndarray:
     """A row for each input: its objects, then each heatmap's largest value over all classes."""
+    import cv2
     import numpy as np
 
-    from centernet.visualize import Look, draw_inputs, overlay_heatmap, panel, resized
+    from centernet.visualize import Look, draw_inputs, overlay_heatmap, panel
 
     look, rows = Look(data.class_names, task.facts), []
     for n, name in enumerate(names):
@@ -105,8 +108,11 @@ def draw(
             key: value[n : n + 1] if not isinstance(value, dict) else {k: v[n : n + 1] for k, v in value.items()}
             for key, value in batch.items()
         }
-        pictures = {name: draw_inputs([one], [name], look)}
-        image, factor = resized(batch["image"][n].permute(1, 2, 0).numpy(), *2 * [pictures[name].shape[1]])
+        drawn = draw_inputs([one], [name], look)  # below a bar with the name, which stands above the row here
+        pixels = batch["image"][n].permute(1, 2, 0).numpy()
+        factor = drawn.shape[1] / pixels.shape[1]
+        image = cv2.resize(pixels, (drawn.shape[1], round(pixels.shape[0] * factor)), interpolation=cv2.INTER_LINEAR)
+        pictures = {"objects": drawn[-image.shape[0] :]}
         scales = []
         for side, outputs in maps.items():
             for head in heads:
@@ -114,8 +120,9 @@ def draw(
                 caption = f"{side}: {head.replace('_', ' ')}, highest {peak.max():.2f}"
                 pictures[caption] = overlay_heatmap(image, peak, np.diag([1 / factor, 1 / factor, 1.0]), task.stride)
                 scales.append(caption)
-        rows.append(panel(pictures, scales=scales))
-    return panel({f"input {n + 1}": row for n, row in enumerate(rows)}, columns=1)
+        rows.append(panel(pictures, title=name, scales=scales))
+    width = max(row.shape[1] for row in rows)
+    return np.concatenate([np.pad(row, ((0, GAP), (0, width - row.shape[1]), (0, 0))) for row in rows])
 
 
 def describe(batch: Batch, class_names: list[str], stride: int) -> str:
