@@ -184,11 +184,20 @@ class Writer:
         if self.is_video and not args.no_drawing:
             self.video = outputs.VideoFile(args.out / "detections.mp4", source.rate)
         self.done = self.failed = 0
-        self.is_closed = False
+        self.is_closed = self.is_broken = False
         self.started = self.told = time.perf_counter()
 
     def add(self, frame: Frame, fields: Mapping[str, Any], given: Result) -> None:
-        """Write one frame and its detections."""
+        """Write one frame and its detections; nothing more after one that failed."""
+        if self.is_broken:
+            return
+        try:
+            self._add(frame, fields, given)
+        except BaseException:
+            self.is_broken = True
+            raise
+
+    def _add(self, frame: Frame, fields: Mapping[str, Any], given: Result) -> None:
         import numpy as np
 
         from centernet.fields import index

@@ -23,20 +23,17 @@ from centernet.data.kitti_format import (
     CLASSES,
     DONT_CARE,
     TYPES,
-    UNKNOWN_ANGLE,
-    UNKNOWN_LOCATION,
     objects_of,
     parse_labels,
     read_calibration,
     read_labels,
     require_types,
-    write_results,
+    write_detections,
 )
 from centernet.data.kitti_splits import PUBLISHED, USUAL, FrameList, published_list, read_list
 from centernet.data.transforms import EvalWarp, seed_pipeline
 from centernet.errors import some
 from centernet.ops.affine import Size, scale_of
-from centernet.ops.boxes import clip_boxes
 from centernet.ops.camera import project
 from centernet.structures import Detections, InputError, Objects
 
@@ -211,21 +208,8 @@ class KittiDataset(ImageDataset):
         place.mkdir(parents=True, exist_ok=True)
         for frame, (height, width) in zip(self.ids.tolist(), self.sizes.tolist(), strict=True):
             found = detections.get(frame) or {"boxes": torch.zeros(0, 4), "labels": [], "scores": torch.zeros(0)}
-            count = len(found["labels"])
-            unknown = {
-                "alpha": np.full(count, UNKNOWN_ANGLE),
-                "dimensions": np.full((count, 3), -1.0),
-                "location": np.full((count, 3), UNKNOWN_LOCATION),
-                "yaw": np.full(count, UNKNOWN_ANGLE),
-            }
-            write_results(
-                place / f"{frame:06d}.txt",
-                types=[self.class_names[label] for label in found["labels"]],
-                scores=found["scores"].double().cpu().numpy(),
-                # KITTI's boxes end at the index of the last pixel.
-                boxes=clip_boxes(found["boxes"].double(), width - 1, height - 1).cpu().numpy(),
-                **{name: found[name].double().cpu().numpy() if name in found else unknown[name] for name in unknown},
-            )
+            types = [self.class_names[label] for label in found["labels"]]
+            write_detections(place / f"{frame:06d}.txt", types, found, (height, width))
         return place
 
 

@@ -9,12 +9,15 @@ Convention: boxes are image pixels, everything in meters is in the rectified cam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from centernet.ops.affine import Size
+from centernet.ops.boxes import clip_boxes
 from centernet.structures import InputError
 
 COLUMNS = (
@@ -113,6 +116,26 @@ def write_results(
     unknown = np.full(len(types), -1)
     rows = Labels(np.array(types, str), unknown, unknown, alpha, boxes, dimensions, location, yaw, scores)
     write_labels(path, rows)
+
+
+def write_detections(path: str | Path, types: Sequence[str], found: Mapping[str, Any], size: Size) -> None:
+    """Write the detections ``found`` in an image of ``size`` (height, width) as ``write_results``, in image pixels and
+    camera space; fields that a task does not predict are written as unknown."""
+    count = len(types)
+    unknown = {
+        "alpha": np.full(count, UNKNOWN_ANGLE),
+        "dimensions": np.full((count, 3), -1.0),
+        "location": np.full((count, 3), UNKNOWN_LOCATION),
+        "yaw": np.full(count, UNKNOWN_ANGLE),
+    }
+    write_results(
+        path,
+        types=types,
+        scores=found["scores"].double().cpu().numpy(),
+        # KITTI's boxes end at the index of the last pixel.
+        boxes=clip_boxes(found["boxes"].double(), size[1] - 1, size[0] - 1).cpu().numpy(),
+        **{name: found[name].double().cpu().numpy() if name in found else unknown[name] for name in unknown},
+    )
 
 
 def read_calibration(path: str | Path) -> np.ndarray:

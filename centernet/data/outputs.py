@@ -17,10 +17,9 @@ from typing import Any, Protocol, TextIO
 import cv2
 import numpy as np
 
-from centernet.data.kitti_format import UNKNOWN_ANGLE, UNKNOWN_LOCATION, write_results
+from centernet.data.kitti_format import write_detections
 from centernet.errors import InputError
 from centernet.ops.affine import Size
-from centernet.ops.boxes import clip_boxes
 
 Found = Mapping[str, Any]
 # H.264 plays everywhere, but not every OpenCV can write it; MPEG-4 plays in players.
@@ -139,22 +138,9 @@ class KittiFolder:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, name: str, size: Size, found: Found) -> None:
-        count = len(found["names"])
-        unknown = {
-            "alpha": np.full(count, UNKNOWN_ANGLE),
-            "dimensions": np.full((count, 3), -1.0),
-            "location": np.full((count, 3), UNKNOWN_LOCATION),
-            "yaw": np.full(count, UNKNOWN_ANGLE),
-        }
         path = (self.folder / name).with_suffix(".txt")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_results(
-            path,
-            types=[label.replace(" ", "_") for label in found["names"]],
-            scores=found["scores"].double().numpy(),
-            boxes=clip_boxes(found["boxes"].double(), size[1] - 1, size[0] - 1).numpy(),
-            **{field: found[field].double().numpy() if field in found else unknown[field] for field in unknown},
-        )
+        write_detections(path, [label.replace(" ", "_") for label in found["names"]], found, size)
 
     def close(self) -> None:
         pass
