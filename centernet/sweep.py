@@ -72,7 +72,9 @@ class Sweep(Sweeper):
         kept = [o for o in config.hydra.overrides.hydra if not o.lstrip("+~").startswith("hydra.sweeper.")]
         with open_dict(config):
             config.hydra.sweep.dir = str(self.folder)
-            config.hydra.overrides.hydra = [*kept, f"hydra.sweep.dir={quote(self.folder)}"]
+            # The mode too: where a preset has set it, a job without the preset would be taken for a single run, and
+            # trained in this process.
+            config.hydra.overrides.hydra = [*kept, f"hydra.sweep.dir={quote(self.folder)}", "hydra.mode=MULTIRUN"]
         plugins = Plugins.instance()
         self.launcher = plugins.instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config

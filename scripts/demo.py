@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from centernet.command import hidden, imports, run_command
+from centernet.command import imports, only_what_detection_needs, run_command
 from centernet.errors import InputError
 from centernet.folders import require_file, require_writable
 
@@ -89,7 +89,7 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Load, detect, draw, write."""
-    with imports(), hidden("wandb"):
+    with imports(), only_what_detection_needs():
         from centernet.data.images import find_images
         from centernet.data.sources import open_source
         from centernet.inference import Predictor

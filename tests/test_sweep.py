@@ -48,6 +48,8 @@ def train(cfg):
     with open("attempts.txt", "a") as file:
         print(folder.name, cfg.seed, cfg.ckpt, os.environ.get("CUDA_VISIBLE_DEVICES"),
               os.environ.get("OMP_NUM_THREADS"), file=file)
+    with open("processes.txt", "a") as file:
+        print(os.getpid(), file=file)
     if cfg.seed == 2:
         raise InputError("data.root=nowhere is not an existing folder; give the folder that holds the data")
     if cfg.seed == 3:
@@ -432,6 +434,8 @@ def test_the_preset_of_the_ladder_needs_no_other_option_and_its_jobs_do_not_star
         assert [word for word in words if word.startswith("data=")] == (data or ["data=coco"])
         assert not [word for word in words if word.startswith("experiment=")]
     assert len(sweeps.folders) == 2
+    # The mode comes from the preset here, not from `-m`: still, each job has a process of its own.
+    assert len(set((sweeps.folder / "processes.txt").read_text().split())) == 4
 
 
 # Real trainings.
