@@ -426,6 +426,7 @@ def test_a_ladder_climbs_once_for_every_seed_and_continues_and_ends_in_a_table_a
 def test_the_preset_of_the_ladder_needs_no_other_option_and_its_jobs_do_not_start_ladders(sweeps):
     steps = ("light", "bits", "schedule", "average", "augment")
     few = [f"~hydra.sweeper.ladder.steps.{name}" for name in steps] + ["hydra.sweeper.ladder.variants=null"]
+    (sweeps.folder / "DIR").mkdir()
     for data in ([], ["data=shapes"]):
         assert sweeps("experiment=ladder", "data.root=DIR", *data, *few).code == 0, sweeps.output
         assert [attempt[0] for attempt in sweeps.attempts] == ["0", "1"]
