@@ -10,7 +10,7 @@ PY := .venv/bin/python
 WORKERS ?= 2
 STAMP := .venv/.installed
 
-.PHONY: help install quickstart test test-fast lint format lock model-info list-experiments clean clean-runs
+.PHONY: help install quickstart test test-fast lint format notebooks lock model-info list-experiments clean clean-runs
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -53,6 +53,9 @@ lint: $(STAMP) ## ruff: rules and formatting
 
 format: $(STAMP) ## ruff: fix and format
 	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
+
+notebooks: $(STAMP) ## run the notebooks from top to bottom and keep their outputs (after make quickstart)
+	@$(PY) scripts/run_notebooks.py notebooks/*.ipynb
 
 lock: $(STAMP) ## update requirements.lock from pyproject.toml (needs uv)
 	@uv=$$(command -v uv || echo .venv/bin/uv); $$uv pip compile --quiet --universal --python-version 3.11 --extra dev \

@@ -72,8 +72,7 @@ def imports() -> Iterator[None]:
     ignore Ctrl-C.
 
     Imports make hundreds of thousands of objects that stay, and looking through them again and again for garbage is
-    a tenth of the time that they take. Afterward they are set aside, so that later collections, also those of data
-    workers, which share this memory, leave them alone.
+    a tenth of the time that they take.
     """
     with _without_collection(), _ended_by_ctrl_c():
         yield
@@ -81,15 +80,13 @@ def imports() -> Iterator[None]:
 
 @contextmanager
 def _without_collection() -> Iterator[None]:
-    # Nothing to gain where the slow imports are done already, and what is garbage there must not be set aside.
-    if not gc.isenabled() or "torch" in sys.modules:
+    if not gc.isenabled():
         yield
         return
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
         gc.enable()
 
 
@@ -124,17 +121,6 @@ def hidden(name: str, *attributes: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[name]
-
-
-@contextmanager
-def only_what_detection_needs() -> Iterator[None]:
-    """While the package is imported for detection alone, three seconds of imports are left out: the compiler of torch,
-    which torchvision looks for (for one operation that is not used here), and a logger, which timm looks for.
-    """
-    import torch  # noqa: F401  (itself in full)
-
-    with hidden("wandb"), hidden("torch._dynamo", "utils"), hidden("torch._dynamo.utils", "is_compile_supported"):
-        yield
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:

@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from centernet.command import imports, only_what_detection_needs, run_command
+from centernet.command import hidden, imports, run_command
 from centernet.errors import InputError
 from centernet.folders import require_file, require_writable
 
@@ -89,7 +89,7 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Load, detect, draw, write."""
-    with imports(), only_what_detection_needs():
+    with imports(), hidden("wandb"):
         from centernet.data.images import find_images
         from centernet.data.sources import open_source
         from centernet.inference import Predictor
@@ -123,7 +123,9 @@ def work(args: argparse.Namespace, predictor: Any, source: Source, writer: Write
     waiting: deque[Future[None]] = deque()
     with contextlib.closing(frames), ThreadPoolExecutor(1) as drawing:
         while chunk := list(itertools.islice(frames, args.batch)):
+            begun = time.perf_counter()
             results = predictor.predict([frame.image for frame, _ in chunk], about=[fields for _, fields in chunk])
+            writer.detecting += time.perf_counter() - begun
             for (frame, fields), result in zip(chunk, results, strict=True):
                 waiting.append(drawing.submit(writer.add, frame, fields, result))
             while len(waiting) > 2 * args.batch:
@@ -186,6 +188,8 @@ class Writer:
         self.done = self.failed = 0
         self.is_closed = self.is_broken = False
         self.started = self.told = time.perf_counter()
+        self.detecting = 0.0
+        """Seconds of them in which the network was at work."""
 
     def add(self, frame: Frame, fields: Mapping[str, Any], given: Result) -> None:
         """Write one frame and its detections; nothing more after one that failed."""
@@ -303,8 +307,9 @@ class Writer:
         if self.video is not None and self.args.pictures:
             drawn = "detections.mp4, pictures and "
         named = ", ".join(["detections.json", *self.args.write])
-        rate = f" ({self.done / seconds:.1f} frames/s)" if self.is_video else ""
-        return f"{self.done} {what} in {seconds:.1f} s{rate}; {drawn}{named} in {self.args.out}/"
+        rate = f"{self.done / max(seconds, 1e-9):.1f} frames/s, " if self.is_video else ""
+        spent = f"{rate}network {self.detecting:.1f} s"
+        return f"{self.done} {what} in {seconds:.1f} s ({spent}); {drawn}{named} in {self.args.out}/"
 
 
 def usable_device(name: str) -> str:

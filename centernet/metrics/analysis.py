@@ -114,8 +114,8 @@ def costs(
     found: Columns, truth: Columns, matches: Matches, errors: Errors, class_names: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Of each kind of error: how many, and how much AP50 would rise without them. An error of class or location is
-    corrected, or removed where its object was found by another detection; the others are removed; missed objects are
-    left out of the truth."""
+    corrected if it is the most confident one of both kinds at an object that no detection found, and removed
+    otherwise; the other kinds are removed; missed objects are left out of the truth."""
     plain = (found["scores"], matches.truth_of >= 0, found["labels"], ~matches.ignored)
     before = mean_ap(*plain, truth, class_names)
     result = {}
@@ -123,27 +123,39 @@ def costs(
         if kind == "missed":
             after, count = mean_ap(*plain, truth, class_names, errors.missed), int(errors.missed.sum())
         else:
-            rows = errors.kinds == kind
-            count = int(rows.sum())
-            after = mean_ap(*_corrected(kind, rows, plain, found, truth, matches), truth, class_names)
+            count = int((errors.kinds == kind).sum())
+            after = mean_ap(*_without(kind, plain, found, truth, matches, errors), truth, class_names)
         result[kind] = {"count": count, "cost": float(np.nan_to_num(after - before)), "about": about}
     return result
 
 
-def _corrected(
-    kind: str, rows: np.ndarray, plain: tuple[np.ndarray, ...], found: Columns, truth: Columns, matches: Matches
+def _without(
+    kind: str, plain: tuple[np.ndarray, ...], found: Columns, truth: Columns, matches: Matches, errors: Errors
 ) -> tuple[np.ndarray, ...]:
+    """``plain`` with the errors of a kind corrected or removed."""
     scores, is_true, labels, kept = (each.copy() for each in plain)
+    rows, target = errors.kinds == kind, _at(matches, errors)
     kept[rows] = False
-    if kind not in ("class", "location"):
-        return scores, is_true, labels, kept
-    target = matches.other_row if kind == "class" else matches.own_row
-    done = matches.found.copy()
-    for row in np.flatnonzero(rows)[np.argsort(-scores[rows], kind="stable")]:
-        if not done[target[row]]:
-            done[target[row]] = is_true[row] = kept[row] = True
-            labels[row] = truth["labels"][target[row]]
+    fixed = rows & _firsts(found["scores"], matches, target)
+    is_true[fixed] = kept[fixed] = True
+    labels[fixed] = truth["labels"][target[fixed]]
     return scores, is_true, labels, kept
+
+
+def _at(matches: Matches, errors: Errors) -> np.ndarray:
+    """The object ``[R]`` at which a detection with an error of class or location is, -1 for other detections."""
+    on_own, on_other = errors.kinds == "location", errors.kinds == "class"
+    return np.select([on_own, on_other], [matches.own_row, matches.other_row], -1)
+
+
+def _firsts(scores: np.ndarray, matches: Matches, target: np.ndarray) -> np.ndarray:
+    """Which detections ``[R]`` are the most confident ones at an object ``target [R]`` that none has found."""
+    rows = np.flatnonzero(target >= 0)
+    rows = rows[~matches.found[target[rows]]]
+    rows = rows[np.argsort(-scores[rows], kind="stable")]
+    result = np.zeros(len(scores), bool)
+    result[rows[np.unique(target[rows], return_index=True)[1]]] = True
+    return result
 
 
 def best_threshold(found: Columns, matches: Matches, objects: int, rows: np.ndarray | None = None) -> dict[str, float]:

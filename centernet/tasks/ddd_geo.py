@@ -55,7 +55,7 @@ class DddGeoTask(Task):
     }
     IMAGE_FIELDS = ("calibration",)
     any_scale = False
-    threshold = 0.15  # scores are peaks times the confidence of depth
+    threshold = 0.3
 
     def metric(self, class_names: Sequence[str], **options: Any) -> KittiAP:
         return KittiAP(class_names, **options)
