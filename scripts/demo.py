@@ -170,7 +170,7 @@ class Writer:
 
         self.args, self.predictor, self.source = args, predictor, source
         self.threshold = predictor.task.threshold if args.threshold is None else args.threshold
-        self.tracker = Tracker() if args.track else None
+        self.tracker = Tracker(self.threshold, self.threshold / 2) if args.track else None
         self.heads = [name for name, head in predictor.task.heads.items() if head.is_heatmap] if args.heatmap else []
         self.is_video = source.rate is not None
         self.targets = {} if source.files is None else picture_files(source.files, args.out, self.heads)
@@ -231,13 +231,11 @@ class Writer:
 
         look = v.Look(self.predictor.class_names, self.predictor.task.facts, fields)
         big, factor = v.enlarge(frame.image)
-        # What is tracked is drawn whatever its score.
-        shown = (
-            {**rows, "scores": np.where(rows["ids"] > 0, np.maximum(rows["scores"], self.threshold), rows["scores"])}
-            if "ids" in rows
-            else rows
-        )
-        picture = v.draw_detections(big, shown, look, self.threshold, factor)
+        if "ids" in rows and found["names"]:  # what is tracked is drawn whatever its score
+            rows = {name: np.asarray(value) for name, value in found.items() if name != "names"}
+            picture = v.draw_detections(big, rows, look, 0.0, factor)
+        else:
+            picture = v.draw_detections(big, rows, look, self.threshold, factor)
         if views := v.views_from_above({k: value for k, value in found.items() if k != "names"}, look):
             picture = v.panel({frame.name: picture, **views}, columns=1)
         if self.args.show:

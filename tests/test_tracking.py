@@ -51,12 +51,27 @@ def test_a_hidden_object_comes_back_with_its_number_if_it_is_not_away_for_long()
 
 
 def test_an_unsure_detection_continues_a_track_but_begins_none():
-    frames = [[(0, 0, 0.9, 0)], [(2, 0, 0.2, 0), (200, 0, 0.2, 0)], [(4, 0, 0.9, 0)], [(6, 0, 0.05, 0)]]
+    frames = [[(0, 0, 0.9, 0)], [(2, 0, 0.3, 0), (200, 0, 0.3, 0)], [(4, 0, 0.9, 0)], [(6, 0, 0.05, 0)]]
     assert follow(Tracker(), frames) == [[1], [1, 0], [1], [0]]
 
 
+def test_an_unsure_detection_continues_only_what_it_overlaps_and_was_seen_just_before():
+    assert follow(Tracker(), [[(0, 0, 0.9, 0)], [(14, 0, 0.3, 0)]]) == [[1], [0]]
+    assert follow(Tracker(), [[(0, 0, 0.9, 0)], [], [(0, 0, 0.3, 0)]]) == [[1], [], [0]]
+    assert follow(Tracker(), [[(0, 0, 0.9, 0)], [], [(0, 0, 0.9, 0)]]) == [[1], [], [1]]
+
+
+def test_a_track_of_unsure_detections_alone_ends():
+    frames = [[(0, 0, 0.9, 0)]] + [[(0, 0, 0.3, 0)]] * 4
+    assert follow(Tracker(patience=2), frames) == [[1], [1], [1], [1], [0]]
+
+
+def test_no_track_begins_on_top_of_a_surer_detection():
+    assert follow(Tracker(), [[(1, 0, 0.6, 1), (0, 0, 0.9, 0), (40, 0, 0.6, 1)]]) == [[0, 1, 2]]
+
+
 def test_a_sure_detection_comes_before_an_unsure_one_that_fits_better():
-    frames = [[(0, 0, 0.9, 0)], [(0, 0, 0.2, 0), (4, 0, 0.9, 0)]]
+    frames = [[(0, 0, 0.9, 0)], [(0, 0, 0.3, 0), (4, 0, 0.9, 0)]]
     assert follow(Tracker(), frames) == [[1], [0, 1]]
 
 
