@@ -131,6 +131,8 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None, star
     if options["benchmark"] is None:
         mode = cfg.get("test_mode") or cfg.data.get("test_mode")
         options["benchmark"] = not options["deterministic"] and mode in ONE_SIZE
+    if options["deterministic"] is False and not torch.are_deterministic_algorithms_enabled():
+        options["deterministic"] = None  # nothing to set, as setting it imports torch's compiler: seconds
     _announce_turns(options)
     if (limit := options.pop("max_time", None)) is not None:
         callbacks = [*(callbacks or []), TimeBudget(seconds_of(limit), started)]

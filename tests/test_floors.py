@@ -67,7 +67,7 @@ for room in THIRD_FLOOR:
         *THIRD_FLOOR,
     }
 TOP_FLOOR = (
-    *("app", "build", "choices", "cli", "command", "composition", "console", "continued", "data_schema", "folders"),
+    *("app", "build", "choices", "cli", "command", "composition", "console", "continued", "data_schema", "deferred", "folders"),
     *("kinds", "ladder", "runs", "schema", "sizing", "sweep", "training"),
 )
 
