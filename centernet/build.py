@@ -237,11 +237,11 @@ def from_checkpoint(path: str | Path, cfg: DictConfig) -> tuple[CenterNetModule,
         options = {**given, **transform}
     else:
         trained = (module.run_config or {}).get("data")
-        other_files = {"root", "val_annotations", "val_images", "splits"} & set(given)
+        other_files = {"root", "val_annotations", "val_images", "splits", "yaml"} & set(given)
         if trained is None and not other_files:
             raise InputError(f"{path} does not record its training data; set data.root=DIR")
         # Other data is read from files even if the training data was generated.
-        reader = reader_for(module.task.needs, trained or {}) if other_files else trained
+        reader = reader_for(module.task.needs, trained or {}, given) if other_files else trained
         options = {**reader, **transform, **given}
     for key in ("resolution", "test_mode"):
         if cfg.get(key):

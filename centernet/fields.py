@@ -65,6 +65,9 @@ FIELDS: dict[str, Field] = {
     "valid": Field("bool, only in a batch: False where a row is padding"),
     # Fields of every task.
     "scores": Field("0 .. 1, detections only"),
+    # Pascal VOC.
+    "difficult": Field("bool, an object that VOC's evaluation leaves out", source="data=voc"),
+    "truncated": Field("bool, part of the object is outside the image or hidden", source="data=voc"),
     # Joints, of objects [J, 3] with visibility: -1 the class has no such joint, 0 not labeled, 1 hidden, 2 visible.
     "joints": Field("[J, 2 or 3] x, y, visibility", Geometry.POINTS, "joints", source=_JOINTS),
     "joint_scores": Field("[J] 0 .. 1, detections only", partners="joints"),

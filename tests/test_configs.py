@@ -29,7 +29,7 @@ from centernet.models.centernet import ARCHITECTURES
 from centernet.module import CtdetModule
 from centernet.schedule import Schedule
 from centernet.tasks import build_task, task_names
-from tests import tiny
+from tests import formats, tiny
 from tests.places import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -251,13 +251,14 @@ def test_every_backbone_takes_the_heads_of_every_task(backbone, task):
 
 @pytest.mark.parametrize("data", [option for option in OPTIONS["data"] if option != "checkpoint"])
 @pytest.mark.parametrize("augment", OPTIONS["augment"])
-def test_every_data_config_instantiates_with_every_augmentation(data, augment, request):
-    # The files of VOC have names of their own.
+def test_every_data_config_instantiates_with_every_augmentation(data, augment, request, tmp_path):
+    # The json files of VOC have names of their own.
     files = [f"data.{split}_{kind}=null" for split in ("train", "val") for kind in ("annotations", "images")]
-    root = request.getfixturevalue(
-        {"coco": "shapes", "voc": "shapes", "coco_pose": "figures", "kitti": "cuboids"}.get(data, data)
-    )
-    cfg = compose_run([f"data={data}", f"augment={augment}", f"data.root={root}", *(files if data == "voc" else [])])
+    written = {"voc": formats.write_voc, "yolo": formats.write_yolo, "auto": formats.write_createml}
+    drawn = {"coco": "shapes", "voc_coco": "shapes", "coco_pose": "figures", "kitti": "cuboids"}
+    root = written[data](tmp_path) if data in written else request.getfixturevalue(drawn.get(data, data))
+    words = [f"data={data}", f"augment={augment}", f"data.root={root}", *(files if data == "voc_coco" else [])]
+    cfg = compose_run(words)
     if "train_count" in cfg.data:
         cfg.data.train_count, cfg.data.val_count = 24, 8
     for name in ("train_annotations", "train_images", "val_annotations", "val_images"):
