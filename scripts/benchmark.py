@@ -7,7 +7,8 @@ encode: milliseconds from the objects of a training batch to targets, for the ta
 task=multi_pose data=figures data.batch_size=16 resolution=[512,512]`.
 
 decode: milliseconds from raw maps to detections for every task, on a GPU if available, else the CPU: 16 images of 512 x
-512 with 100 detections each (or `batch=N`, `side=N`, `k=N`).
+512 with 100 detections each (or `batch=N`, `side=N`, `k=N`). And of this, finding the peaks of the heatmaps, in the
+plain way and in that of `centernet/ops/peaks.py`.
 
 gpu: milliseconds and memory of a training step and of detection, option by option, from float32 as the original ran
 it to the best: resnet18, dla34 and hardnet85 at 512 x 512, with batches of 1, 32 and as many as fit. `--device cpu
@@ -267,6 +268,33 @@ def benchmark_decode(rounds: int, batch: int = 16, side: int = 512, k: int = 100
             }
             times.append(_median(lambda task=task, maps=maps: task.detect(maps), rounds, device))
         print(f"{name:<12}" + "".join(f"{taken:12.1f}" for taken in times))
+    _benchmark_peaks(rounds, batch, side // 4, k, device)
+
+
+def _benchmark_peaks(rounds: int, batch: int, side: int, k: int, device: torch.device) -> None:
+    """Print how long the plain search for peaks takes, and the one that is used."""
+    from centernet.ops import heatmap, peaks
+
+    ways = {
+        "all channels": (
+            80,
+            lambda maps: heatmap.find_peaks(heatmap.suppress_non_peaks(maps), k),
+            lambda maps: peaks.strongest_peaks(maps, k),
+        ),
+        "each channel": (
+            17,
+            lambda maps: heatmap.top_per_channel(heatmap.suppress_non_peaks(maps), k),
+            lambda maps: peaks.strongest_peaks_per_channel(maps, k),
+        ),
+    }
+    print(f"\n{'ms for peaks of':<40}{'plain':>12}{'here':>12}")
+    for name, (channels, *both) in ways.items():
+        maps = torch.randn(batch, channels, side, side, generator=torch.Generator().manual_seed(0)).to(device)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            held = torch.sigmoid(maps - 4).to(memory_format=layout)
+            times = [_median(lambda way=way, held=held: way(held), rounds, device) for way in both]
+            last = ", channels last" if layout == torch.channels_last else ""
+            print(f"{f'{channels} maps, {name}{last}':<40}" + "".join(f"{taken:12.1f}" for taken in times))
 
 
 class Setting(NamedTuple):

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from centernet.errors import InputError
 from centernet.joints import JointSet
 from centernet.ops.boxes import box_area
-from centernet.ops.heatmap import draw_gaussians, points_of_cells, suppress_non_peaks, top_per_channel
+from centernet.ops.heatmap import draw_gaussians, points_of_cells
+from centernet.ops.peaks import strongest_peaks_per_channel
 from centernet.structures import AtCells, DenseMap, Detections, Objects, Outputs
 from centernet.tasks.terms.base import About, HeatmapTerm, Peaks, Placed, Regression, Term, ignored_regions
 from centernet.tasks.terms.box import Offset
@@ -57,7 +58,7 @@ def tolerances(placed: Placed, joints: JointSet) -> Tensor:
 
 def joint_peaks(heatmap: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """The best ``most`` peaks of joint heatmaps ``[B, J, H, W]``: probability and cell ``[B, J, P]``."""
-    return top_per_channel(suppress_non_peaks(heatmap), most)
+    return strongest_peaks_per_channel(heatmap, most)
 
 
 def vote(heatmap: Tensor, offset: Tensor) -> Tensor:

@@ -16,11 +16,10 @@ from centernet.ops.heatmap import (
     dense_owner,
     draw_gaussians,
     draw_regions,
-    find_peaks,
     gaussian_radius,
     points_of_cells,
-    suppress_non_peaks,
 )
+from centernet.ops.peaks import strongest_peaks
 from centernet.structures import DenseMap, Objects, Outputs
 from centernet.tasks.terms.base import About, HeatmapTerm, Peaks, Placed, ignored_regions
 
@@ -118,7 +117,7 @@ class Points(HeatmapTerm):
     def find(self, maps: Outputs) -> Peaks:
         """The peaks of activated maps."""
         heatmap = maps[self.name]
-        scores, labels, cell = find_peaks(suppress_non_peaks(heatmap), self.max_detections)
+        scores, labels, cell = strongest_peaks(heatmap, self.max_detections)
         return Peaks(scores, labels, cell, points_of_cells(cell, heatmap.shape[-1]))
 
 
