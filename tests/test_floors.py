@@ -88,10 +88,11 @@ GROUND_FLOOR = ("architectures", "errors", "fields", "joints", "ops", "structure
 # Who may name a task, or a field that only some tasks have; everybody else handles them without knowing which.
 KNOW_TASKS = {"tasks", "models.originals"}
 KNOW_FIELDS = {"tasks", "models.originals", "metrics", "fields", "joints"} | {
-    f"data.{reader}" for reader in ("builtin", "coco", "coco_format", "kitti", "kitti_format", "outputs", "readers")
+    f"data.{reader}"
+    for reader in ("builtin", "coco", "coco_format", "extremes", "kitti", "kitti_format", "outputs", "readers")
 }
 # The named modules are what a Python user calls a task; KITTI's evaluation is about nothing else.
-NAMED_BY_CALLERS = {"module": {"ctdet", "ctdet_iou", "ctdet_dense", "multi_pose", "ddd"}}
+NAMED_BY_CALLERS = {"module": {"ctdet", "ctdet_iou", "ctdet_dense", "multi_pose", "exdet", "ddd"}}
 KITTI_SCRIPTS = {"evaluate_kitti", "benchmark"}
 EVERYWHERE = {"boxes", "labels", "crowd", "area", "valid", "scores"}  # fields that all data and all tasks have
 DRAWERS = {"util", "utils", "common", "helper", "helpers", "misc"}

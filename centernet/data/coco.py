@@ -16,6 +16,7 @@ from typing import Any
 from centernet.data.coco_format import read_annotations, require_images
 from centernet.data.coco_layout import Found, find_split, folder_of, image_folders
 from centernet.data.datamodule import CenterNetDataModule, ImageDataset
+from centernet.data.extremes import KEY, require_way
 from centernet.data.masks import Masks
 from centernet.joints import JointSet
 from centernet.structures import InputError, Objects
@@ -28,8 +29,9 @@ class CocoDataset(ImageDataset):
 
     ``annotations``: path of the json; ``images``: the folder that its ``file_name`` entries are relative to, or several
     that may be it; ``class_names`` sets the order of the classes (default: by category id); ``masks``: keep the
-    segmentations, for augmentations that rebuild truncated boxes from them or cut objects out. Raises ``InputError``,
-    naming the entry, for anything wrong with the files.
+    segmentations, for augmentations that rebuild truncated boxes from them or cut objects out; ``extreme_points``: give
+    objects this field (``centernet.data.extremes``), from what annotations say or else from their ``masks``, or, where
+    they have none, ``boxes``. Raises ``InputError``, naming the entry, for anything wrong with the files.
 
     If categories or annotations have keypoints, objects get the field ``joints``, and the attribute ``joints`` is their
     ``JointSet``: the names of all categories in order of first appearance; a joint that a category lacks is never
@@ -53,10 +55,11 @@ class CocoDataset(ImageDataset):
         seed: int = 0,
         masks: bool = False,
         joints: Mapping[str, Any] | None = None,
+        extreme_points: str | None = None,
     ) -> None:
         self.source = Path(annotations)
         folders = [Path(images)] if isinstance(images, (str, Path)) else list(images)
-        found, arrays = read_annotations(self.source, class_names, joints, masks)
+        found, arrays = read_annotations(self.source, class_names, joints, masks, require_way(extreme_points))
         self.class_names, self.category_ids, self.image_ids = (
             found[name] for name in ("class_names", "category_ids", "image_ids")
         )
@@ -125,6 +128,9 @@ class CocoDataset(ImageDataset):
                 # A result lists the joints of its category; the third number is 1, as in the original.
                 named = [joints[place] for place in self._joint_places.get(row["category_id"]) or range(len(joints))]
                 row["keypoints"] = [value for x, y in named for value in (round(x, 2), round(y, 2), 1.0)]
+        if KEY in detections:
+            for row, points in zip(rows, detections[KEY].double().tolist(), strict=True):
+                row[KEY] = [[round(x, 2), round(y, 2)] for x, y in points]
         return rows
 
 
@@ -164,6 +170,7 @@ class CocoDataModule(CenterNetDataModule):
             seed=self.seed,
             masks=train and (self.visible_boxes or self.shares.copy_paste > 0),
             joints=self.joints,
+            extreme_points=self.extreme_points,
         )
         if split == "val" and name == "test":
             dataset.notes.append(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from centernet.data.cache import Content, read_once
+from centernet.data.extremes import KEY, read_extreme_points
 from centernet.data.masks import Masks, rings_in
 from centernet.errors import InputError, some
 from centernet.fields import FIELDS
@@ -25,7 +26,11 @@ VERSION = 2  # of what is read; raise it when the same json is read differently
 
 
 def read_annotations(
-    source: Path, class_names: Sequence[str] | None, joints: Mapping[str, Any] | None, masks: bool
+    source: Path,
+    class_names: Sequence[str] | None,
+    joints: Mapping[str, Any] | None,
+    masks: bool,
+    extreme_points: str | None = None,
 ) -> Content:
     """A json as plain data (``class_names``, ``category_ids``, ``image_ids``, ``files``, ``joints``, ``joint_places``,
     ``notes``) and arrays (``images``: sizes and offsets; ``fields``, sorted by image; ``masks``).
@@ -37,11 +42,13 @@ def read_annotations(
 
     def read() -> Content:
         with _without_garbage_collection():
-            return _Reader(source, joints).read(load_json(data, source, masks), class_names, masks)
+            content = load_json(data, source, masks or extreme_points is not None)
+            return _Reader(source, joints).read(content, class_names, masks, extreme_points)
 
     keys = {name: field.annotation for name, field in FIELDS.items() if field.annotation}
+    options = [VERSION, class_names, joints, masks, keys, *([extreme_points] if extreme_points else [])]
     try:
-        return read_once(source, data, [VERSION, class_names, joints, masks, keys], read)
+        return read_once(source, data, options, read)
     except InputError:
         raise
     except (AttributeError, TypeError, ValueError) as error:
@@ -104,7 +111,13 @@ class _Reader:
         self.source, self.given_joints = source, joints
         self.notes: list[str] = []
 
-    def read(self, content: Mapping[str, Any], class_names: Sequence[str] | None, masks: bool) -> Content:
+    def read(
+        self,
+        content: Mapping[str, Any],
+        class_names: Sequence[str] | None,
+        masks: bool,
+        extreme_points: str | None = None,
+    ) -> Content:
         joints, places = read_joint_set(content, self.source, self.given_joints)
         if joints is not None and len(joints.names) > 1 and not joints.flip_pairs:
             self.notes.append(
@@ -136,13 +149,16 @@ class _Reader:
         fields |= self._read_numbers(rows, fields["crowd"])
         if joints is not None:
             fields["joints"] = self._read_joints(rows, len(joints.names), places)
+        outlines = [row.get("segmentation") for row in rows]
+        if extreme_points is not None:
+            own = Masks.of(outlines, sizes[images])
+            fields[KEY] = read_extreme_points(rows, own, fields["boxes"], extreme_points, str(self.source))
         # Sorted last: reading in the order of the file is several times as fast as jumping through it.
         order = images.argsort(kind="stable")
         fields = {name: value[order] for name, value in fields.items()}
         counts = np.bincount(images, minlength=len(sizes))
         arrays = {"images": {"sizes": sizes, "offsets": np.concatenate([[0], np.cumsum(counts)])}, "fields": fields}
         if masks:
-            outlines = [row.get("segmentation") for row in rows]
             arrays["masks"] = vars(Masks.of([outlines[n] for n in order], sizes[images[order]]))
         plain = {
             "class_names": names,
