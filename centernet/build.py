@@ -19,7 +19,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from centernet.callbacks import TimeBudget, seconds_of
 from centernet.data.datamodule import CenterNetDataModule
-from centernet.data.readers import reader_for
+from centernet.data.readers import options_for, reader_for
 from centernet.errors import InputError
 from centernet.models.centernet import divisor_of, require_divisible
 from centernet.modes import Modes
@@ -234,7 +234,8 @@ def from_checkpoint(path: str | Path, cfg: DictConfig) -> tuple[CenterNetModule,
     transform = {"resolution": spec["resolution"], "test_mode": spec["mode"], "divisor": spec["divisor"]}
     given = {key: value for key, value in plain(cfg.data).items() if value is not None}
     if "_target_" in given:
-        options = {**given, **transform}
+        trained = (module.run_config or {}).get("data") or {}
+        options = {**options_for(module.task.needs, trained), **given, **transform}
     else:
         trained = (module.run_config or {}).get("data")
         other_files = {"root", "val_annotations", "val_images", "splits", "yaml"} & set(given)
@@ -242,7 +243,7 @@ def from_checkpoint(path: str | Path, cfg: DictConfig) -> tuple[CenterNetModule,
             raise InputError(f"{path} does not record its training data; set data.root=DIR")
         # Other data is read from files even if the training data was generated.
         reader = reader_for(module.task.needs, trained or {}, given) if other_files else trained
-        options = {**reader, **transform, **given}
+        options = {**options_for(module.task.needs, trained or {}), **reader, **transform, **given}
     for key in ("resolution", "test_mode"):
         if cfg.get(key):
             options[key] = plain(cfg[key])

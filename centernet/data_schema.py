@@ -117,6 +117,7 @@ class Data(Open):
     skip_empty: bool = False
     allow_empty: bool = False
     validate_on: Literal["val", "train"] = "val"
+    extreme_points: Literal["masks", "boxes"] | None = None
     seed: Whole = 0
 
 

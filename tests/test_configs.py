@@ -154,6 +154,7 @@ UNLISTED = {
     "ctdet_iou": {},
     "multi_pose_iou": {},
     "multi_pose": {"heatmap": {"margin"}, "size": {"per_class"}, "offset": {"supervise"}},
+    "exdet": {},
     "ddd": {"size": {*REGRESSION, "per_class"}, "offset": REGRESSION},
     "ddd_dle": {"size": {*REGRESSION, "per_class"}, "offset": REGRESSION, "offset_3d": REGRESSION},
     "ddd_geo": {"size": {*REGRESSION, "per_class"}, "offset": REGRESSION, "offset_3d": REGRESSION},
@@ -163,7 +164,7 @@ UNLISTED = {
 @pytest.mark.parametrize("task", OPTIONS["task"])
 def test_every_task_config_lists_the_options_of_its_terms_with_their_defaults(task):
     content = yaml.safe_load((CONFIGS / "task" / f"{task}.yaml").read_text())
-    assert set(content) == {"task", "metric"}
+    assert set(content) - {"recipe"} == {"task", "metric"}
     options = content["task"]
     assert options.pop("name") == task
     said, unsaid = build_task(task, 3, **options), build_task(task, 3)
@@ -397,6 +398,8 @@ PUBLISHED: dict[str, tuple[tuple[int, float], int, list[int], str]] = {
     "multi_pose_dla34": (DLA_COCO, 320, [512, 512], "coco"),
     "multi_pose_hourglass104_1x": ((24, 2.5e-4), 50, [512, 512], "coco"),
     "multi_pose_hourglass104_3x": ((24, 2.5e-4), 150, [512, 512], "coco"),
+    "exdet_dla34": ((64, 2.5e-4), 140, [512, 512], "coco"),
+    "exdet_hourglass104": ((24, 2.5e-4), 140, [512, 512], "coco"),
     "ddd_dla34_3dop": ((16, 1.25e-4), 70, [384, 1280], "imagenet_swapped"),
     "ddd_dla34_subcnn": ((16, 1.25e-4), 70, [384, 1280], "imagenet_swapped"),
 }

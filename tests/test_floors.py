@@ -67,7 +67,19 @@ for room in THIRD_FLOOR:
         *THIRD_FLOOR,
     }
 TOP_FLOOR = (
-    *("app", "build", "choices", "cli", "command", "composition", "console", "continued", "data_schema", "deferred", "folders"),
+    *(
+        "app",
+        "build",
+        "choices",
+        "cli",
+        "command",
+        "composition",
+        "console",
+        "continued",
+        "data_schema",
+        "deferred",
+        "folders",
+    ),
     *("kinds", "ladder", "runs", "schema", "sizing", "sweep", "training"),
 )
 
@@ -90,12 +102,12 @@ KNOW_TASKS = {"tasks", "models.originals"}
 KNOW_FIELDS = {"tasks", "models.originals", "metrics", "fields", "joints"} | {
     f"data.{reader}"
     for reader in (
-        *("annotated", "auto", "builtin", "coco", "coco_format", "createml", "kitti", "kitti_format", "outputs"),
-        *("readers", "voc", "voc_format", "yolo", "yolo_format"),
+        *("annotated", "auto", "builtin", "coco", "coco_format", "createml", "extremes", "kitti", "kitti_format"),
+        *("outputs", "readers", "voc", "voc_format", "yolo", "yolo_format"),
     )
 }
 # The named modules are what a Python user calls a task; KITTI's evaluation is about nothing else.
-NAMED_BY_CALLERS = {"module": {"ctdet", "ctdet_iou", "ctdet_dense", "multi_pose", "ddd"}}
+NAMED_BY_CALLERS = {"module": {"ctdet", "ctdet_iou", "ctdet_dense", "multi_pose", "exdet", "ddd"}}
 KITTI_SCRIPTS = {"evaluate_kitti", "benchmark"}
 EVERYWHERE = {"boxes", "labels", "crowd", "area", "valid", "scores"}  # fields that all data and all tasks have
 DRAWERS = {"util", "utils", "common", "helper", "helpers", "misc"}

@@ -15,6 +15,7 @@ from typing import Any
 from centernet.data.cache import Content
 from centernet.data.datamodule import CenterNetDataModule, ImageDataset
 from centernet.data.division import Part
+from centernet.data.extremes import KEY
 from centernet.data.masks import Masks
 from centernet.joints import JointSet
 from centernet.structures import InputError, Objects
@@ -113,6 +114,9 @@ class AnnotatedDataset(ImageDataset):
                 # A result lists the joints of its category; the third number is 1, as in the original.
                 named = [joints[place] for place in self._joint_places.get(row["category_id"]) or range(len(joints))]
                 row["keypoints"] = [value for x, y in named for value in (round(x, 2), round(y, 2), 1.0)]
+        if KEY in detections:
+            for row, points in zip(rows, detections[KEY].double().tolist(), strict=True):
+                row[KEY] = [[round(x, 2), round(y, 2)] for x, y in points]
         return rows
 
 
@@ -150,6 +154,7 @@ class AnnotatedDataModule(CenterNetDataModule):
             "seed": self.seed,
             "masks": train and self.needs_masks,
             "joints": self.joints,
+            "extreme_points": self.extreme_points,
         }
 
     def _add(self, role: str, split: str, pipeline: Callable[..., Any], train: bool) -> None:

@@ -15,6 +15,7 @@ from centernet.data.annotated import AnnotatedDataModule, AnnotatedDataset
 from centernet.data.coco_format import read_annotations, require_images
 from centernet.data.coco_layout import Found, find_split, find_undivided, folder_of, has_split, image_folders
 from centernet.data.division import Part
+from centernet.data.extremes import require_way
 from centernet.structures import InputError
 
 
@@ -23,8 +24,10 @@ class CocoDataset(AnnotatedDataset):
 
     ``annotations``: path of the json; ``images``: the folder that its ``file_name`` entries are relative to, or several
     that may be it; ``class_names`` sets the order of the classes (default: by category id); ``masks``: keep the
-    segmentations, for augmentations that rebuild truncated boxes from them or cut objects out; ``part``: only these of
-    its images. Raises ``InputError``, naming the entry, for anything wrong with the files.
+    segmentations, for augmentations that rebuild truncated boxes from them or cut objects out; ``extreme_points``: give
+    objects this field (``centernet.data.extremes``), from what annotations say or else from their ``masks``, or, where
+    they have none, ``boxes``; ``part``: only these of its images. Raises ``InputError``, naming the entry, for anything
+    wrong with the files.
 
     If categories or annotations have keypoints, objects get the field ``joints``, and the attribute ``joints`` is their
     ``JointSet``: the names of all categories in order of first appearance; a joint that a category lacks is never
@@ -44,11 +47,12 @@ class CocoDataset(AnnotatedDataset):
         seed: int = 0,
         masks: bool = False,
         joints: Mapping[str, Any] | None = None,
+        extreme_points: str | None = None,
         part: Part | None = None,
     ) -> None:
         source = Path(annotations)
         folders = [Path(images)] if isinstance(images, (str, Path)) else list(images)
-        content = read_annotations(source, class_names, joints, masks, part)
+        content = read_annotations(source, class_names, joints, masks, require_way(extreme_points), part)
         names = content[0]["files"]
         self.folder = folder_of(names, folders)
         others = [folder for folder in folders if folder != self.folder]

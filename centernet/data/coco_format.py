@@ -17,6 +17,7 @@ import numpy as np
 
 from centernet.data.cache import Content, read_once
 from centernet.data.division import Part
+from centernet.data.extremes import KEY, read_extreme_points
 from centernet.data.masks import Masks, rings_in
 from centernet.errors import InputError, some
 from centernet.fields import FIELDS
@@ -30,6 +31,7 @@ def read_annotations(
     class_names: Sequence[str] | None,
     joints: Mapping[str, Any] | None,
     masks: bool,
+    extreme_points: str | None = None,
     part: Part | None = None,
 ) -> Content:
     """A json as plain data (``class_names``, ``category_ids``, ``image_ids``, ``files``, ``joints``, ``joint_places``,
@@ -42,13 +44,14 @@ def read_annotations(
 
     def read() -> Content:
         with _without_garbage_collection():
-            content = load_json(data, source, masks)
+            content = load_json(data, source, masks or extreme_points is not None)
             if part is not None:
                 content = part.of(content, source)
-            return _Reader(source, joints).read(content, class_names, masks)
+            return _Reader(source, joints).read(content, class_names, masks, extreme_points)
 
     keys = {name: field.annotation for name, field in FIELDS.items() if field.annotation}
-    options = [VERSION, class_names, joints, masks, keys, *(part or ())]
+    options = [VERSION, class_names, joints, masks, keys]
+    options += [*([extreme_points] if extreme_points else []), *(part or ())]
     try:
         return read_once(source, data, options, read)
     except InputError:
@@ -63,12 +66,13 @@ def read_content(
     class_names: Sequence[str] | None = None,
     joints: Mapping[str, Any] | None = None,
     masks: bool = False,
+    extreme_points: str | None = None,
     flags: Sequence[str] = (),
 ) -> Content:
     """The same for COCO's three lists, made by a reader of another format; ``source`` names their files. ``flags``:
     keys of annotations that become fields of booleans."""
     with _without_garbage_collection():
-        return _Reader(source, joints).read(content, class_names, masks, flags)
+        return _Reader(source, joints).read(content, class_names, masks, extreme_points, flags)
 
 
 @contextmanager
@@ -132,6 +136,7 @@ class _Reader:
         content: Mapping[str, Any],
         class_names: Sequence[str] | None,
         masks: bool,
+        extreme_points: str | None = None,
         flags: Sequence[str] = (),
     ) -> Content:
         joints, places = read_joint_set(content, self.source, self.given_joints)
@@ -166,13 +171,16 @@ class _Reader:
         fields |= {name: np.array([bool(row.get(name)) for row in rows], bool) for name in flags}
         if joints is not None:
             fields["joints"] = self._read_joints(rows, len(joints.names), places)
+        outlines = [row.get("segmentation") for row in rows]
+        if extreme_points is not None:
+            own = Masks.of(outlines, sizes[images])
+            fields[KEY] = read_extreme_points(rows, own, fields["boxes"], extreme_points, str(self.source))
         # Sorted last: reading in the order of the file is several times as fast as jumping through it.
         order = images.argsort(kind="stable")
         fields = {name: value[order] for name, value in fields.items()}
         counts = np.bincount(images, minlength=len(sizes))
         arrays = {"images": {"sizes": sizes, "offsets": np.concatenate([[0], np.cumsum(counts)])}, "fields": fields}
         if masks:
-            outlines = [row.get("segmentation") for row in rows]
             arrays["masks"] = vars(Masks.of([outlines[n] for n in order], sizes[images[order]]))
         plain = {
             "class_names": names,

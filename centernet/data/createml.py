@@ -41,13 +41,14 @@ class CreateMLDataset(AnnotatedDataset):
         seed: int = 0,
         masks: bool = False,
         joints: Mapping[str, Any] | None = None,
+        extreme_points: str | None = None,
         part: Part | None = None,
     ) -> None:
         source = Path(annotations)
         content = read_createml(source, class_names)
         if part is not None:
             content = part.of(content, source)
-        found, arrays = read_content(content, source, class_names, joints, masks)
+        found, arrays = read_content(content, source, class_names, joints, masks, extreme_points)
         self.folder = folder_of(found["files"], images)
         require_images(found["files"], self.folder, source)
         files = [os.path.join(self.folder, name) for name in found["files"]]

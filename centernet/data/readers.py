@@ -10,7 +10,7 @@ import numpy as np
 
 from centernet.data.kitti_format import find_calibration
 
-KEPT = ("batch_size", "eval_batch_size", "num_workers", "seed", "joints")
+KEPT = ("batch_size", "eval_batch_size", "num_workers", "seed", "joints", "extreme_points")
 # Readers of formats whose data a user is likely to have more of, once a model was trained on it.
 OWN = ("centernet.data.voc.VocDataModule", "centernet.data.yolo.YoloDataModule", "centernet.data.auto.data_module")
 
@@ -30,6 +30,11 @@ def reader_for(fields: Collection[str], trained: Mapping[str, Any], given: Colle
         return {"_target_": "centernet.data.kitti.KittiDataModule", **kept}
     prefix = {"prefix": "person_keypoints"} if "joints" in fields else {}
     return {"_target_": "centernet.data.coco.CocoDataModule", **prefix, **kept}
+
+
+def options_for(fields: Collection[str], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of any data module for objects with these fields, as plain data; ``trained``: see ``reader_for``."""
+    return {name: trained.get(name) or "masks" for name in ("extreme_points",) if name in fields}
 
 
 # How to find a field of an image: from the image's path and a file or folder that the user may give.

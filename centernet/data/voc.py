@@ -55,6 +55,7 @@ class VocDataset(AnnotatedDataset):
         seed: int = 0,
         masks: bool = False,
         joints: Mapping[str, Any] | None = None,
+        extreme_points: str | None = None,
         part: Part | None = None,
         with_difficult: bool = False,
     ) -> None:
@@ -64,7 +65,9 @@ class VocDataset(AnnotatedDataset):
             content = part.of(content, shown)
         self.folder = sets[0].folder.images
         self.set_name = sets[0].name.rpartition("_")[2]
-        found, arrays = read_content(content, shown, class_names, joints, masks, flags=("difficult", "truncated"))
+        found, arrays = read_content(
+            content, shown, class_names, joints, masks, extreme_points, flags=("difficult", "truncated")
+        )
         super().__init__((found, arrays), found["files"], shown, pipeline, train, on_bad_image, seed, masks)
 
     def write_results(self, folder: Path, detections: Mapping[int, Objects]) -> None:

@@ -53,6 +53,7 @@ class YoloDataset(AnnotatedDataset):
         seed: int = 0,
         masks: bool = False,
         joints: Mapping[str, Any] | None = None,
+        extreme_points: str | None = None,
         part: Part | None = None,
     ) -> None:
         places = description.places(split)
@@ -60,7 +61,7 @@ class YoloDataset(AnnotatedDataset):
         content, left_out = read_split(description, split, joints, on_bad_image == "skip")
         if part is not None:
             content = part.of(content, source)
-        found, arrays = read_content(content, source, class_names, _pairs(description, joints), masks)
+        found, arrays = read_content(content, source, class_names, _pairs(description, joints), masks, extreme_points)
         self.folder = places[0] if places[0].is_dir() else Path(found["files"][0]).parent
         super().__init__((found, arrays), found["files"], source, pipeline, train, on_bad_image, seed, masks)
         if left_out:
