@@ -68,7 +68,7 @@ for room in THIRD_FLOOR:
     }
 TOP_FLOOR = (
     *("app", "build", "choices", "cli", "command", "composition", "console", "continued", "data_schema", "folders"),
-    *("kinds", "ladder", "runs", "schema", "sizing", "sweep", "training"),
+    *("checks", "kinds", "ladder", "runs", "schema", "sizing", "sweep", "training"),
 )
 
 # Libraries that have one home (a room or a file of it); all others may not import them.
