@@ -37,15 +37,15 @@ def write_report(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "analysis.json").write_text(json.dumps(_defined(analysis), indent=2))
+    (folder / "analysis.json").write_text(json.dumps(defined(analysis), indent=2))
     classes = list(analysis["classes"])
     drawn = {
-        "precision_recall": _figure(lambda axes: _draw_curves(axes, curves, analysis, "recall", "precision")),
-        "f1": _figure(lambda axes: _draw_curves(axes, curves, analysis, "score", "F1")),
-        "errors": _figure(lambda axes: _draw_costs(axes, analysis), (6.4, 3.2)),
-        "confusion": _figure(lambda axes: _draw_confusion(axes, analysis["confusion"], classes)),
-        "reliability": _figure(lambda axes: _draw_reliability(axes, analysis["reliability"])),
-        "worst": _png(contact_sheet(gallery)) if gallery else b"",
+        "precision_recall": figure(lambda axes: _draw_curves(axes, curves, analysis, "recall", "precision")),
+        "f1": figure(lambda axes: _draw_curves(axes, curves, analysis, "score", "F1")),
+        "errors": figure(lambda axes: _draw_costs(axes, analysis), (6.4, 3.2)),
+        "confusion": figure(lambda axes: _draw_confusion(axes, analysis["confusion"], classes)),
+        "reliability": figure(lambda axes: _draw_reliability(axes, analysis["reliability"])),
+        "worst": png_of(contact_sheet(gallery)) if gallery else b"",
     }
     for name, content in drawn.items():
         if content:
@@ -55,19 +55,20 @@ def write_report(
     return path
 
 
-def _defined(value: Any) -> Any:
+def defined(value: Any) -> Any:
     """Plain data with null in place of numbers that are not defined."""
     if isinstance(value, Mapping):
-        return {key: _defined(each) for key, each in value.items()}
+        return {key: defined(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_defined(each) for each in value]
+        return [defined(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # Figures.
 
 
-def _figure(draw: Callable[[Any], None], size: tuple[float, float] = (6.4, 4.8)) -> bytes:
+def figure(draw: Callable[[Any], None], size: tuple[float, float] = (6.4, 4.8)) -> bytes:
+    """A PNG of what ``draw`` puts on axes of this size in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -118,7 +119,7 @@ def oracle_figure(values: Mapping[str, float], name: str) -> bytes:
             axes.annotate(f" {values[each]:.3f}{gain}", (values[each], row), va="center")
         axes.set(xlabel=f"{name} with the truth in place of a head's output", xlim=(0, 1.25))
 
-    return _figure(draw, (6.4, 1.2 + 0.4 * len(values)))
+    return figure(draw, (6.4, 1.2 + 0.4 * len(values)))
 
 
 def _draw_confusion(axes: Any, confusion: Mapping[str, Any], classes: Sequence[str]) -> None:
@@ -149,7 +150,8 @@ def _draw_reliability(axes: Any, reliability: Mapping[str, Any]) -> None:
     axes.legend(fontsize=8)
 
 
-def _png(image: np.ndarray) -> bytes:
+def png_of(image: np.ndarray) -> bytes:
+    """The PNG of an RGB uint8 image."""
     return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
 
 
@@ -184,18 +186,20 @@ def _thumbnail(row: Mapping[str, Any]) -> np.ndarray:
 
 # The page.
 
-PAGE = Template(
-    """<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><title>$title</title>
-<style>
+STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; color: #222; }
 table { border-collapse: collapse; margin: 1em 0; }
 th, td { padding: 2px 12px; text-align: right; border-bottom: 1px solid #ddd; }
 th:first-child, td:first-child, .left { text-align: left; }
 img { max-width: 100%; }
 h2 { margin-top: 2em; }
-</style></head>
+"""
+PAGE = Template(
+    """<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>$title</title>
+<style>
+$style</style></head>
 <body>
 <h1>$title</h1>
 <p>$images images. AP50 $ap. The best threshold for all classes together is $threshold: precision $precision, recall
@@ -245,17 +249,18 @@ def _page(title: str, analysis: Mapping[str, Any], drawn: Mapping[str, bytes]) -
     groups = [[name, str(about["objects"]), _number(about["recall"])] for name, about in analysis["groups"].items()]
     return PAGE.substitute(
         title=html.escape(title),
+        style=STYLE,
         images=analysis["images"],
         ap=_number(analysis["AP50"]),
         threshold=f"{best['threshold']:.2f}",
         precision=_number(best["precision"]),
         recall=_number(best["recall"]),
         f1=_number(best["F1"]),
-        errors=_table(["kind", "meaning", "number", "cost"], errors, left=2),
-        classes=_table(["class", "objects", *shown], classes),
+        errors=table(["kind", "meaning", "number", "cost"], errors, left=2),
+        classes=table(["class", "objects", *shown], classes),
         without=f"{without} classes without objects are not shown." if without else "",
-        groups=_table(["group", "objects", "recall"], groups),
-        **{f"{name}_figure": _image(name, content) for name, content in drawn.items()},
+        groups=table(["group", "objects", "recall"], groups),
+        **{f"{name}_figure": embedded(name, content) for name, content in drawn.items()},
     )
 
 
@@ -263,7 +268,9 @@ def _number(value: float) -> str:
     return "-" if value is None or value != value else f"{value:.3f}"
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """An HTML table; the text of the first ``left`` columns is aligned to the left."""
+
     def line(cells: Sequence[str], tag: str) -> str:
         styled = (
             f"<{tag}{' class=left' if n < left else ''}>{html.escape(cell)}</{tag}>" for n, cell in enumerate(cells)
@@ -273,7 +280,8 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) 
     return "<table>" + line(titles, "th") + "".join(line(row, "td") for row in rows) + "</table>"
 
 
-def _image(name: str, content: bytes) -> str:
+def embedded(name: str, content: bytes) -> str:
+    """A PNG as part of a page; ``None.`` for no bytes."""
     if not content:
         return "<p>None.</p>"
     return f'<p><img alt="{name}" src="data:image/png;base64,{base64.b64encode(content).decode()}"></p>'

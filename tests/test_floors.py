@@ -67,20 +67,8 @@ for room in THIRD_FLOOR:
         *THIRD_FLOOR,
     }
 TOP_FLOOR = (
-    *(
-        "app",
-        "build",
-        "choices",
-        "cli",
-        "command",
-        "composition",
-        "console",
-        "continued",
-        "data_schema",
-        "deferred",
-        "folders",
-    ),
-    *("kinds", "ladder", "runs", "schema", "sizing", "sweep", "training"),
+    *("app", "build", "choices", "cli", "command", "composition", "console", "continued", "data_schema", "deferred"),
+    *("checks", "folders", "kinds", "ladder", "runs", "schema", "sizing", "sweep", "training"),
 )
 
 # Libraries that have one home (a room or a file of it); all others may not import them.
