@@ -7,6 +7,7 @@ import importlib
 import inspect
 import itertools
 import re
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,10 @@ def accepted(cls: Any) -> set[str]:
     """The keyword arguments of a function or a constructor; of the classes above it too where it passes them on. A
     trainer has options of ours as well."""
     if not isinstance(cls, type):
-        return set(inspect.signature(cls).parameters)
+        parameters = inspect.signature(cls).parameters
+        passed_on = [name for name, p in parameters.items() if p.kind == p.VAR_KEYWORD]  # to what it returns
+        above = accepted(typing.get_type_hints(cls).get("return", object)) - {"self"} if passed_on else set()
+        return (set(parameters) - set(passed_on)) | above
     names = set(build.TRAINER_EXTRAS) if cls is pl.Trainer else set()
     for part in cls.__mro__:
         if "__init__" not in vars(part):

@@ -17,6 +17,7 @@ from centernet import app, build, cli, data_schema, schema
 from centernet.callbacks import AverageWeights, Dashboard, Pictures, SaveOnInterrupt, StopEarly, TopCheckpoints
 from centernet.callbacks.profile import Profile
 from centernet.composition import check_command
+from centernet.data.auto import data_module
 from centernet.data.builtin.cuboids import CuboidsDataModule
 from centernet.data.builtin.figures import FiguresDataModule
 from centernet.data.builtin.shapes import ShapesDataModule
@@ -117,6 +118,8 @@ def test_a_value_that_is_not_possible_is_answered_with_its_key_and_what_is(check
         "backbone.neck={bilinear:all} backbone.head_channels={at_least:128,per_channel:4}",
         "task=ddd_dle task.dimensions.means=[[1,2,3]] task.depth.focal=700",
         "label=3",
+        "data=voc data.root=. data.train_split=[2007_trainval,2012_trainval] data.val_split=2007_test",
+        "data=yolo data.root=. data.val_split=test data.val_share=0.2",
         # What somebody adds of their own is checked by what reads it.
         "+callbacks.mine._target_=my_package.Mine",
         "+trainer.detect_anomaly=true",
@@ -305,6 +308,7 @@ def keys(model: type) -> set[str]:
         (data_schema.Kitti, KittiDataModule),
         (data_schema.Voc, VocDataModule),
         (data_schema.Yolo, YoloDataModule),
+        (data_schema.AnyFormat, data_module),
     ],
     ids=lambda value: value.__name__,
 )

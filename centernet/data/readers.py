@@ -22,12 +22,12 @@ def reader_for(fields: Collection[str], trained: Mapping[str, Any], given: Colle
     is one of the user's own. ``given``: names of the options for the other files.
     """
     kept = {name: trained[name] for name in KEPT if name in trained}
+    if "location" in fields:
+        return {"_target_": "centernet.data.kitti.KittiDataModule", **kept}
     if "yaml" in given:
         return {"_target_": OWN[1], **kept}
     if trained.get("_target_") in OWN and not any(name.startswith("val_") and name != "val_split" for name in given):
         return {"_target_": trained["_target_"], **kept}
-    if "location" in fields:
-        return {"_target_": "centernet.data.kitti.KittiDataModule", **kept}
     prefix = {"prefix": "person_keypoints"} if "joints" in fields else {}
     return {"_target_": "centernet.data.coco.CocoDataModule", **prefix, **kept}
 

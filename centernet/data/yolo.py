@@ -69,6 +69,8 @@ class YoloDataset(AnnotatedDataset):
 
 def _pairs(description: Description, joints: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """What completes the joints: the yaml's pairs, unless others are given. Names are already those that are given."""
+    if joints is not None and not isinstance(joints, Mapping):
+        return joints  # which is refused with a sentence
     given = {key: value for key, value in (joints or {}).items() if key != "names"}
     if description.flip is not None:
         pairs = [[n, other] for n, other in enumerate(description.flip) if n < other]
