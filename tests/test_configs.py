@@ -259,6 +259,7 @@ def test_every_data_config_instantiates_with_every_augmentation(data, augment, r
     # The json files of VOC have names of their own.
     files = [f"data.{split}_{kind}=null" for split in ("train", "val") for kind in ("annotations", "images")]
     written = {"voc": formats.write_voc, "yolo": formats.write_yolo, "auto": formats.write_createml}
+    written["createml"] = formats.write_createml
     drawn = {"coco": "shapes", "voc_coco": "shapes", "coco_pose": "figures", "kitti": "cuboids"}
     root = written[data](tmp_path) if data in written else request.getfixturevalue(drawn.get(data, data))
     words = [f"data={data}", f"augment={augment}", f"data.root={root}", *(files if data == "voc_coco" else [])]

@@ -23,6 +23,7 @@ from centernet.data.builtin.figures import FiguresDataModule
 from centernet.data.builtin.shapes import ShapesDataModule
 from centernet.data.coco import CocoDataModule
 from centernet.data.combine import Shares
+from centernet.data.createml import CreateMLDataModule
 from centernet.data.kitti import KittiDataModule
 from centernet.data.transforms import WARPS, ColorJitter, train_pipeline
 from centernet.data.voc import VocDataModule
@@ -309,6 +310,7 @@ def keys(model: type) -> set[str]:
         (data_schema.Voc, VocDataModule),
         (data_schema.Yolo, YoloDataModule),
         (data_schema.AnyFormat, data_module),
+        (data_schema.CreateML, CreateMLDataModule),
     ],
     ids=lambda value: value.__name__,
 )

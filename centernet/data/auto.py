@@ -86,7 +86,7 @@ FORMATS = (
     Format(
         "COCO", "coco", CocoDataModule, "annotations/instances_train.json or a json of another usual name", _find_coco
     ),
-    Format("CreateML", "auto", CreateMLDataModule, "train/_annotations.createml.json", _find_createml),
+    Format("CreateML", "createml", CreateMLDataModule, "train/_annotations.createml.json", _find_createml),
     Format("YOLO", "yolo", YoloDataModule, "data.yaml, or classes.txt beside images and labels", _find_yolo),
     Format("Pascal VOC", "voc", VocDataModule, "Annotations/*.xml, or VOC2007, VOC2012, ... with them", _find_voc),
 )

@@ -133,9 +133,11 @@ def _ids(files: Sequence[Path]) -> list[Any]:
     stems = [file.stem for file in files]
     if len(set(stems)) < len(stems):
         return [str(file) for file in files]
-    if all(stem.isascii() and stem.isdigit() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
-        return [int(stem) for stem in stems]
-    return stems
+    # As many digits as 64 bits hold.
+    if any(not (stem.isascii() and stem.isdigit() and len(stem) <= 18) for stem in stems):
+        return stems
+    numbers = [int(stem) for stem in stems]
+    return stems if len(set(numbers)) < len(numbers) else numbers
 
 
 def _annotation(label: Label, size: Size) -> dict[str, Any]:

@@ -6,9 +6,12 @@ import pytest
 
 from centernet.data.readers import reader_for
 
-COCO, VOC, YOLO, AUTO = (
+COCO, VOC, YOLO, CREATEML, AUTO = (
     f"centernet.data.{name}"
-    for name in ("coco.CocoDataModule", "voc.VocDataModule", "yolo.YoloDataModule", "auto.data_module")
+    for name in (
+        *("coco.CocoDataModule", "voc.VocDataModule", "yolo.YoloDataModule"),
+        *("createml.CreateMLDataModule", "auto.data_module"),
+    )
 )
 SHAPES = "centernet.data.builtin.shapes.ShapesDataModule"
 
@@ -21,6 +24,7 @@ SHAPES = "centernet.data.builtin.shapes.ShapesDataModule"
         (VOC, ["root"], VOC),
         (VOC, ["root", "val_split"], VOC),
         (YOLO, ["root"], YOLO),
+        (CREATEML, ["root"], CREATEML),
         (AUTO, ["root"], AUTO),
         (VOC, ["val_annotations", "val_images"], COCO),
         (COCO, ["yaml"], YOLO),
