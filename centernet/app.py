@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from centernet.cli import CONFIGS, register_backbones, take_arguments, understand_groups
 from centernet.command import fail, hidden, imports, run_command
 from centernet.continued import differences, kept_record, require_more_to_train, training_begins
+from centernet.deferred import defer_compiler
 from centernet.errors import InputError, NonFiniteLossError
 from centernet.folders import continued_folder, is_first_process, is_on_other_node, run_folder
 from centernet.runs import fail_status, finish_status, in_one_line, start_status
@@ -151,8 +152,9 @@ def _quiet() -> None:
 
     import faster_coco_eval  # noqa: F401  (it sets its own log level on import, as Lightning does)
 
-    # Seconds of imports that are of no use here: torchmetrics restores a window function of scipy for another library,
-    # and timm looks for a logger, which is imported where it is wanted.
+    # Seconds of imports that are of no use here, or not yet: torch's compiler; torchmetrics restores a window function
+    # of scipy for another library, and timm looks for a logger, which is imported where it is wanted.
+    defer_compiler()
     with hidden("scipy.signal", "hamming"):
         import pytorch_lightning  # noqa: F401
     with hidden("wandb"):

@@ -19,7 +19,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from centernet.callbacks import TimeBudget, seconds_of
 from centernet.data.datamodule import CenterNetDataModule
-from centernet.data.readers import reader_for
+from centernet.data.readers import options_for, reader_for
 from centernet.errors import InputError
 from centernet.models.centernet import divisor_of, require_divisible
 from centernet.modes import Modes
@@ -131,6 +131,8 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None, star
     if options["benchmark"] is None:
         mode = cfg.get("test_mode") or cfg.data.get("test_mode")
         options["benchmark"] = not options["deterministic"] and mode in ONE_SIZE
+    if options["deterministic"] is False and not torch.are_deterministic_algorithms_enabled():
+        options["deterministic"] = None  # nothing to set, as setting it imports torch's compiler: seconds
     _announce_turns(options)
     if (limit := options.pop("max_time", None)) is not None:
         callbacks = [*(callbacks or []), TimeBudget(seconds_of(limit), started)]
@@ -232,15 +234,16 @@ def from_checkpoint(path: str | Path, cfg: DictConfig) -> tuple[CenterNetModule,
     transform = {"resolution": spec["resolution"], "test_mode": spec["mode"], "divisor": spec["divisor"]}
     given = {key: value for key, value in plain(cfg.data).items() if value is not None}
     if "_target_" in given:
-        options = {**given, **transform}
+        trained = (module.run_config or {}).get("data") or {}
+        options = {**options_for(module.task.needs, trained), **given, **transform}
     else:
         trained = (module.run_config or {}).get("data")
-        other_files = {"root", "val_annotations", "val_images", "splits"} & set(given)
+        other_files = {"root", "val_annotations", "val_images", "splits", "yaml"} & set(given)
         if trained is None and not other_files:
             raise InputError(f"{path} does not record its training data; set data.root=DIR")
         # Other data is read from files even if the training data was generated.
-        reader = reader_for(module.task.needs, trained or {}) if other_files else trained
-        options = {**reader, **transform, **given}
+        reader = reader_for(module.task.needs, trained or {}, given) if other_files else trained
+        options = {**options_for(module.task.needs, trained or {}), **reader, **transform, **given}
     for key in ("resolution", "test_mode"):
         if cfg.get(key):
             options[key] = plain(cfg[key])

@@ -31,6 +31,7 @@ FROM_CHECKPOINT = {
 TRAINING_ONLY = {
     *("data.resolution", "data.test_mode", "data.augment", "data.seed", "data.divisor"),
     *("data.train_annotations", "data.train_images", "data.train_split"),
+    "data.train_difficult",
     *("data.skip_empty", "data.on_bad_image", "data.cache"),
     *("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.limit_train_batches"),
     *("trainer.overfit_batches", "trainer.val_check_interval", "trainer.check_val_every_n_epoch"),

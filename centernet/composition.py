@@ -27,7 +27,8 @@ from centernet.folders import is_first_process, require_file, require_folder, re
 from centernet.kinds import MISSING
 
 # Data modules that read files of the user's; the built-in ones write theirs.
-READERS, BUILT_IN = ("centernet.data.coco.", "centernet.data.kitti."), "centernet.data.builtin."
+READERS = tuple(f"centernet.data.{format_}." for format_ in ("coco", "kitti", "voc", "yolo", "auto"))
+BUILT_IN = "centernet.data.builtin."
 
 
 def check_command(name: str, words: Sequence[str]) -> None:
@@ -221,8 +222,10 @@ def require_data(data: Mapping[str, Any], splits: Sequence[str]) -> None:
     root, base = data.get("root"), Path(data.get("root") or "")
     if isinstance(root, str):
         require_folder(root, f"data.root={root} is not an existing folder; give the folder that holds the data")
-    elif "_target_" in data and data.get(f"{splits[0]}_annotations") is None:
+    elif "_target_" in data and data.get(f"{splits[0]}_annotations") is None and data.get("yaml") is None:
         raise InputError("no data given; set data.root=DIR, the folder that holds it (or the four paths of data=coco)")
+    if isinstance(path := data.get("yaml"), str) and not (base / path).is_file():
+        require_file(path, f"data.yaml={path} does not exist; give the yaml that describes the data")
     for split in splits:
         if split == "val" and data.get("validate_on") == "train":
             continue

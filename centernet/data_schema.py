@@ -23,7 +23,11 @@ from centernet.kinds import (
     Size,
     Text,
     Whole,
+    Within1,
 )
+
+# Lists of images by name.
+Lists = Annotated[str | list[str], "the name of a list, or [NAME, ...]"]
 
 
 class Color(Node):
@@ -113,6 +117,7 @@ class Data(Open):
     skip_empty: bool = False
     allow_empty: bool = False
     validate_on: Literal["val", "train"] = "val"
+    extreme_points: Literal["masks", "boxes"] | None = None
     seed: Whole = 0
 
 
@@ -124,7 +129,14 @@ class Drawn(Data):
     draw_seed: Whole = 0
 
 
-class Coco(Data):
+class OwnData(Data):
+    """Of ``AnnotatedDataModule``."""
+
+    joints: Options | None = None
+    val_share: Within1 | None = None
+
+
+class Coco(OwnData):
     """Of ``CocoDataModule``."""
 
     model_config = ConfigDict(extra="forbid")
@@ -133,7 +145,30 @@ class Coco(Data):
     val_annotations: Place | None = None
     val_images: Place | None = None
     prefix: Text = "instances"
-    joints: Options | None = None
+
+
+class Voc(OwnData):
+    """Of ``VocDataModule``."""
+
+    model_config = ConfigDict(extra="forbid")
+    train_split: Lists | None = None
+    val_split: Lists | None = None
+    train_difficult: bool = True
+
+
+class Yolo(OwnData):
+    """Of ``YoloDataModule``."""
+
+    model_config = ConfigDict(extra="forbid")
+    yaml: Place | None = None
+    val_split: Literal["train", "val", "test"] | None = None
+
+
+class AnyFormat(OwnData):
+    """Of ``centernet.data.auto.data_module``."""
+
+    model_config = ConfigDict(extra="forbid")
+    prefix: Text = "instances"
 
 
 class Kitti(Data):
@@ -164,8 +199,9 @@ class CheckpointData(Node):
     root: Place | None = None
     val_annotations: Place | None = None
     val_images: Place | None = None
+    yaml: Place | None = None
     joints: Options | None = None
-    val_split: Place | None = None
+    val_split: Lists | None = None
     splits: Place | None = None
     bit_depth: Bits | None = None
     eval_batch_size: Count | None = None
@@ -178,6 +214,9 @@ DATA: dict[Any, type[BaseModel]] = {
     None: CheckpointData,
     "centernet.data.coco.CocoDataModule": Coco,
     "centernet.data.kitti.KittiDataModule": Kitti,
+    "centernet.data.voc.VocDataModule": Voc,
+    "centernet.data.yolo.YoloDataModule": Yolo,
+    "centernet.data.auto.data_module": AnyFormat,
     f"{_BUILT_IN}.shapes.ShapesDataModule": DrawnCoco,
     f"{_BUILT_IN}.figures.FiguresDataModule": DrawnCoco,
     f"{_BUILT_IN}.cuboids.CuboidsDataModule": DrawnKitti,

@@ -97,12 +97,20 @@ class Detector(nn.Module):
         of the network's (``Task.oracle``)."""
         count = len(images)
         outputs = self._tiled(torch.cat([images, images.flip(-1)]) if self.modes.flip else images)
-        maps = self.task.activate(outputs[-1])
+        maps, given, mirrored = self.task.activate(outputs[-1]), given or {}, None
         if self.modes.flip:
-            maps = self.task.merge_flipped(maps)
+            if self.task.merges_maps:
+                maps = self.task.merge_flipped(maps)
+            else:
+                maps, mirrored = ({name: value.chunk(2)[n] for name, value in maps.items()} for n in (0, 1))
             outputs = [{name: value[:count] for name, value in stack.items()} for stack in outputs]
-        maps = {**maps, **(given or {})}
-        return Found(outputs, maps, self.task.decode(maps))
+        maps = {**maps, **given}
+        detections = self.task.decode(maps)
+        if mirrored is not None:
+            others = self.task.decode({**mirrored, **self.task.mirrored(given)})
+            others = self.task.unmirrored(others, images.shape[-1])
+            detections = {name: torch.cat([value, others[name]], 1) for name, value in detections.items()}
+        return Found(outputs, maps, detections)
 
     def _tiled(self, images: Tensor) -> list[Outputs]:
         """Raw maps of every stack, put together from tiles if the images are larger than one."""
@@ -160,13 +168,18 @@ class Detector(nn.Module):
 
     def _merge(self, passes: Sequence[Detections], most: int | None = None) -> Detections:
         """The detections of several passes over the same images, in image pixels: the ``most`` best (default: as many
-        as one pass has)."""
-        most = most or passes[0]["scores"].shape[1]
-        if len(passes) == 1 and self.modes.suppression == "none":
-            return {name: value[:, :most] for name, value in passes[0].items()}
+        as the task is to find)."""
+        most = most or min(passes[0]["scores"].shape[1], self.task.heatmap.max_detections)
         found = {name: torch.cat([each[name] for each in passes], 1) for name in passes[0]}
-        scores = decay_scores(found["boxes"], found["scores"], found["labels"], self.modes.suppression)
-        return {name: value[:, :most] for name, value in by_score({**found, "scores": scores}).items()}
+        if len(passes) > 1 or self.suppression != "none" or (self.modes.flip and not self.task.merges_maps):
+            scores = decay_scores(found["boxes"], found["scores"], found["labels"], self.suppression)
+            found = by_score({**found, "scores": scores})
+        return self.task.settle({name: value[:, :most] for name, value in found.items()})
+
+    @property
+    def suppression(self) -> str:
+        """The method of suppression that applies to the detections of all passes."""
+        return self.modes.nms or self.task.suppression or self.modes.suppression
 
     def fuse(self) -> Detector:
         """A copy for inference: batch norm folded into convolutions, HarDNet's blocks without concatenations.

@@ -37,13 +37,14 @@ class Field(NamedTuple):
     """One row of the table.
 
     ``about``: shape of one row, units, meaning. ``partners``: the fact of the data (a ``JointSet``) that defines which
-    elements a mirror swaps. ``of``: ``object`` or ``image``. ``pad``: value of padded rows. ``source``: data that has
-    it, to complete the message "use ...". ``annotation``: the key of COCO annotations that holds it, for plain numbers.
+    elements a mirror swaps, or the index of each element's partner, whatever the data. ``of``: ``object`` or
+    ``image``. ``pad``: value of padded rows. ``source``: data that has it, to complete the message "use ...".
+    ``annotation``: the key of COCO annotations that holds it, for plain numbers.
     """
 
     about: str
     geometry: Geometry = Geometry.CONSTANT
-    partners: str | None = None
+    partners: str | tuple[int, ...] | None = None
     of: str = "object"
     pad: float = 0
     source: str = ""
@@ -65,9 +66,19 @@ FIELDS: dict[str, Field] = {
     "valid": Field("bool, only in a batch: False where a row is padding"),
     # Fields of every task.
     "scores": Field("0 .. 1, detections only"),
+    # Pascal VOC.
+    "difficult": Field("bool, an object that VOC's evaluation leaves out", source="data=voc"),
+    "truncated": Field("bool, part of the object is outside the image or hidden", source="data=voc"),
     # Joints, of objects [J, 3] with visibility: -1 the class has no such joint, 0 not labeled, 1 hidden, 2 visible.
     "joints": Field("[J, 2 or 3] x, y, visibility", Geometry.POINTS, "joints", source=_JOINTS),
     "joint_scores": Field("[J] 0 .. 1, detections only", partners="joints"),
+    # Extreme points of ExtremeNet; see centernet.data.extremes.
+    "extreme_points": Field(
+        "[4, 2] x, y of the topmost, leftmost, bottommost and rightmost point",
+        Geometry.POINTS,
+        (0, 3, 2, 1),
+        source="data.extreme_points=masks (data=shapes, built in, or a json with masks), or data.extreme_points=boxes",
+    ),
     # Monocular 3D; see centernet.ops.camera.
     "dimensions": Field("[3] height, width, length in meters", Geometry.METRIC, source=_SPACE),
     "location": Field("[3] middle of the box's bottom face in camera space, meters", Geometry.METRIC, source=_SPACE),
@@ -105,6 +116,7 @@ class Picture(NamedTuple):
 PICTURES = (
     Picture("solid", ("boxes", "dimensions", "location", "yaw"), image="calibration", hides="box"),
     Picture("box", ("boxes",)),
+    Picture("octagon", ("extreme_points",)),
     Picture("skeleton", ("joints", "joint_scores"), optional=("joint_scores",), fact="joints"),
 )
 
@@ -114,7 +126,7 @@ Partners = Mapping[str, Sequence[int]]
 
 def partners_of(facts: Mapping[str, Any]) -> Partners:
     """For every fact that pairs elements (joints): the index of each element's partner in the mirror image."""
-    named = {field.partners for field in FIELDS.values() if field.partners}
+    named = {field.partners for field in FIELDS.values() if isinstance(field.partners, str)}
     return {name: JointSet.of(facts[name]).mirrored for name in sorted(named) if facts.get(name) is not None}
 
 
@@ -158,9 +170,9 @@ def _mirror(value: Tensor, field: Field, mirrored: Tensor, partners: Partners) -
     other = value
     if field.geometry is Geometry.VIEWING_ANGLE:
         other = wrap_angle(torch.pi - value)
-    elif field.partners in partners:
+    elif isinstance(order := partners.get(field.partners, field.partners), Sequence) and not isinstance(order, str):
         axis = -2 if field.geometry is Geometry.POINTS else -1
-        other = value.index_select(axis, torch.as_tensor(partners[field.partners], device=value.device))
+        other = value.index_select(axis, torch.as_tensor(order, device=value.device))
     if other is value:
         return value
     return torch.where(mirrored.view(*mirrored.shape, *[1] * (value.ndim - mirrored.ndim)), other, value)
@@ -208,8 +220,9 @@ def unstack_objects(batch: Objects) -> Iterator[Objects]:
 
 
 def unbatch(detections: Detections, threshold: float = 0.0) -> list[Detections]:
-    """Split detections by image and drop those with a score below ``threshold``."""
+    """Split detections by image and drop those with a score below ``threshold``, and empty rows, whose score is 0."""
+    kept = (detections["scores"] >= threshold) & (detections["scores"] > 0)
     return [
-        index({name: value[row] for name, value in detections.items()}, detections["scores"][row] >= threshold)
+        index({name: value[row] for name, value in detections.items()}, kept[row])
         for row in range(len(detections["scores"]))
     ]

@@ -446,6 +446,12 @@ class MultiPoseModule(CenterNetModule):
     TASK, BACKBONE = "multi_pose", "dla34"
 
 
+class ExdetModule(CenterNetModule):
+    """2D boxes by extreme points; its data needs ``extreme_points="masks"``."""
+
+    TASK, BACKBONE = "exdet", "dla34"
+
+
 class DddModule(CenterNetModule):
     """Monocular 3D boxes; ``task="ddd_dle"`` for MonoDLE's findings."""
 

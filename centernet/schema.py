@@ -82,6 +82,12 @@ class Heatmap(Term):
     center: Literal["cell", "block"] = "cell"
     ignore: Literal["gaussian", "region"] = "gaussian"
     max_depth: Positive = 65.0
+    candidates: Count = 100
+    groups: Count = 1000
+    min_score: Below1 = 0.1
+    min_center_score: Below1 = 0.1
+    aggregation: NotNegative = 0
+    ghosts: Positive | None = None
 
 
 class Value(Term):
@@ -102,6 +108,7 @@ class Task(Open):
     name: Text
     pad_objects: Count | None = None
     unlabeled: Literal["center", "box"] = "center"
+    agnostic: bool = False
     heatmap: Heatmap = Heatmap()
     box: Box = Box()
     size: Value | None = None
@@ -109,8 +116,15 @@ class Task(Open):
     joints: Value = Value()
     joint_heatmap: Heatmap | None = None
     joint_offset: Value | None = None
+    top: Heatmap = Heatmap()
+    left: Heatmap = Heatmap()
+    right: Heatmap = Heatmap()
+    top_offset: Value | None = None
+    left_offset: Value | None = None
+    bottom_offset: Value | None = None
+    right_offset: Value | None = None
     depth: Term = Term()
-    bottom: Term = Term()
+    bottom: Heatmap = Heatmap()  # in one task, rows of boxes; in another, bottommost points
     dimensions: Term = Term()
     rotation: Term = Term()
     offset_3d: Value = Value()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from centernet.command import hidden, imports, run_command
+from centernet.deferred import defer_compiler
 from centernet.errors import InputError
 from centernet.folders import require_file, require_writable
 
@@ -90,6 +91,7 @@ def check(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> None:
     """Load, detect, draw, write."""
     with imports(), hidden("wandb"):
+        defer_compiler()
         from centernet.data.images import find_images
         from centernet.data.sources import open_source
         from centernet.inference import Predictor

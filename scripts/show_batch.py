@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from centernet.command import hidden, imports, run_command
+from centernet.deferred import defer_compiler
 from centernet.errors import InputError
 from centernet.folders import require_file, require_writable_file
 
@@ -43,6 +44,7 @@ def main() -> None:
 def show(args: argparse.Namespace) -> None:
     """Read, encode, draw."""
     with imports(), hidden("wandb"):
+        defer_compiler()
         from hydra import compose, initialize_config_dir
 
         from centernet.app import CONFIGS, understand_groups

@@ -127,7 +127,7 @@ def test_a_choice_is_shown_with_all_its_keys_and_comments(group):
 
 
 def test_a_choice_shows_what_it_inherits_with_the_comments_of_its_base():
-    shown = cli.help_text("train", ["data=voc"])
+    shown = cli.help_text("train", ["data=voc_coco"])
     assert re.search(r"\n  eval_batch_size: null +# null: batch_size ", shown)
     assert re.search(r"\n  train_annotations: annotations/\S+ +# json, relative to root", shown)
     assert re.search(r"\n  normalization: imagenet\n", shown)

@@ -29,7 +29,7 @@ from centernet.models.centernet import ARCHITECTURES
 from centernet.module import CtdetModule
 from centernet.schedule import Schedule
 from centernet.tasks import build_task, task_names
-from tests import tiny
+from tests import formats, tiny
 from tests.places import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -154,6 +154,7 @@ UNLISTED = {
     "ctdet_iou": {},
     "multi_pose_iou": {},
     "multi_pose": {"heatmap": {"margin"}, "size": {"per_class"}, "offset": {"supervise"}},
+    "exdet": {},
     "ddd": {"size": {*REGRESSION, "per_class"}, "offset": REGRESSION},
     "ddd_dle": {"size": {*REGRESSION, "per_class"}, "offset": REGRESSION, "offset_3d": REGRESSION},
     "ddd_geo": {"size": {*REGRESSION, "per_class"}, "offset": REGRESSION, "offset_3d": REGRESSION},
@@ -163,7 +164,7 @@ UNLISTED = {
 @pytest.mark.parametrize("task", OPTIONS["task"])
 def test_every_task_config_lists_the_options_of_its_terms_with_their_defaults(task):
     content = yaml.safe_load((CONFIGS / "task" / f"{task}.yaml").read_text())
-    assert set(content) == {"task", "metric"}
+    assert set(content) - {"recipe"} == {"task", "metric"}
     options = content["task"]
     assert options.pop("name") == task
     said, unsaid = build_task(task, 3, **options), build_task(task, 3)
@@ -251,13 +252,14 @@ def test_every_backbone_takes_the_heads_of_every_task(backbone, task):
 
 @pytest.mark.parametrize("data", [option for option in OPTIONS["data"] if option != "checkpoint"])
 @pytest.mark.parametrize("augment", OPTIONS["augment"])
-def test_every_data_config_instantiates_with_every_augmentation(data, augment, request):
-    # The files of VOC have names of their own.
+def test_every_data_config_instantiates_with_every_augmentation(data, augment, request, tmp_path):
+    # The json files of VOC have names of their own.
     files = [f"data.{split}_{kind}=null" for split in ("train", "val") for kind in ("annotations", "images")]
-    root = request.getfixturevalue(
-        {"coco": "shapes", "voc": "shapes", "coco_pose": "figures", "kitti": "cuboids"}.get(data, data)
-    )
-    cfg = compose_run([f"data={data}", f"augment={augment}", f"data.root={root}", *(files if data == "voc" else [])])
+    written = {"voc": formats.write_voc, "yolo": formats.write_yolo, "auto": formats.write_createml}
+    drawn = {"coco": "shapes", "voc_coco": "shapes", "coco_pose": "figures", "kitti": "cuboids"}
+    root = written[data](tmp_path) if data in written else request.getfixturevalue(drawn.get(data, data))
+    words = [f"data={data}", f"augment={augment}", f"data.root={root}", *(files if data == "voc_coco" else [])]
+    cfg = compose_run(words)
     if "train_count" in cfg.data:
         cfg.data.train_count, cfg.data.val_count = 24, 8
     for name in ("train_annotations", "train_images", "val_annotations", "val_images"):
@@ -396,6 +398,8 @@ PUBLISHED: dict[str, tuple[tuple[int, float], int, list[int], str]] = {
     "multi_pose_dla34": (DLA_COCO, 320, [512, 512], "coco"),
     "multi_pose_hourglass104_1x": ((24, 2.5e-4), 50, [512, 512], "coco"),
     "multi_pose_hourglass104_3x": ((24, 2.5e-4), 150, [512, 512], "coco"),
+    "exdet_dla34": ((64, 2.5e-4), 140, [512, 512], "coco"),
+    "exdet_hourglass104": ((24, 2.5e-4), 140, [512, 512], "coco"),
     "ddd_dla34_3dop": ((16, 1.25e-4), 70, [384, 1280], "imagenet_swapped"),
     "ddd_dla34_subcnn": ((16, 1.25e-4), 70, [384, 1280], "imagenet_swapped"),
 }

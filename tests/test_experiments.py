@@ -118,7 +118,7 @@ def test_a_published_training_keeps_to_what_the_original_did(name):
     cfg = compose_run([f"experiment={name}"])
     assert (cfg.trainer.precision, cfg.callbacks.average.decay) == ("32-true", None)
     assert cfg.trainer.accumulate_grad_batches == 1
-    assert cfg.task.name in ("ctdet", "ctdet_dense", "multi_pose", "ddd")
+    assert cfg.task.name in ("ctdet", "ctdet_dense", "multi_pose", "exdet", "ddd")
     assert cfg.augment.warp in ("crop", "stretch", "jitter")
     assert cfg.schedule.optimizer in ("adam", "sgd")
 

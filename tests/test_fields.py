@@ -66,6 +66,7 @@ def full(count: int = 3, seed: int = 0) -> Objects:
         "dimensions": rng.uniform(1, 4, (count, 3)),
         "location": rng.uniform(-5, 40, (count, 3)),
         "joint_scores": rng.uniform(0, 1, (count, 3)),
+        "extreme_points": rng.uniform(0, 90, (count, 4, 2)),
     }
     return {
         **make_objects(np.concatenate([corner, corner + size], -1), rng.integers(0, 3, count)),
@@ -291,6 +292,9 @@ def test_detections_are_split_by_image_and_cut_at_the_threshold():
     assert second["labels"].tolist() == []
     assert second["boxes"].shape == (0, 4)
     assert [len(image["scores"]) for image in unbatch(detections)] == [3, 3]
+    # A score of 0 is that of an empty row.
+    empty = {**detections, "scores": torch.tensor([[0.9, 0.5, 0.0], [0.0, 0.0, 0.0]])}
+    assert [len(image["scores"]) for image in unbatch(empty)] == [2, 0]
 
 
 # The table -----------------------------------------------------------------------------------------------------------

@@ -67,8 +67,8 @@ for room in THIRD_FLOOR:
         *THIRD_FLOOR,
     }
 TOP_FLOOR = (
-    *("app", "build", "choices", "cli", "command", "composition", "console", "continued", "data_schema", "folders"),
-    *("checks", "kinds", "ladder", "runs", "schema", "sizing", "sweep", "training"),
+    *("app", "build", "choices", "cli", "command", "composition", "console", "continued", "data_schema", "deferred"),
+    *("checks", "folders", "kinds", "ladder", "runs", "schema", "sizing", "sweep", "training"),
 )
 
 # Libraries that have one home (a room or a file of it); all others may not import them.
@@ -88,10 +88,14 @@ GROUND_FLOOR = ("architectures", "errors", "fields", "joints", "ops", "structure
 # Who may name a task, or a field that only some tasks have; everybody else handles them without knowing which.
 KNOW_TASKS = {"tasks", "models.originals"}
 KNOW_FIELDS = {"tasks", "models.originals", "metrics", "fields", "joints"} | {
-    f"data.{reader}" for reader in ("builtin", "coco", "coco_format", "kitti", "kitti_format", "outputs", "readers")
+    f"data.{reader}"
+    for reader in (
+        *("annotated", "auto", "builtin", "coco", "coco_format", "createml", "extremes", "kitti", "kitti_format"),
+        *("outputs", "readers", "voc", "voc_format", "yolo", "yolo_format"),
+    )
 }
 # The named modules are what a Python user calls a task; KITTI's evaluation is about nothing else.
-NAMED_BY_CALLERS = {"module": {"ctdet", "ctdet_iou", "ctdet_dense", "multi_pose", "ddd"}}
+NAMED_BY_CALLERS = {"module": {"ctdet", "ctdet_iou", "ctdet_dense", "multi_pose", "exdet", "ddd"}}
 KITTI_SCRIPTS = {"evaluate_kitti", "benchmark"}
 EVERYWHERE = {"boxes", "labels", "crowd", "area", "valid", "scores"}  # fields that all data and all tasks have
 DRAWERS = {"util", "utils", "common", "helper", "helpers", "misc"}

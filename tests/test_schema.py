@@ -24,6 +24,8 @@ from centernet.data.coco import CocoDataModule
 from centernet.data.combine import Shares
 from centernet.data.kitti import KittiDataModule
 from centernet.data.transforms import WARPS, ColorJitter, train_pipeline
+from centernet.data.voc import VocDataModule
+from centernet.data.yolo import YoloDataModule
 from centernet.detector import NORMALIZATIONS
 from centernet.errors import InputError, propose
 from centernet.kinds import fields_of, words_of
@@ -136,7 +138,7 @@ def test_every_choice_of_the_configuration_fits_the_schema(check, tmp_path, grou
     check("train", f"{group}={option}", *([] if is_drawn or option.endswith("_quick") else ["data.root=."]))
 
 
-@pytest.mark.parametrize("data", ["checkpoint", "coco", "coco_pose", "voc", "kitti", "shapes", "figures", "cuboids"])
+@pytest.mark.parametrize("data", [option for group, option in CHOICES if group == "data"])
 def test_every_data_fits_the_schema_of_an_evaluation(check, tmp_path, data):
     for name in ("best.ckpt", "annotations/pascal_test2007.json", "images/a.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -229,7 +231,14 @@ def test_proposals_are_keys_of_the_same_name_then_close_ones_then_neighbors():
         ("train", "data=kitti", "no data given; set data.root=DIR, the folder that holds it"),
         ("train", "data=coco data.train_annotations=a.json", "train annotations a.json do not exist; set data.train_"),
         ("train", "data=coco data.root=. data.val_images=b", "val image folder b does not exist; set data.val_images="),
-        ("train", "data=voc data.root=.", "train annotations annotations/pascal_trainval0712.json do not exist; set "),
+        (
+            "train",
+            "data=voc_coco data.root=.",
+            "train annotations annotations/pascal_trainval0712.json do not exist; set ",
+        ),
+        ("train", "data=voc", "no data given; set data.root=DIR, the folder that holds it"),
+        ("train", "data=auto data.root=nowhere", "data.root=nowhere is not an existing folder; give the folder that"),
+        ("train", "data=yolo data.yaml=a.yaml", "data.yaml=a.yaml does not exist; give the yaml that describes the d"),
         ("train", "-m paths.runs=FILE seed=1,2", "paths.runs=FILE/sweep cannot be used: "),
         ("train", "-m hydra.sweep.dir=FILE seed=1,2", "hydra.sweep.dir=FILE cannot be used: FILE is a file; choose a"),
         ("eval", "ckpt=FILE data.val_annotations=a.json", "val annotations a.json do not exist; set data.val_annotati"),
@@ -294,6 +303,8 @@ def keys(model: type) -> set[str]:
         (data_schema.DrawnKitti, CuboidsDataModule),
         (data_schema.Coco, CocoDataModule),
         (data_schema.Kitti, KittiDataModule),
+        (data_schema.Voc, VocDataModule),
+        (data_schema.Yolo, YoloDataModule),
     ],
     ids=lambda value: value.__name__,
 )

@@ -254,7 +254,7 @@ def test_other_modes_of_inference_are_evaluated_by_name(journey, command, shapes
     assert refused.code == 2
     assert "but no preset is given; add experiment=NAME" in refused.output
     files = [f"data.val_annotations={shapes}/annotations/instances_val.json", f"data.val_images={shapes}/val"]
-    preset = ["experiment=ctdet_voc_dla34_512", "inference=published", "resolution=[64,64]"]
+    preset = ["experiment=ctdet_voc_dla34_512", "data=voc_coco", "inference=published", "resolution=[64,64]"]
     published = command("eval", *words[:1], *files, *preset, "pictures=0")
     assert published.code == 0, published.output
     assert "images of" in published.output

@@ -24,7 +24,7 @@ from centernet.visualize import (
 )
 from centernet.visualize.above import OTHERS
 from centernet.visualize.labels import font_size, text_mask
-from centernet.visualize.objects import SIDES
+from centernet.visualize.objects import SIDES, octagons
 
 GRAY = np.full((120, 160, 3), 128, np.uint8)
 
@@ -72,6 +72,7 @@ def test_a_box_in_the_color_of_its_ground_is_seen_by_its_seam():
     assert (drawn[60:80, 28:33].astype(int).sum(-1).min(1) < 0.7 * sum(class_color(0))).all()
 
 
+OCTAGON_POINTS = [[40, 10], [20, 50], [60, 90], [100, 12]]
 HANDS = JointSet.of({"names": ["head", "left_hand", "right_hand"], "skeleton": [["head", "left_hand"]]})
 
 
@@ -199,6 +200,23 @@ def test_images_of_odd_shapes_are_drawn(shape):
     rows = {"boxes": np.array([[0.0, 0, shape[1], shape[0]]]), "labels": np.zeros(1, int)}
     drawn = truth_and_prediction(image, rows, {**rows, "scores": np.array([0.2])}, Look(["a"]), name="odd.png")
     assert min(drawn.shape[:2]) > 30
+
+
+def test_an_octagon_has_a_quarter_of_each_side_around_its_extreme_point_cut_off_at_corners():
+    # A side of 80 makes segments of 20; that of the right point ends at the corner above it.
+    wanted = [[20, 40], [30, 10], [50, 10], [100, 10], [100, 22], [70, 90], [50, 90], [20, 60]]
+    assert octagons(np.array([OCTAGON_POINTS])).tolist() == [wanted]
+    assert octagons(np.zeros((0, 4, 2))).shape == (0, 8, 2)
+
+
+def test_octagons_are_drawn_over_boxes_in_the_color_of_the_class():
+    rows = {"boxes": np.array([[20, 10, 100, 90]]), "labels": [1], "extreme_points": np.array([OCTAGON_POINTS])}
+    look = Look(["a", "b"])
+    assert [picture.kind for picture in pictures_of(rows, look)] == ["box", "octagon"]
+    drawn, plain = (draw_objects(GRAY, each, look) for each in (rows, {**rows, "extreme_points": np.zeros((1, 4, 2))}))
+    # On the edge from the left to the top, which no box has.
+    assert np.abs(drawn[25, 25].astype(int) - class_color(1)).max() < 30
+    assert tuple(plain[25, 25]) == tuple(GRAY[25, 25])
 
 
 def test_what_rows_have_decides_what_is_drawn():

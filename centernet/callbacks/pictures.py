@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 
-from centernet.fields import IMAGE_FIELDS, index, unstack_objects
+from centernet.fields import IMAGE_FIELDS, index, unbatch, unstack_objects
 from centernet.visualize import Look, draw_inputs, save_image, truth_and_prediction
 
 
@@ -118,8 +118,8 @@ class CollectDetections(Callback):
     def on_validation_batch_end(
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int, dataloader_idx: int = 0
     ) -> None:
-        for n, image_id in enumerate(batch["image_id"].tolist()):
-            self.rows[image_id] = {name: value[n].cpu() for name, value in outputs["detections"].items()}
+        found = unbatch({name: value.cpu() for name, value in outputs["detections"].items()})
+        self.rows |= dict(zip(batch["image_id"].tolist(), found, strict=True))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.world_size > 1:

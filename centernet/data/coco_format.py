@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from centernet.data.cache import Content, read_once
+from centernet.data.division import Part
+from centernet.data.extremes import KEY, read_extreme_points
 from centernet.data.masks import Masks, rings_in
 from centernet.errors import InputError, some
 from centernet.fields import FIELDS
@@ -25,7 +27,12 @@ VERSION = 2  # of what is read; raise it when the same json is read differently
 
 
 def read_annotations(
-    source: Path, class_names: Sequence[str] | None, joints: Mapping[str, Any] | None, masks: bool
+    source: Path,
+    class_names: Sequence[str] | None,
+    joints: Mapping[str, Any] | None,
+    masks: bool,
+    extreme_points: str | None = None,
+    part: Part | None = None,
 ) -> Content:
     """A json as plain data (``class_names``, ``category_ids``, ``image_ids``, ``files``, ``joints``, ``joint_places``,
     ``notes``) and arrays (``images``: sizes and offsets; ``fields``, sorted by image; ``masks``).
@@ -37,15 +44,35 @@ def read_annotations(
 
     def read() -> Content:
         with _without_garbage_collection():
-            return _Reader(source, joints).read(load_json(data, source, masks), class_names, masks)
+            content = load_json(data, source, masks or extreme_points is not None)
+            if part is not None:
+                content = part.of(content, source)
+            return _Reader(source, joints).read(content, class_names, masks, extreme_points)
 
     keys = {name: field.annotation for name, field in FIELDS.items() if field.annotation}
+    options = [VERSION, class_names, joints, masks, keys]
+    options += [*([extreme_points] if extreme_points else []), *(part or ())]
     try:
-        return read_once(source, data, [VERSION, class_names, joints, masks, keys], read)
+        return read_once(source, data, options, read)
     except InputError:
         raise
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{source} is not in COCO format ({error}); see cocodataset.org for the format") from error
+
+
+def read_content(
+    content: Mapping[str, Any],
+    source: object,
+    class_names: Sequence[str] | None = None,
+    joints: Mapping[str, Any] | None = None,
+    masks: bool = False,
+    extreme_points: str | None = None,
+    flags: Sequence[str] = (),
+) -> Content:
+    """The same for COCO's three lists, made by a reader of another format; ``source`` names their files. ``flags``:
+    keys of annotations that become fields of booleans."""
+    with _without_garbage_collection():
+        return _Reader(source, joints).read(content, class_names, masks, extreme_points, flags)
 
 
 @contextmanager
@@ -100,11 +127,18 @@ def load_json(data: bytes, path: Path, masks: bool = True) -> dict[str, Any]:
 class _Reader:
     """Reads one json; ``notes`` are about what was dropped."""
 
-    def __init__(self, source: Path, joints: Mapping[str, Any] | None) -> None:
+    def __init__(self, source: object, joints: Mapping[str, Any] | None) -> None:
         self.source, self.given_joints = source, joints
         self.notes: list[str] = []
 
-    def read(self, content: Mapping[str, Any], class_names: Sequence[str] | None, masks: bool) -> Content:
+    def read(
+        self,
+        content: Mapping[str, Any],
+        class_names: Sequence[str] | None,
+        masks: bool,
+        extreme_points: str | None = None,
+        flags: Sequence[str] = (),
+    ) -> Content:
         joints, places = read_joint_set(content, self.source, self.given_joints)
         if joints is not None and len(joints.names) > 1 and not joints.flip_pairs:
             self.notes.append(
@@ -134,15 +168,19 @@ class _Reader:
             "area": np.where(areas > 0, areas, boxes[:, 2] * boxes[:, 3]),
         }
         fields |= self._read_numbers(rows, fields["crowd"])
+        fields |= {name: np.array([bool(row.get(name)) for row in rows], bool) for name in flags}
         if joints is not None:
             fields["joints"] = self._read_joints(rows, len(joints.names), places)
+        outlines = [row.get("segmentation") for row in rows]
+        if extreme_points is not None:
+            own = Masks.of(outlines, sizes[images])
+            fields[KEY] = read_extreme_points(rows, own, fields["boxes"], extreme_points, str(self.source))
         # Sorted last: reading in the order of the file is several times as fast as jumping through it.
         order = images.argsort(kind="stable")
         fields = {name: value[order] for name, value in fields.items()}
         counts = np.bincount(images, minlength=len(sizes))
         arrays = {"images": {"sizes": sizes, "offsets": np.concatenate([[0], np.cumsum(counts)])}, "fields": fields}
         if masks:
-            outlines = [row.get("segmentation") for row in rows]
             arrays["masks"] = vars(Masks.of([outlines[n] for n in order], sizes[images[order]]))
         plain = {
             "class_names": names,
@@ -288,14 +326,16 @@ class _Reader:
         return joints
 
 
-def field_of(entry: Mapping[str, Any], key: str, kind: str, source: Path) -> Any:
+def field_of(entry: Mapping[str, Any], key: str, kind: str, source: object) -> Any:
     """A required value of an image, annotation or category (``kind``) of ``source``."""
     if key not in entry:
         raise InputError(f"{source}: {kind} {entry.get('id', '(without id)')} has no {key!r}; COCO requires it")
     return entry[key]
 
 
-def read_classes(content: Mapping[str, Any], source: Path, wanted: Sequence[str] | None) -> tuple[list[str], list[int]]:
+def read_classes(
+    content: Mapping[str, Any], source: object, wanted: Sequence[str] | None
+) -> tuple[list[str], list[int]]:
     """Class names and category ids by label: by rising id, or in the order of ``wanted``."""
     named = [(field_of(c, "id", "category", source), str(c.get("name", c["id"]))) for c in content["categories"]]
     by_id = dict(named)
@@ -319,7 +359,7 @@ def read_classes(content: Mapping[str, Any], source: Path, wanted: Sequence[str]
 
 
 def read_joint_set(
-    content: Mapping[str, Any], source: Path, given: Mapping[str, Any] | None
+    content: Mapping[str, Any], source: object, given: Mapping[str, Any] | None
 ) -> tuple[JointSet | None, dict[Any, list[int]]]:
     """The joints of all categories together, and the positions of each category's joints among them, by category id."""
     named = {

@@ -32,6 +32,18 @@ ANNOTATIONS = (
     "{split}_annotations.json",
     "annotations_{split}.json",
 )
+# The json of data that is not divided.
+UNDIVIDED = (
+    "annotations/{prefix}_default.json",  # CVAT
+    "annotations/{prefix}.json",
+    "annotations/annotations.json",
+    "_annotations.coco.json",  # Roboflow
+    "annotations.json",
+    "labels.json",  # FiftyOne
+    "result.json",  # Label Studio
+    "{prefix}_default.json",
+    "{prefix}.json",
+)
 # The folder that the json's file names are relative to. Which one has them is decided by looking for the files.
 IMAGES = (
     "{split}",
@@ -40,12 +52,18 @@ IMAGES = (
     "{split}/images/default",
     "{split}/data",
     "data/{split}",
+    "images/default",
     "images",
     "data",
     "",
 )
 # Files of other formats, and what they are.
-FOREIGN = {"data.yaml": "YOLO", "dataset.yaml": "YOLO", "classes.txt": "YOLO", "Annotations": "Pascal VOC"}
+FOREIGN = {
+    "data.yaml": ("YOLO", "yolo"),
+    "dataset.yaml": ("YOLO", "yolo"),
+    "classes.txt": ("YOLO", "yolo"),
+    "Annotations": ("Pascal VOC", "voc"),
+}
 
 
 class Found(NamedTuple):
@@ -71,6 +89,23 @@ def find_split(root: Path, split: str, prefix: str = "instances") -> Found:
     )
 
 
+def has_split(root: Path, split: str, prefix: str = "instances") -> Path | None:
+    """The json of ``train`` or ``val`` below ``root``, if it is there."""
+    found = _search(root, split, prefix)
+    return None if found is None else found.annotations
+
+
+def find_undivided(root: Path, prefix: str = "instances") -> Found | None:
+    """The files of data that is not divided into splits: a json of a usual name, or the only one; None without one."""
+    usual = (entry(root, pattern.format(prefix=prefix)) for pattern in UNDIVIDED)
+    found = next((path for path in usual if path is not None and path.is_file()), None)
+    if found is None and _search(root, "train", prefix) is None:
+        places = [path for path in (root, entry(root, "annotations")) if path is not None]
+        there = [path for place in places if place.is_dir() for path in sorted(place.glob("*.json"))]
+        found = there[0] if len(there) == 1 else None
+    return None if found is None else Found(found, [*image_folders(root, "train"), found.parent], "train")
+
+
 def image_folders(root: Path, split: str, name: str | None = None) -> list[Path]:
     """The existing folders below ``root`` that may hold the images of a split; ``name``: what it is called there."""
     names = list(dict.fromkeys([name or SPLITS[split][0], *SPLITS[split]]))
@@ -78,7 +113,7 @@ def image_folders(root: Path, split: str, name: str | None = None) -> list[Path]
         folder
         for pattern in IMAGES
         for called in names
-        if (folder := _entry(root, pattern.format(split=called))) is not None and folder.is_dir()
+        if (folder := entry(root, pattern.format(split=called))) is not None and folder.is_dir()
     ]
     return list(dict.fromkeys(folders))
 
@@ -92,13 +127,13 @@ def folder_of(files: Sequence[str], folders: Sequence[Path], looks: int = 16) ->
 def _search(root: Path, split: str, prefix: str) -> Found | None:
     for name in SPLITS[split]:
         for pattern in ANNOTATIONS:
-            path = _entry(root, pattern.format(split=name, prefix=prefix))
+            path = entry(root, pattern.format(split=name, prefix=prefix))
             if path is not None and path.is_file():
                 return Found(path, image_folders(root, split, name), name)
     return None
 
 
-def _entry(root: Path, relative: str) -> Path | None:
+def entry(root: Path, relative: str) -> Path | None:
     """The file or folder of this name, whatever its upper and lower case; None if there is none."""
     path = root
     for part in Path(relative).parts:
@@ -126,10 +161,15 @@ def _inventory(root: Path) -> str:
 
 
 def _advice(root: Path, split: str, prefix: str) -> str:
+    if (undivided := find_undivided(root, prefix)) is not None:
+        return f"{undivided.annotations} is not divided: data.val_share=0.2 holds out a fifth of its images"
     for inner in sorted(path for path in root.iterdir() if path.is_dir()):
         if _search(inner, split, prefix) is not None:
             return f"set data.root={inner}, which has them"
-    for name, what in FOREIGN.items():
+    for name, (what, option) in FOREIGN.items():
         if name in os.listdir(root):  # in this case: `annotations` is COCO's
-            return f"{name} belongs to {what}'s format: export the data as COCO json"
-    return f"set data.{split}_annotations=FILE.json data.{split}_images=FOLDER"
+            return f"{name} belongs to {what}'s format, which data={option} reads"
+    advice = f"set data.{split}_annotations=FILE.json data.{split}_images=FOLDER"
+    if split == "val" and has_split(root, "train", prefix) is not None:
+        advice += ", or hold out a fifth of the training images with data.val_share=0.2"
+    return advice

@@ -21,6 +21,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from centernet.data.combine import Shares, combine, draw_plan
+from centernet.data.extremes import complete_extreme_points, require_way
 from centernet.data.images import read_image, require_bit_depth, require_sizes
 from centernet.data.masks import Masks
 from centernet.data.pixels import PLACES, PixelCache, pixel_cache
@@ -296,7 +297,8 @@ class CenterNetDataModule(pl.LightningDataModule):
     ``on_bad_image`` error or skip; ``bit_depth``: the bits that 16-bit images use; ``cache``: where decoded images are
     kept for the next epoch, ``ram``, ``disk``, ``none`` or ``auto`` (``centernet.data.pixels``); ``limit`` to the first
     N images of each split; ``skip_empty``: leave out training images without annotations; ``allow_empty``: train even
-    if no image has an annotation, which is refused otherwise; ``validate_on`` val or train (to check that a model can
+    if no image has an annotation, which is refused otherwise; ``extreme_points``: ``masks`` or ``boxes``, give objects
+    this field (``centernet.data.extremes``); ``validate_on`` val or train (to check that a model can
     overfit).
 
     ``class_names`` is known after ``setup``; setting it earlier fixes the order of the classes. ``own_data_command``:
@@ -322,11 +324,12 @@ class CenterNetDataModule(pl.LightningDataModule):
         validate_on: str = "val",
         seed: int = 0,
         cache: str = "auto",
+        extreme_points: str | None = None,
     ) -> None:
         super().__init__()
         if cache not in PLACES:
             raise InputError(f"data.cache={cache!r} is unknown; choose one of {', '.join(PLACES)}")
-        self.cache = cache
+        self.cache, self.extreme_points = cache, require_way(extreme_points)
         if validate_on not in ("train", "val"):
             raise InputError(f"data.validate_on={validate_on!r} is unknown; choose val or train")
         for name, value, least in (
@@ -376,6 +379,7 @@ class CenterNetDataModule(pl.LightningDataModule):
         Raises ``InputError`` if there is nothing in it to train on, unless ``allow_empty``.
         """
         dataset = self.build_dataset(split, pipeline, train)
+        complete_extreme_points(dataset.fields, self.extreme_points, str(getattr(dataset, "source", split)))
         if train and not (self.allow_empty or dataset.has_objects):
             why = "; ".join([dataset.nothing_to_learn, *dataset.notes])
             raise InputError(f"{why}; data.allow_empty=true trains all the same")

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TextIO
 import cv2
 import numpy as np
 
+from centernet.data.extremes import KEY
 from centernet.data.kitti_format import write_detections
 from centernet.errors import InputError
 from centernet.ops.affine import Size
@@ -59,6 +60,8 @@ def coco_rows(found: Found, image_id: int = 0) -> list[dict[str, Any]]:
         row = {"image_id": image_id, "category_id": label + 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
         if "joints" in found:
             row["keypoints"] = [value for x, y in found["joints"][n].tolist() for value in (x, y, 1.0)]
+        if KEY in found:
+            row[KEY] = found[KEY][n].tolist()
         rows.append(row)
     return rows
 
@@ -121,6 +124,8 @@ class CocoFile:
             if "joints" in found:
                 entry["keypoints"] = [value for x, y in row["joints"] for value in (x, y, 2)]
                 entry["num_keypoints"] = len(row["joints"])
+            if KEY in row:
+                entry[KEY] = row[KEY]
             self._file.write(('{"annotations": [\n' if self._count == 1 else ",\n") + json.dumps(entry))
 
     def close(self) -> None:

@@ -10,19 +10,31 @@ import numpy as np
 
 from centernet.data.kitti_format import find_calibration
 
-KEPT = ("batch_size", "eval_batch_size", "num_workers", "seed", "joints")
+KEPT = ("batch_size", "eval_batch_size", "num_workers", "seed", "joints", "extreme_points")
+# Readers of formats whose data a user is likely to have more of, once a model was trained on it.
+OWN = ("centernet.data.voc.VocDataModule", "centernet.data.yolo.YoloDataModule", "centernet.data.auto.data_module")
 
 
-def reader_for(fields: Collection[str], trained: Mapping[str, Any]) -> dict[str, Any]:
-    """The data module that reads the usual files of objects with these fields, and its options, as plain data.
+def reader_for(fields: Collection[str], trained: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
+    """The data module that reads other files of objects with these fields, and its options, as plain data.
 
-    ``trained``: data options of the training run; those that do not depend on the files are kept.
+    ``trained``: data options of the training run; those that do not depend on the files are kept, and the format if it
+    is one of the user's own. ``given``: names of the options for the other files.
     """
     kept = {name: trained[name] for name in KEPT if name in trained}
+    if "yaml" in given:
+        return {"_target_": OWN[1], **kept}
+    if trained.get("_target_") in OWN and not any(name.startswith("val_") and name != "val_split" for name in given):
+        return {"_target_": trained["_target_"], **kept}
     if "location" in fields:
         return {"_target_": "centernet.data.kitti.KittiDataModule", **kept}
     prefix = {"prefix": "person_keypoints"} if "joints" in fields else {}
     return {"_target_": "centernet.data.coco.CocoDataModule", **prefix, **kept}
+
+
+def options_for(fields: Collection[str], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of any data module for objects with these fields, as plain data; ``trained``: see ``reader_for``."""
+    return {name: trained.get(name) or "masks" for name in ("extreme_points",) if name in fields}
 
 
 # How to find a field of an image: from the image's path and a file or folder that the user may give.

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from centernet.metrics.rows import Columns, ImageMetric
+from centernet.metrics.voc import area_under, eleven_points, voc_curve
 from centernet.ops.boxes import xywh_from_xyxy
 from centernet.structures import Detections, InputError, Objects
 
 BACKENDS = ("faster-coco-eval", "pycocotools")
+UNKNOWN = -1  # whether an object is difficult, in data that does not say so
 
 
 class Protocol(NamedTuple):
@@ -47,6 +49,9 @@ class CocoAP(ImageMetric):
 
     ``curves`` holds the precision at AP50's overlap of every class and of their mean.
 
+    Truth with the field ``difficult`` is Pascal VOC's: ``VOC07_AP`` (11 points) and ``VOC_AP`` (area) at an overlap of
+    0.5, means of the classes with objects, come beside these numbers (``centernet.metrics.voc``).
+
     Works across processes; images duplicated by distributed padding count once. Raises ``InputError`` if sigmas are
     missing or do not fit the joints.
     """
@@ -69,7 +74,8 @@ class CocoAP(ImageMetric):
             raise InputError(f"CocoAP: sigmas={sigmas} is invalid; give one positive number per joint")
         super().__init__(
             detection_fields={"boxes": 4, "scores": 1, "labels": 1} | ({"joints": 2 * count} if count else {}),
-            truth_fields={"boxes": 4, "labels": 1, "crowd": 1, "area": 1} | ({"joints": 3 * count} if count else {}),
+            truth_fields={"boxes": 4, "labels": 1, "crowd": 1, "area": 1, "difficult": 1}
+            | ({"joints": 3 * count} if count else {}),
             **kwargs,
         )
         self.class_names, self.backend, self.iou_type = list(class_names), backend, iou_type
@@ -84,6 +90,8 @@ class CocoAP(ImageMetric):
                     f"CocoAP: {name} have {side['joints'].shape[-2]} joints but there are {len(self.sigmas)} sigmas; "
                     "give one per joint"
                 )
+        if "difficult" not in truth:
+            truth = {**truth, "difficult": torch.full_like(truth["labels"], UNKNOWN)}
         super().update(detections, truth, image_id)
 
     def compute(self) -> dict[str, Tensor]:
@@ -102,8 +110,11 @@ class CocoAP(ImageMetric):
         self.curves |= dict(zip(self.class_names, at_50.T, strict=True))
         truth = rows[2]
         objects = np.bincount(truth["labels"][truth["crowd"] == 0].astype(int), minlength=len(self.class_names))
+        voc = _voc_of_classes(rows[1], truth, len(self.class_names)) if (truth["difficult"] != UNKNOWN).any() else {}
+        results |= {name: _mean_defined(values) for name, values in voc.items()}
         self.per_class = {
             name: {column: _mean(values[..., label, 0, -1]) for column, values in columns.items()}
+            | {column: values[label] for column, values in voc.items()}
             | {"objects": int(objects[label])}
             for label, name in enumerate(self.class_names)
         }
@@ -201,6 +212,17 @@ def _best(detections: Columns, most: int) -> Columns:
     _, first, group = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
     kept = order[np.arange(len(order)) - first[group.reshape(-1)] < most]
     return {name: values[kept] for name, values in detections.items()}
+
+
+def _voc_of_classes(detections: Columns, truth: Columns, num_classes: int) -> dict[str, list[float]]:
+    """VOC's numbers of each class."""
+    curves = [voc_curve(detections, truth, label) for label in range(num_classes)]
+    return {"VOC07_AP": [eleven_points(curve) for curve in curves], "VOC_AP": [area_under(curve) for curve in curves]}
+
+
+def _mean_defined(values: Sequence[float]) -> float:
+    defined = [value for value in values if value == value]
+    return float(np.mean(defined)) if defined else float("nan")
 
 
 def _mean(values: np.ndarray) -> float:

@@ -145,7 +145,10 @@ def convert(
 def _task_options(layout: Layout, channels: Mapping[str, int]) -> dict[str, Any]:
     """Task options that produce these heads."""
     options: dict[str, Any] = {name: None for name in sorted(layout.optional) if name not in channels}
-    return options | {name: told for name, told in layout.wide.items() if channels[name] > layout.channels[name][0]}
+    options |= {name: told for name, told in layout.wide.items() if channels[name] > layout.channels[name][0]}
+    for name, told in layout.narrow.items():
+        options |= told if channels[name] < channels[layout.classes] else {}
+    return options
 
 
 def unwrap(checkpoint: Any) -> dict[str, Tensor]:

@@ -147,15 +147,17 @@ class Layout:
     """The heads of a task, by our names: channels of each (several where the original has options), and which may lack.
 
     ``classes``: the head whose channels are the classes. A negative number of channels is that multiple of them; no
-    number means any. ``wide``: the options of a head that has more channels than the first choice; ``renamed``: heads
-    with another name in this project's task. ``normalization``: of the colors (see ``NORMALIZATIONS``); ``tested``:
-    resolution and mode of the published numbers, if not the default.
+    number means any. ``wide``: the options of a head that has more channels than the first choice; ``narrow``: the
+    task's options where a head has fewer; ``renamed``: heads with another name in this project's task.
+    ``normalization``: of the colors (see ``NORMALIZATIONS``); ``tested``: resolution and mode of the published numbers,
+    if not the default.
     """
 
     classes: str
     channels: dict[str, tuple[int, ...]]
     optional: frozenset[str] = field(default_factory=frozenset)
     wide: dict[str, dict[str, Any]] = field(default_factory=dict)
+    narrow: dict[str, dict[str, Any]] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
     normalization: str = "coco"
     tested: tuple[list[int], str] | None = None
@@ -207,6 +209,8 @@ TASKS: dict[str, Layout] = {
             **{f"{name}_offset": (2,) for name in _EXTREMES},
         },
         optional=frozenset(f"{name}_offset" for name in _EXTREMES),
+        narrow={"top": {"agnostic": True}},
+        renamed={"center": "heatmap"},
     ),
 }
 

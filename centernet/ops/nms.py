@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from centernet.ops.heatmap import on_host
+
 METHODS = ("none", "plain", "linear", "soft")
 
 
@@ -34,6 +36,8 @@ def decay_scores(
     area = (x2 - x1 + 1) * (y2 - y1 + 1)
     scores, is_left = scores.clone(), scores > 0
     for _ in range(boxes.shape[1]):
+        if on_host(scores) and not is_left.any():
+            break
         best = torch.where(is_left, scores, -1.0).argmax(1, keepdim=True)
         is_left.scatter_(1, best, False)
         bx1, by1, bx2, by2, barea, label = (value.gather(1, best) for value in (x1, y1, x2, y2, area, labels))
@@ -52,3 +56,17 @@ def decay_scores(
         scores = torch.where(is_hit, lower, scores)
         is_left &= scores > 0
     return scores
+
+
+def suppress_ghosts(boxes: Tensor, scores: Tensor, labels: Tensor, share: float = 3.0) -> Tensor:
+    """Scores ``[B, N]`` after suppression of ghost boxes (ExtremeNet, Zhou et al., 2019, arXiv:1901.08043, Sec. 4.2).
+
+    Of three objects in a row, the outer points of the outer ones and the center of the middle one make a box around all
+    of them. A box gets half its score if the scores of the boxes of its class inside it, its own included, sum up to
+    more than ``share`` times its own. ``boxes [B, N, 4]``, ``scores [B, N]``, ``labels [B, N]``.
+    """
+    outer, inner = boxes[:, :, None], boxes[:, None]
+    is_inside = (inner[..., :2] >= outer[..., :2]).all(-1) & (inner[..., 2:] <= outer[..., 2:]).all(-1)
+    is_inside &= labels[:, :, None] == labels[:, None]
+    inside = (is_inside * scores[:, None]).sum(-1)
+    return torch.where(inside > share * scores, scores / 2, scores)

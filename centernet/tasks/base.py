@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from centernet.errors import InputError, did_you_mean
 from centernet.fields import move, partners_of, sources
 from centernet.metrics.rows import ImageMetric
-from centernet.ops.affine import Size
+from centernet.ops.affine import Size, flip_matrix
 from centernet.ops.heatmap import gather_cells
 from centernet.structures import AtCells, Batch, Detections, Head, Objects, Outputs, Target, Targets
 from centernet.tasks._spread import spread
@@ -47,6 +47,10 @@ class Task:
     """Fields of images (``centernet.fields``) that ``lift`` needs."""
     any_scale: ClassVar[bool] = True
     """Whether results stay right when the input shows the image larger or smaller than in training."""
+    merges_maps: ClassVar[bool] = True
+    """Whether flip testing averages maps (``merge_flipped``) or puts the detections of both images together."""
+    suppression: ClassVar[str | None] = None
+    """The suppression of overlapping detections that one pass needs (``centernet.ops.nms``)."""
     threshold: ClassVar[float] = 0.3
     """Default minimum score for drawing detections."""
 
@@ -101,6 +105,10 @@ class Task:
     def lift(self, detections: Detections, batch: Batch) -> Detections:
         """Detections from input to image pixels, by the inverse of ``batch["input_from_image"]``."""
         return move(detections, torch.linalg.inv(batch["input_from_image"]), partners_of(self.facts))
+
+    def settle(self, found: Detections) -> Detections:
+        """The last step, on the detections of all passes together, in image pixels."""
+        return found
 
     def image_fields(self, given: Mapping[str, Any], image_size: Size) -> dict[str, Tensor]:
         """Converts ``given``, known about an image of ``image_size`` (height, width), to the fields that ``lift``
@@ -209,10 +217,25 @@ class Task:
         """Merge activated maps ``[2B, ...]`` of B images followed by their mirror images into ``[B, ...]``."""
         merged = {}
         for name, value in maps.items():
-            plain, mirrored = value.chunk(2)
-            term = self.terms[name]
+            term, plain = self.terms[name], value.chunk(2)[0]
+            mirrored = maps[term.partner or name].chunk(2)[1]
             merged[name] = (plain + term.mirror(mirrored.flip(-1))) / 2 if term.is_merged else plain
         return merged
+
+    def mirrored(self, maps: Outputs) -> Outputs:
+        """Activated maps of the mirrored image from those of the plain one, or of terms that are not partners."""
+        return {
+            self.terms[name].partner or name: self.terms[name].mirror(value).flip(-1) for name, value in maps.items()
+        }
+
+    def unmirrored(self, found: Detections, width: int) -> Detections:
+        """Detections in a mirrored input of this width (pixels) as they are in the plain one.
+
+        As the original, this mirrors at the input's end, although its pixels are mirrored at the last one: a pixel too
+        far to the right.
+        """
+        matrix = torch.from_numpy(flip_matrix(width + 1)).to(found["boxes"].device)
+        return move(found, matrix.expand(len(found["boxes"]), 3, 3), partners_of(self.facts))
 
     def perfect(self, targets: Targets, grid_size: tuple[int, int]) -> Outputs:
         """The raw output of a perfect network for ``targets``; lets every task test itself."""

@@ -1,4 +1,4 @@
-"""Boxes, joints and 3D boxes on images."""
+"""Boxes, octagons, joints and 3D boxes on images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIDES = ((80, 200, 255), (255, 140, 60), (240, 240, 90))
 EDGES = ((0, 1), (1, 5), (5, 4), (4, 0), (1, 2), (2, 3), (3, 0), (2, 6), (3, 7), (5, 6), (6, 7), (7, 4))
 FRONT = [0, 1, 5, 4]
 NEAR = 0.1  # meters; points nearer to the camera are not drawn
-SOLID, SKELETON = (next(p for p in PICTURES if p.kind == kind) for kind in ("solid", "skeleton"))
+SOLID, SKELETON, OCTAGON = (next(p for p in PICTURES if p.kind == kind) for kind in ("solid", "skeleton", "octagon"))
 # How dark the seam around lines is, by which they are seen on grounds of their own color.
 SEAM = 0.5
 FRONT_SHARE = 0.3  # of the color over the front of a 3D box
@@ -99,6 +99,25 @@ def draw_boxes_3d(
     return canvas
 
 
+def octagons(points: np.ndarray) -> np.ndarray:
+    """Octagons ``[N, 8, 2]`` around objects with extreme points ``[N, 4, 2]`` (top, left, bottom, right).
+
+    ExtremeNet (arXiv:1901.08043), Sec. 4.4: on its side of the box, each point becomes a segment as long as a quarter
+    of that side, cut off at the corners; the segments' ends are joined.
+    """
+    top, left, bottom, right = np.asarray(points, float).reshape(-1, 4, 2).swapaxes(0, 1)
+    low, high = np.stack([left[:, 0], top[:, 1]], 1), np.stack([right[:, 0], bottom[:, 1]], 1)
+    reach = (high - low) / 8
+
+    def end(point: np.ndarray, axis: int, sign: int) -> np.ndarray:
+        moved = point.copy()
+        moved[:, axis] = np.clip(point[:, axis] + sign * reach[:, axis], low[:, axis], high[:, axis])
+        return moved
+
+    ends = ((left, 1, -1), (top, 0, -1), (top, 0, 1), (right, 1, -1), (right, 1, 1), (bottom, 0, 1))
+    return np.stack([end(*each) for each in (*ends, (bottom, 0, -1), (left, 1, 1))], 1)
+
+
 def corners_of(rows: Mapping[str, Any]) -> np.ndarray:
     """Corners ``[N, 8, 3]`` in meters of the 3D boxes that rows hold; 0 where they are undefined."""
     values = (torch.as_tensor(np.asarray(rows[name]), dtype=torch.float64) for name in SOLID.rows[1:])
@@ -164,8 +183,25 @@ def _paint_skeletons(
     return draw_joints(canvas, points, JointSet.of(look.facts[SKELETON.fact]), rows.get(scores)), []
 
 
+def _paint_octagons(
+    canvas: np.ndarray, rows: Mapping[str, Any], look: Look, factor: float
+) -> tuple[np.ndarray, list[Label]]:
+    shapes = octagons(np.asarray(rows[OCTAGON.rows[0]], float) * factor)
+    lines = [
+        (whole_pixels(np.concatenate([shape, shape[:1]])), False, class_color(int(label)))
+        for shape, label in zip(shapes, rows["labels"], strict=True)
+    ]
+    _draw_lines(canvas, lines[::-1], max(1, line_width(canvas) - 1))
+    return canvas, []
+
+
 Painter = Callable[[np.ndarray, Mapping[str, Any], Look, float], tuple[np.ndarray, list[Label]]]
-PAINTERS: dict[str, Painter] = {"solid": _paint_solids, "box": _paint_boxes, "skeleton": _paint_skeletons}
+PAINTERS: dict[str, Painter] = {
+    "solid": _paint_solids,
+    "box": _paint_boxes,
+    "octagon": _paint_octagons,
+    "skeleton": _paint_skeletons,
+}
 
 
 def _trace_boxes(

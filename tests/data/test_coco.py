@@ -454,7 +454,10 @@ def test_what_was_looked_for_and_what_is_there_is_said(tmp_path):
     assert "SPLIT/_annotations.coco.json" in said
     assert "where SPLIT is val2017, val, valid, validation, val2014, dev or test" in said
     assert "found annotations/ with instances_train.json, labels/ with mine.json, train/; " in said
-    assert said.endswith("set data.val_annotations=FILE.json data.val_images=FOLDER")
+    assert said.endswith(
+        "set data.val_annotations=FILE.json data.val_images=FOLDER, or hold out a fifth of the training images with "
+        "data.val_share=0.2"
+    )
 
 
 def test_a_folder_too_high_and_other_formats_are_answered_with_what_to_do(tmp_path):
@@ -463,7 +466,7 @@ def test_a_folder_too_high_and_other_formats_are_answered_with_what_to_do(tmp_pa
         data_of(root=tmp_path / "zip").setup("fit")
     (tmp_path / "yolo").mkdir()
     (tmp_path / "yolo" / "data.yaml").write_text("names: [cat]")
-    with pytest.raises(InputError, match=r"data\.yaml belongs to YOLO's format: export the data as COCO json$"):
+    with pytest.raises(InputError, match=r"data\.yaml belongs to YOLO's format, which data=yolo reads$"):
         data_of(root=tmp_path / "yolo").setup("fit")
 
 

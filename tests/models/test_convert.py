@@ -20,8 +20,10 @@ from centernet.models.convert import convert, convert_checkpoint
 from centernet.models.files import read_file
 from centernet.models.originals import CLASS_NAMES, COCO_CLASSES, FAMILIES, HEADS, NETWORKS, TASKS
 from centernet.structures import Head, InputError
+from centernet.tasks import build_task
 
 CTDET = {"hm": 80, "wh": 2, "reg": 2}
+EXTREMES = {"hm_t": 3, "hm_l": 3, "hm_b": 3, "hm_r": 3}
 
 
 @cache
@@ -102,14 +104,32 @@ def test_pascal_and_kitti_expect_other_colors_than_coco() -> None:
         ({"hm": 1, "wh": 2, "hps": 34}, "multi_pose"),
         ({"hm": 3, "dep": 1, "rot": 8, "dim": 3}, "ddd"),
         ({"hm_t": 1, "hm_l": 1, "hm_b": 1, "hm_r": 1, "hm_c": 5}, "exdet"),
+        ({**EXTREMES, "hm_c": 3, "reg_t": 2, "reg_l": 2, "reg_b": 2, "reg_r": 2}, "exdet"),
     ],
 )
 def test_the_heads_tell_the_task_also_with_the_originals_options(heads: dict[str, int], task: str) -> None:
     converted = convert(original(heads))
     assert converted.spec["task"] == task
-    ours = {**HEADS, "wh": "box"} if task == "ctdet_dense" else HEADS
+    ours = HEADS | {"ctdet_dense": {"wh": "box"}, "exdet": {"hm_c": "heatmap"}}.get(task, {})
     assert converted.spec["heads"] == {ours[name]: channels for name, channels in heads.items()}
     assert converted.spec["num_classes"] == heads.get("hm", heads.get("hm_c"))
+
+
+@pytest.mark.parametrize(
+    ("heads", "agnostic", "offsets"),
+    [
+        ({**EXTREMES, "hm_c": 3, "reg_t": 2, "reg_l": 2, "reg_b": 2, "reg_r": 2}, False, 4),
+        ({**EXTREMES, "hm_c": 3}, False, 0),
+        ({**dict.fromkeys(EXTREMES, 1), "hm_c": 3, "reg_t": 2, "reg_l": 2, "reg_b": 2, "reg_r": 2}, True, 4),
+        ({**dict.fromkeys(EXTREMES, 1), "hm_c": 1, "reg_t": 2, "reg_l": 2, "reg_b": 2, "reg_r": 2}, False, 4),
+    ],
+)
+def test_heads_of_extreme_points_are_those_of_the_task_with_its_options(heads, agnostic, offsets) -> None:
+    spec = convert(original(heads)).spec
+    task = build_task(spec["task"], spec["num_classes"], **spec["task_options"])
+    assert {name: head.channels for name, head in task.heads.items()} == spec["heads"]
+    assert task.agnostic == agnostic
+    assert sum(name.endswith("_offset") for name in task.heads) == offsets
 
 
 def test_architecture_and_task_may_be_given_by_either_name() -> None:

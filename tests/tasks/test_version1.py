@@ -143,7 +143,7 @@ def settings_of(task: Task) -> dict[str, Any]:
 
 
 # Tasks that earlier versions did not have.
-NEW = {"ctdet_iou", "ddd_geo", "multi_pose_iou"}
+NEW = {"ctdet_iou", "ddd_geo", "exdet", "multi_pose_iou"}
 
 
 def test_every_task_and_every_old_option_is_looked_at():

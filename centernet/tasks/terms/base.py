@@ -84,6 +84,8 @@ class Term:
     positions: ClassVar[tuple[bool, ...]] = ()
     """For each pair of channels in a group (see ``Regression.truth``): whether it is a position (x, y) on the grid,
     predicted relative to the cell. Empty: none is."""
+    partner: ClassVar[str] = ""
+    """The term whose map of the mirrored image says what this one's says, if it is not the same term."""
     meaning: ClassVar[tuple[str, ...]] = ()
     """Options that define what a value of the map means; a teacher's must be the same."""
 

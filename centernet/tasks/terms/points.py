@@ -62,6 +62,11 @@ class Points(HeatmapTerm):
         self.margin = self.number("margin", margin, least=0)
         self.max_detections = int(self.number("max_detections", max_detections, least=1))
 
+    @property
+    def rows(self) -> int:
+        """Detections per image of one pass."""
+        return self.max_detections
+
     def place(self, objects: Objects, grid_size: tuple[int, int]) -> Placed:
         """Place padded objects (input pixels) on a grid of this size and select those to train on."""
         height, width = grid_size

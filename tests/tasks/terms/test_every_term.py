@@ -22,6 +22,21 @@ from centernet.structures import AtCells, Objects, Target
 from centernet.tasks.terms.angle import Angle, TwelveBins, TwoBins
 from centernet.tasks.terms.base import About, HeatmapTerm, Peaks, Placed, Regression, Term
 from centernet.tasks.terms.box import BoxOffset, DenseBox, Offset, Size
+from centernet.tasks.terms.extremes import (
+    Bottom as BottomHeatmap,
+)
+from centernet.tasks.terms.extremes import (
+    BottomOffset,
+    ExtremeCenters,
+    ExtremeHeatmap,
+    ExtremeOffset,
+    Left,
+    LeftOffset,
+    Right,
+    RightOffset,
+    Top,
+    TopOffset,
+)
 from centernet.tasks.terms.joints import JointHeatmap, JointOffset, Joints, NearJoints, RelativeJoints, SpreadHeatmap
 from centernet.tasks.terms.points import BlockPoints, EllipsePoints, Points, ProjectedPoints, StreetPoints
 from centernet.tasks.terms.sides import SURE, Sides
@@ -60,6 +75,14 @@ def one(cell: tuple[int, int], size: tuple[float, float], label: int, alpha: flo
         "crowd": torch.tensor([False]),
         "area": torch.tensor([float(size[0] * size[1])]),
         "joints": torch.cat([joints, torch.tensor([float(each) for each in shown])[:, None]], -1)[None],
+        "extreme_points": torch.stack(
+            [
+                center - half * torch.tensor([0, 1]),
+                center - half * torch.tensor([1, 0]),
+                center + half * torch.tensor([0, 1]),
+                center + half * torch.tensor([1, 0]),
+            ]
+        )[None],
         "alpha": torch.tensor([alpha]),
         "center_3d": torch.tensor([[4 * (x + 1) + 2.0, 4 * (y - 1) + 0.5]]),
         "bottom": torch.tensor([[4 * x + 3.0, 4 * y + 0.3 * size[1]]]),
@@ -203,7 +226,15 @@ CASES = [
     Case(JointHeatmap, options={"loss": "mse"}),
     Case(JointOffset),
     Case(JointOffset, options={"loss": "smooth_l1"}),
+    Case(ExtremeCenters, points=ExtremeCenters),
+    Case(ExtremeCenters, options={"loss": "mse", "radius": "cornernet"}, points=ExtremeCenters),
+    *(Case(make, points=ExtremeCenters) for make in (Top, Left, BottomHeatmap, Right)),
+    Case(Top, options={"loss": "mse"}),
+    *(Case(make, points=ExtremeCenters) for make in (TopOffset, LeftOffset, BottomOffset, RightOffset)),
+    Case(TopOffset, options={"loss": "smooth_l1"}),
 ]
+# What the mirrored image says in another map.
+PARTNERS = {Left: Right, Right: Left, LeftOffset: RightOffset, RightOffset: LeftOffset}
 every_case = pytest.mark.parametrize("case", CASES, ids=Case.title)
 
 
@@ -226,7 +257,7 @@ def terms_there_are() -> Iterator[type[Term]]:
 
 
 def test_no_term_is_left_out_here():
-    bases = {Term, HeatmapTerm, Regression, Angle}
+    bases = {Term, HeatmapTerm, Regression, Angle, ExtremeHeatmap, ExtremeOffset}
     assert {case.make for case in CASES} == set(terms_there_are()) - bases
 
 
@@ -332,7 +363,7 @@ def test_a_mirrored_image_says_the_same(case):
     matrix = torch.from_numpy(flip_matrix(STRIDE * GRID[1])).expand(len(IMAGES), 3, 3)
     mirrored = move(objects, matrix, partners_of(FACTS))
     plain, target = flawless(case, objects)
-    other, _ = flawless(case, mirrored)
+    other, _ = flawless(case._replace(make=PARTNERS.get(case.make, case.make)), mirrored)
     back = term.mirror(other.flip(-1))
     said = where_said(target, plain)
     assert said.any()
@@ -364,10 +395,14 @@ class Plain(Term):
 
 def test_only_offsets_in_cells_are_kept_from_the_plain_image():
     kept = {case.make for case in CASES if not case.term().is_merged}
-    assert kept == {Offset, BoxOffset, ProjectedOffset, JointOffset}
+    extremes = {TopOffset, LeftOffset, BottomOffset, RightOffset}
+    assert kept == {Offset, BoxOffset, ProjectedOffset, JointOffset, *extremes}
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if issubclass(case.make, Points)], ids=Case.title)
+POINTS = [case for case in CASES if issubclass(case.make, Points) and case.make is not ExtremeCenters]
+
+
+@pytest.mark.parametrize("case", POINTS, ids=Case.title)
 def test_the_points_are_found_again(case):
     term = case.make("heatmap", ABOUT, max_detections=9, **case.options)
     objects = batch_of(IMAGES)

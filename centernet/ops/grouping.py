@@ -1,0 +1,207 @@
+"""Extreme points grouped into objects by the heatmap of centers.
+
+ExtremeNet (Zhou et al., 2019, arXiv:1901.08043): Sec. 4.1 (center grouping, Alg. 1) and Sec. 4.3 (edge aggregation).
+
+Convention: grid space, as in ``ops.heatmap``; the four kinds of points are in the order top, left, bottom, right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from centernet.ops.heatmap import points_of_cells
+
+# Combinations of pairs that are looked at in one go.
+COMBINATIONS_AT_ONCE = 2**20
+# Sums of scores in another order differ by less than this.
+ROUNDING = 1e-5
+
+
+class Extremes(NamedTuple):
+    """The best peaks of one kind of extreme point."""
+
+    scores: Tensor  # [B, K]
+    labels: Tensor  # int64 [B, K]
+    cell: Tensor  # int64 [B, K] flat index
+
+
+class Groups(NamedTuple):
+    """The N best groups of four points of each image, by decreasing score; rows of score 0 are empty."""
+
+    scores: Tensor  # [B, N]
+    labels: Tensor  # int64 [B, N]
+    cell: Tensor  # int64 [B, N] flat index of the center
+    corner: Tensor  # [B, N, 2] x, y of the center's cell
+    extremes: Tensor  # int64 [B, N, 4] flat indices of the points
+
+
+class _Pairs(NamedTuple):
+    """Pairs of opposite points of an image, P in number: top and bottom, or left and right."""
+
+    first: Tensor  # int64 [P] which of the candidates
+    second: Tensor
+    labels: Tensor
+    middle: Tensor  # int64 [P] row (of top and bottom) or column of the center
+    start: Tensor  # of the pair along its axis: the row of the top, the column of the left
+    end: Tensor
+    low: Tensor  # the smaller and the larger coordinate across the axis
+    high: Tensor
+    total: Tensor  # [P] sum of both scores
+    center: Tensor  # [P] the largest probability of a center in that row or column
+
+    def at(self, rows: Tensor | slice) -> _Pairs:
+        return _Pairs(*(value[rows] for value in self))
+
+
+def aggregate_edges(heatmap: Tensor, weight: float, axis: int) -> Tensor:
+    """Edge aggregation (Sec. 4.3) of ``heatmap [B, C, H, W]`` along ``axis``: of a straight edge every point is an
+    extreme one, with a weak response each, which is added up at the strongest.
+
+    Each cell gains ``weight`` times the sum of its neighbors on either side, as far as they do not rise.
+    """
+    before, after = (_sum_up(heatmap, axis, backward) for backward in (False, True))
+    return weight * before + weight * after + heatmap
+
+
+def _sum_up(heatmap: Tensor, axis: int, backward: bool) -> Tensor:
+    """For each cell the sum over the cells before it (``backward``: after it), back to where the values last fell."""
+    lines = heatmap.unbind(axis)[:: -1 if backward else 1]
+    sums = [lines[0]]
+    # One by one: a running sum, from which others are subtracted, would make different values of equal ones.
+    for previous, line in pairwise(lines):
+        sums.append(line + sums[-1] * (line >= previous))
+    return torch.stack(sums[:: -1 if backward else 1], axis) - heatmap
+
+
+def group_extremes(
+    kinds: Sequence[Extremes],
+    centers: Tensor,
+    most: int,
+    min_score: float = 0.1,
+    min_center_score: float = 0.1,
+    per_class: bool = True,
+) -> Groups:
+    """Center grouping (Alg. 1): the ``most`` best groups of a top, a left, a bottom and a right point (``kinds``).
+
+    ``centers [B, C, H, W]``: probabilities. A group has points of one class and of at least ``min_score``, none of
+    which lies beyond another in the direction in which it is the extreme one (equal is not beyond), and a probability
+    of at least ``min_center_score`` in the cell (rounded down) between them. Its score is the mean of six: its points',
+    and twice its center's. Without ``per_class`` points have no classes, and a group has that of the largest
+    probability at its center (the first of equal ones). Equal scores are in the order of their top and bottom points,
+    those of the better bound first, then of their left and right ones.
+
+    Exact, without all K^4 combinations: points are filtered and paired first (K^2 each of opposite ones, of one class
+    and in order, with a center in their row or column). Pairs are combined by decreasing bounds of their scores, in
+    blocks of ``COMBINATIONS_AT_ONCE``, until no bound reaches the score of the ``most``-th best group.
+    """
+    width = centers.shape[-1]
+    best, which = centers.max(1, keepdim=True)
+    values = centers if per_class else best
+    rows = [
+        _group(
+            [Extremes(*(value[image] for value in kind)) for kind in kinds],
+            values[image],
+            most,
+            min_score,
+            min_center_score,
+        )
+        for image in range(len(centers))
+    ]
+    scores, labels, cell, extremes = (torch.stack(column) for column in zip(*rows, strict=True))
+    if not per_class:
+        labels = torch.where(scores > 0, which.flatten(1).gather(1, cell), 0)
+    return Groups(scores, labels, cell, points_of_cells(cell, width), extremes)
+
+
+def _group(
+    kinds: Sequence[Extremes], centers: Tensor, most: int, min_score: float, min_center_score: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Scores, labels, center cells ``[most]`` and cells of the points ``[most, 4]`` of one image."""
+    width = centers.shape[-1]
+    kinds = [Extremes(*(value[kind.scores >= min_score] for value in kind)) for kind in kinds]
+    top, left, bottom, right = kinds
+    in_rows, in_columns = centers.amax(2), centers.amax(1)
+    upright = _pairs(top, bottom, in_rows, min_center_score, width, is_upright=True)
+    level = _pairs(left, right, in_columns, min_center_score, width, is_upright=False)
+    bound = upright.total + 2 * upright.center
+    order = bound.argsort(descending=True, stable=True)
+    upright, bound = upright.at(order), bound[order]
+    level = level.at(level.total.argsort(descending=True, stable=True))
+
+    found = (centers.new_zeros(0), *(centers.new_zeros(0, dtype=torch.long) for _ in range(6)))
+    step = max(COMBINATIONS_AT_ONCE // max(len(level.total), 1), 1)
+    for start in range(0, len(bound), step):
+        some, others = upright.at(slice(start, start + step)), level
+        if len(found[0]) == most:
+            least = 6 * found[0][-1] - ROUNDING
+            reach = int((level.total + bound[start] >= least).sum())
+            if not reach:
+                break
+            others = level.at(slice(reach))
+        found = _best(found, _combine(some, others, kinds, centers, min_center_score), most)
+    scores, labels, cell, *points = found
+    chosen = [kind.cell[point] for kind, point in zip(kinds, points, strict=True)]
+    padded = [
+        torch.cat([value, value.new_zeros(most - len(value))]) for value in (scores, labels, cell, *chosen)
+    ]  # fmt: skip
+    return padded[0], padded[1], padded[2], torch.stack(padded[3:], -1)
+
+
+def _pairs(
+    first: Extremes, second: Extremes, centers: Tensor, min_center_score: float, width: int, is_upright: bool
+) -> _Pairs:
+    """Pairs that may belong to a group: of one class, in order along their axis, with a center in ``centers [C, H or
+    W]`` half-way."""
+    axes = (1, 0) if is_upright else (0, 1)
+    (a_along, a_across), (b_along, b_across) = (
+        [torch.div(kind.cell, width, rounding_mode="floor") if axis else kind.cell % width for axis in axes]
+        for kind in (first, second)
+    )
+    middle = torch.div(a_along[:, None] + b_along, 2, rounding_mode="floor")
+    center = centers[first.labels[:, None], middle]
+    fits = (first.labels[:, None] == second.labels) & (a_along[:, None] <= b_along) & (center >= min_center_score)
+    a, b = fits.nonzero(as_tuple=True)
+    return _Pairs(
+        a,
+        b,
+        first.labels[a],
+        middle[a, b],
+        a_along[a],
+        b_along[b],
+        torch.minimum(a_across[a], b_across[b]),
+        torch.maximum(a_across[a], b_across[b]),
+        first.scores[a] + second.scores[b],
+        center[a, b],
+    )
+
+
+def _combine(
+    upright: _Pairs, level: _Pairs, kinds: Sequence[Extremes], centers: Tensor, min_center_score: float
+) -> tuple[Tensor, ...]:
+    """Scores, labels, center cells and the numbers of the four points of all groups of these pairs ``[G]``."""
+    fits = upright.labels[:, None] == level.labels
+    fits &= upright.start[:, None] <= level.low
+    fits &= upright.end[:, None] >= level.high
+    fits &= level.start <= upright.low[:, None]
+    fits &= level.end >= upright.high[:, None]
+    p, q = fits.nonzero(as_tuple=True)
+    labels, y, x = upright.labels[p], upright.middle[p], level.middle[q]
+    center = centers[labels, y, x]
+    kept = center >= min_center_score
+    p, q, labels, center = p[kept], q[kept], labels[kept], center[kept]
+    points = (upright.first[p], level.first[q], upright.second[p], level.second[q])
+    total = sum(kind.scores[point] for kind, point in zip(kinds, points, strict=True))
+    cell = upright.middle[p] * centers.shape[-1] + level.middle[q]
+    return ((total + 2 * center) / 6, labels, cell, *points)
+
+
+def _best(found: tuple[Tensor, ...], more: tuple[Tensor, ...], most: int) -> tuple[Tensor, ...]:
+    """The ``most`` best of both, by decreasing score; equal ones in their order."""
+    scores = torch.cat([found[0], more[0]])
+    order = scores.argsort(descending=True, stable=True)[:most]
+    return tuple(torch.cat(both)[order] for both in zip(found, more, strict=True))
