@@ -72,6 +72,17 @@ SHOWS = {
 }
 
 
+def training(overrides: Sequence[str]) -> DictConfig:
+    """The configuration of ``python train.py OVERRIDES``, composed and checked, for what is done before a training.
+
+    Raises ``InputError`` as ``check_command`` does.
+    """
+    with _configs([]):
+        cfg = composed("train", [*overrides, "paths.run=."])
+        check_paths("train", cfg, check("train", cfg))
+    return cfg
+
+
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Options of Hydra, with their values after ``=``, and overrides."""
     options, overrides = [], []

@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from hydra import initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
 
 from centernet.build import build_datamodule, plain
 from centernet.checks.boxes import check_boxes
@@ -18,8 +16,8 @@ from centernet.checks.content import Grid, Split, split_of
 from centernet.checks.findings import Example, Finding, passed, sort
 from centernet.checks.images import Seen, check_duplicates, check_images, look
 from centernet.checks.objects import Resolution, check_classes, check_files, check_objects, resolutions
-from centernet.cli import CONFIGS, understand_groups
-from centernet.composition import check, check_paths, composed
+from centernet.cli import understand_groups
+from centernet.composition import training
 from centernet.data.datamodule import CenterNetDataModule, ImageDataset
 from centernet.data.images import read_sizes
 from centernet.data.transforms import EvalWarp, eval_pipeline
@@ -98,7 +96,7 @@ def examine(overrides: Sequence[str], images: str = "sample") -> Report:
         findings += check_duplicates(splits, seen)
     findings = sort(findings)
     return Report(
-        str(OmegaConf.select(cfg, "data.root") or getattr(next(iter(datasets.values()), None), "source", "data")),
+        str(cfg.data.get("root") or getattr(next(iter(datasets.values()), None), "source", "data")),
         findings,
         passed(findings, images != "none"),
         splits,
@@ -111,20 +109,18 @@ def examine(overrides: Sequence[str], images: str = "sample") -> Report:
     )
 
 
-def _configured(overrides: list[str]) -> DictConfig:
+def _configured(overrides: list[str]) -> Any:
     """The configuration of a training, checked as the command does."""
     understand_groups(overrides)
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = composed("train", [*overrides, "paths.run=."])
-        check_paths("train", cfg, check("train", cfg))
+    cfg = training(overrides)
     if isinstance(cfg.resolution, int):
-        OmegaConf.update(cfg, "resolution", [cfg.resolution] * 2)
+        cfg.resolution = [cfg.resolution] * 2
     if cfg.backbone.name == AUTO:
-        OmegaConf.update(cfg, "backbone.name", NETWORKS[torch.cuda.is_available()])
+        cfg.backbone.name = NETWORKS[torch.cuda.is_available()]
     return cfg
 
 
-def _data_of(cfg: DictConfig) -> CenterNetDataModule:
+def _data_of(cfg: Any) -> CenterNetDataModule:
     """The data module. Its input does not matter, and unreadable images do not stop it."""
     given = {key: plain(cfg.data[key]) for key in cfg.data if key not in ("resolution", "batch_size", "augment")}
     data = build_datamodule({**given, "resolution": [64, 64], "batch_size": 1, "augment": None})
@@ -164,7 +160,7 @@ def _with_sizes(split: Split) -> Split:
     return split._replace(sizes=sizes)
 
 
-def _grid(cfg: DictConfig, datasets: Mapping[str, ImageDataset]) -> tuple[Grid, str, list[Finding]]:
+def _grid(cfg: Any, datasets: Mapping[str, ImageDataset]) -> tuple[Grid, str, list[Finding]]:
     """The grid of the training, where its input size comes from, and findings about its task."""
     options, findings = plain(cfg.task), []
     dataset = next(iter(datasets.values()), None)
