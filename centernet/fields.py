@@ -39,7 +39,8 @@ class Field(NamedTuple):
     ``about``: shape of one row, units, meaning. ``partners``: the fact of the data (a ``JointSet``) that defines which
     elements a mirror swaps, or the index of each element's partner, whatever the data. ``of``: ``object`` or
     ``image``. ``pad``: value of padded rows. ``source``: data that has it, to complete the message "use ...".
-    ``annotation``: the key of COCO annotations that holds it, for plain numbers.
+    ``annotation``: the key of COCO annotations that holds it, for plain numbers. ``inside``: points that lie in the
+    object's box, also when only a part of it is shown.
     """
 
     about: str
@@ -49,6 +50,7 @@ class Field(NamedTuple):
     pad: float = 0
     source: str = ""
     annotation: str | None = None
+    inside: bool = False
 
 
 _JOINTS = (
@@ -77,6 +79,7 @@ FIELDS: dict[str, Field] = {
         "[4, 2] x, y of the topmost, leftmost, bottommost and rightmost point",
         Geometry.POINTS,
         (0, 3, 2, 1),
+        inside=True,
         source="data.extreme_points=masks (data=shapes, built in, or a json with masks), or data.extreme_points=boxes",
     ),
     # Monocular 3D; see centernet.ops.camera.
@@ -187,6 +190,19 @@ def hide_points(objects: Objects, is_shown: Callable[[Tensor], Tensor]) -> Objec
             keeps = is_shown(value[..., :2])[..., None] | (value[..., 2:] < 0)
             hidden[name] = torch.where(keeps, value, 0)
     return hidden
+
+
+def cut_objects(objects: Objects, boxes: Tensor) -> Objects:
+    """Objects of one image with the boxes ``[M, 4]`` of their visible parts; of those that are cut, points that belong
+    into the box are moved into it."""
+    is_cut = (boxes != objects["boxes"]).any(-1)[:, None, None]
+    low, high = boxes[:, None, :2], boxes[:, None, 2:]
+    moved = {
+        name: torch.where(is_cut, value.maximum(low.to(value.dtype)).minimum(high.to(value.dtype)), value)
+        for name, value in objects.items()
+        if FIELDS.get(name, _UNKNOWN).inside
+    }
+    return {**objects, **moved, "boxes": boxes}
 
 
 def sources(names: Sequence[str]) -> str:

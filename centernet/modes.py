@@ -15,9 +15,9 @@ class Modes(NamedTuple):
 
     ``flip``: average the maps with those of the mirror image. ``scales``: of the input; detections of all scales are
     put together. ``nms``: suppression of overlapping detections of a class, ``soft``, ``linear``, ``plain`` or
-    ``none``; None: ``soft`` with several scales, as in the original, else ``none``. ``tiles`` (height, width): the
-    network sees pieces of a larger input, which share at least the fraction ``overlap``; their maps are put together
-    before peaks are sought. ``Modes.of`` checks plain data.
+    ``none``; None: what the task needs, else ``soft`` with several scales, as in the original, else ``none``. ``tiles``
+    (height, width): the network sees pieces of a larger input, which share at least the fraction ``overlap``; their
+    maps are put together before peaks are sought. ``Modes.of`` checks plain data.
     """
 
     flip: bool = False

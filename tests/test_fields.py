@@ -17,6 +17,7 @@ from centernet.fields import (
     PICTURES,
     Field,
     Geometry,
+    cut_objects,
     hide_points,
     index,
     move,
@@ -278,6 +279,21 @@ def test_unknown_fields_travel_along():
     batch = stack_objects([image, {**make_objects([]), "wheels": torch.zeros(0, 17, 3)}])
     assert batch["wheels"].shape == (2, 1, 17, 3)
     assert index(image, torch.tensor([False]))["wheels"].shape == (0, 17, 3)
+
+
+def test_of_a_cut_object_the_points_that_belong_into_its_box_move_into_what_is_left_of_it():
+    points = [[[20.0, 9.9], [10, 30], [24, 40], [40, 22]]] * 2
+    objects = {
+        **make_objects([[10, 10, 40, 40]] * 2),
+        "extreme_points": torch.tensor(points),
+        "center_3d": torch.tensor([[12.0, 38]] * 2),
+    }
+    shown = torch.tensor([[10, 10, 40, 40], [22, 10, 40, 25]], dtype=torch.float64)
+    cut = cut_objects(objects, shown)
+    assert torch.equal(cut["boxes"], shown)
+    assert cut["extreme_points"][0].tolist() == objects["extreme_points"][0].tolist()
+    assert cut["extreme_points"][1].tolist() == [[22, 10], [22, 25], [24, 25], [40, 22]]
+    assert torch.equal(cut["center_3d"], objects["center_3d"])
 
 
 def test_detections_are_split_by_image_and_cut_at_the_threshold():

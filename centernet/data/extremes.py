@@ -7,6 +7,8 @@ extreme vertex of a polygon on, neighbors count in both directions as long as th
 (for the left and right point, of its width) of it, and the point is half-way between the outermost of them. It lies
 exactly on the side of the object's box.
 
+Points move with the image; in one that augmentation turns, they stay the points of the upright object.
+
 Convention: corners of pixels, as in COCO's boxes: pixel i of a run-length mask covers i .. i + 1.
 """
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from centernet.data.masks import Masks
-from centernet.fields import index
+from centernet.fields import cut_objects, index
 from centernet.ops.affine import (
     Size,
     crop_matrix,
@@ -444,4 +444,4 @@ def keep_shown(objects: Objects, shown: Tensor) -> Objects:
     whole = objects["boxes"]
     sides, whole_sides = shown[:, 2:] - shown[:, :2], whole[:, 2:] - whole[:, :2]
     is_enough = ((sides > KEPT_SIDE) | (sides > KEPT_SHARE * whole_sides)).any(-1) | objects["crowd"]
-    return index({**objects, "boxes": shown}, is_enough & (sides > 0).all(-1))
+    return index(cut_objects(objects, shown), is_enough & (sides > 0).all(-1))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from centernet.ops.heatmap import points_of_cells
 
@@ -146,10 +147,8 @@ def _group(
         found = _best(found, _combine(some, others, kinds, centers, min_center_score), most)
     scores, labels, cell, *points = found
     chosen = [kind.cell[point] for kind, point in zip(kinds, points, strict=True)]
-    padded = [
-        torch.cat([value, value.new_zeros(most - len(value))]) for value in (scores, labels, cell, *chosen)
-    ]  # fmt: skip
-    return padded[0], padded[1], padded[2], torch.stack(padded[3:], -1)
+    scores, labels, cell, *chosen = (F.pad(value, (0, most - len(value))) for value in (scores, labels, cell, *chosen))
+    return scores, labels, cell, torch.stack(chosen, -1)
 
 
 def _pairs(

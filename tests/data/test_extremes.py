@@ -121,7 +121,7 @@ def test_run_lengths_are_counted_from_corner_to_corner_of_pixels():
     bitmap[10:20, 5:15] = 1
     bitmap[8:10, 12] = 1  # a tip upward of one pixel's width
     assert points_of(encoded(bitmap)).tolist() == [[[12.5, 8], [5, 15], [10, 20], [15, 15]]]
-    as_numbers = {"size": list(SIZE), "counts": [10 + 5 * 48, 10, 38, 10, 48 * 58 - 20]}
+    as_numbers = {"size": list(SIZE), "counts": [10 + 5 * 48, 10, 38, 10, 48 * 64 - 308]}
     assert points_of(as_numbers).tolist() == [[[6, 10], [5, 15], [6, 20], [7, 15]]]
     assert np.isnan(points_of(encoded(np.zeros(SIZE)))).all()
 
@@ -225,6 +225,20 @@ def test_built_in_shapes_have_points_on_their_boxes(shapes):
         torch.testing.assert_close(sides.double(), boxes, atol=0.011, rtol=0)
     batch = next(iter(data.val_dataloader()))
     assert batch["objects"]["extreme_points"].shape[2:] == (4, 2)
+
+
+@pytest.mark.parametrize("way", ["mosaic", "copy_paste", "mixup"])
+def test_points_stay_in_what_combined_images_show_of_their_boxes(shapes, way):
+    augment = {"warp": "zoom", "color": None, "visible_boxes": True, way: 1.0}
+    options = {"train_count": 24, "val_count": 8, "num_workers": 0, "resolution": (96, 96), "augment": augment}
+    data = ShapesDataModule(shapes, **options, extreme_points="masks", batch_size=8)
+    data.setup("fit")
+    objects = next(iter(data.train_dataloader()))["objects"]
+    kept = objects["valid"] & ~objects["crowd"]
+    points, boxes = objects["extreme_points"][kept], objects["boxes"][kept]
+    assert len(points) > 20
+    assert (points >= boxes[:, None, :2] - 0.05).all()
+    assert (points <= boxes[:, None, 2:] + 0.05).all()
 
 
 def test_data_without_masks_takes_boxes_or_is_refused(cuboids):

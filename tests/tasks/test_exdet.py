@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from centernet.data.builtin.shapes import ShapesDataModule
 from centernet.detector import Detector
 from centernet.errors import InputError
 from centernet.fields import move, partners_of
@@ -23,6 +26,7 @@ from centernet.structures import Objects, Outputs
 from centernet.tasks.exdet import ExdetTask
 from centernet.tasks.terms.extremes import SIDES, box_of
 from tests import tiny
+from tests.places import ROOT
 from tests.test_module import build_trainer
 from tests.test_module import pytestmark as quiet
 from tests.tiny import make_batch, make_objects
@@ -283,8 +287,6 @@ def test_the_boxes_of_an_untrained_network_are_no_inside_out_ones():
 @pytest.fixture(scope="module")
 def trained(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ExdetModule, Path]:
     """A module after a step on shapes, and its checkpoint."""
-    from centernet.data.builtin.shapes import ShapesDataModule
-
     data = ShapesDataModule(
         shapes, train_count=24, val_count=8, num_workers=0, resolution=(64, 64), batch_size=4, extreme_points="masks"
     )
@@ -307,8 +309,6 @@ def test_a_module_trains_validates_and_predicts_with_points(trained):
 
 
 def test_data_without_points_is_refused_with_the_option(shapes):
-    from centernet.data.builtin.shapes import ShapesDataModule
-
     data = ShapesDataModule(shapes, train_count=24, val_count=8, num_workers=0)
     data.setup("validate")
     message = r"needs objects with extreme_points, which the val data does not have; use data.extreme_points=masks \("
@@ -317,11 +317,6 @@ def test_data_without_points_is_refused_with_the_option(shapes):
 
 
 def test_the_script_writes_points_that_are_read_again(tmp_path, monkeypatch, capsys):
-    import runpy
-    import sys
-
-    from tests.places import ROOT
-
     star = {"image_id": 1, "bbox": [10, 5, 30, 35], "segmentation": [[20, 5, 40, 20, 25, 40, 10, 30]]}
     path, images = tiny.make_coco(tmp_path, [star, {"image_id": 2, "bbox": [10, 10, 20, 30]}])
 

@@ -19,24 +19,10 @@ from centernet.losses import LOSSES
 from centernet.ops.affine import flip_matrix
 from centernet.ops.heatmap import gather_cells
 from centernet.structures import AtCells, Objects, Target
+from centernet.tasks.terms import extremes
 from centernet.tasks.terms.angle import Angle, TwelveBins, TwoBins
 from centernet.tasks.terms.base import About, HeatmapTerm, Peaks, Placed, Regression, Term
 from centernet.tasks.terms.box import BoxOffset, DenseBox, Offset, Size
-from centernet.tasks.terms.extremes import (
-    Bottom as BottomHeatmap,
-)
-from centernet.tasks.terms.extremes import (
-    BottomOffset,
-    ExtremeCenters,
-    ExtremeHeatmap,
-    ExtremeOffset,
-    Left,
-    LeftOffset,
-    Right,
-    RightOffset,
-    Top,
-    TopOffset,
-)
 from centernet.tasks.terms.joints import JointHeatmap, JointOffset, Joints, NearJoints, RelativeJoints, SpreadHeatmap
 from centernet.tasks.terms.points import BlockPoints, EllipsePoints, Points, ProjectedPoints, StreetPoints
 from centernet.tasks.terms.sides import SURE, Sides
@@ -226,15 +212,26 @@ CASES = [
     Case(JointHeatmap, options={"loss": "mse"}),
     Case(JointOffset),
     Case(JointOffset, options={"loss": "smooth_l1"}),
-    Case(ExtremeCenters, points=ExtremeCenters),
-    Case(ExtremeCenters, options={"loss": "mse", "radius": "cornernet"}, points=ExtremeCenters),
-    *(Case(make, points=ExtremeCenters) for make in (Top, Left, BottomHeatmap, Right)),
-    Case(Top, options={"loss": "mse"}),
-    *(Case(make, points=ExtremeCenters) for make in (TopOffset, LeftOffset, BottomOffset, RightOffset)),
-    Case(TopOffset, options={"loss": "smooth_l1"}),
+    Case(extremes.ExtremeCenters, points=extremes.ExtremeCenters),
+    Case(extremes.ExtremeCenters, options={"loss": "mse", "radius": "cornernet"}, points=extremes.ExtremeCenters),
+    *(
+        Case(make, points=extremes.ExtremeCenters)
+        for make in (extremes.Top, extremes.Left, extremes.Bottom, extremes.Right)
+    ),
+    Case(extremes.Top, options={"loss": "mse"}),
+    *(
+        Case(make, points=extremes.ExtremeCenters)
+        for make in (extremes.TopOffset, extremes.LeftOffset, extremes.BottomOffset, extremes.RightOffset)
+    ),
+    Case(extremes.TopOffset, options={"loss": "smooth_l1"}),
 ]
 # What the mirrored image says in another map.
-PARTNERS = {Left: Right, Right: Left, LeftOffset: RightOffset, RightOffset: LeftOffset}
+PARTNERS = {
+    extremes.Left: extremes.Right,
+    extremes.Right: extremes.Left,
+    extremes.LeftOffset: extremes.RightOffset,
+    extremes.RightOffset: extremes.LeftOffset,
+}
 every_case = pytest.mark.parametrize("case", CASES, ids=Case.title)
 
 
@@ -257,7 +254,7 @@ def terms_there_are() -> Iterator[type[Term]]:
 
 
 def test_no_term_is_left_out_here():
-    bases = {Term, HeatmapTerm, Regression, Angle, ExtremeHeatmap, ExtremeOffset}
+    bases = {Term, HeatmapTerm, Regression, Angle, extremes.ExtremeHeatmap, extremes.ExtremeOffset}
     assert {case.make for case in CASES} == set(terms_there_are()) - bases
 
 
@@ -395,11 +392,11 @@ class Plain(Term):
 
 def test_only_offsets_in_cells_are_kept_from_the_plain_image():
     kept = {case.make for case in CASES if not case.term().is_merged}
-    extremes = {TopOffset, LeftOffset, BottomOffset, RightOffset}
-    assert kept == {Offset, BoxOffset, ProjectedOffset, JointOffset, *extremes}
+    of_extremes = {extremes.TopOffset, extremes.LeftOffset, extremes.BottomOffset, extremes.RightOffset}
+    assert kept == {Offset, BoxOffset, ProjectedOffset, JointOffset, *of_extremes}
 
 
-POINTS = [case for case in CASES if issubclass(case.make, Points) and case.make is not ExtremeCenters]
+POINTS = [case for case in CASES if issubclass(case.make, Points) and case.make is not extremes.ExtremeCenters]
 
 
 @pytest.mark.parametrize("case", POINTS, ids=Case.title)
