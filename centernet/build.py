@@ -243,6 +243,8 @@ def from_checkpoint(path: str | Path, cfg: DictConfig) -> tuple[CenterNetModule,
             raise InputError(f"{path} does not record its training data; set data.root=DIR")
         # Other data is read from files even if the training data was generated.
         reader = reader_for(module.task.needs, trained or {}, given) if other_files else trained
+        if "val_split" in given:
+            reader = {**reader, "val_share": None} if "val_share" in reader else reader  # the other list is the answer
         options = {**options_for(module.task.needs, trained or {}), **reader, **transform, **given}
     for key in ("resolution", "test_mode"):
         if cfg.get(key):

@@ -61,6 +61,7 @@ COMMANDS = {
 
   python train.py                                        built-in data: a first run in minutes on a CPU
   python train.py data=coco data.root=DIR                your own data in COCO format
+  python train.py data=auto data.root=DIR                your own data as COCO, VOC, YOLO, CreateML or KITTI files
   python train.py experiment=ctdet_dla34 data.root=COCO  a published training
   python train.py backbone=resnet18 resolution=[256,256] schedule.epochs=30
   python train.py -m backbone=resnet18,resnet34          a sweep: one run per value, one table of results

@@ -27,7 +27,7 @@ from centernet.folders import is_first_process, require_file, require_folder, re
 from centernet.kinds import MISSING
 
 # Data modules that read files of the user's; the built-in ones write theirs.
-READERS = tuple(f"centernet.data.{format_}." for format_ in ("coco", "kitti", "voc", "yolo", "auto"))
+READERS = tuple(f"centernet.data.{format_}." for format_ in ("coco", "kitti", "voc", "yolo", "createml", "auto"))
 BUILT_IN = "centernet.data.builtin."
 
 

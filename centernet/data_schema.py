@@ -164,6 +164,12 @@ class Yolo(OwnData):
     val_split: Literal["train", "val", "test"] | None = None
 
 
+class CreateML(OwnData):
+    """Of ``CreateMLDataModule``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class AnyFormat(OwnData):
     """Of ``centernet.data.auto.data_module``."""
 
@@ -216,6 +222,7 @@ DATA: dict[Any, type[BaseModel]] = {
     "centernet.data.kitti.KittiDataModule": Kitti,
     "centernet.data.voc.VocDataModule": Voc,
     "centernet.data.yolo.YoloDataModule": Yolo,
+    "centernet.data.createml.CreateMLDataModule": CreateML,
     "centernet.data.auto.data_module": AnyFormat,
     f"{_BUILT_IN}.shapes.ShapesDataModule": DrawnCoco,
     f"{_BUILT_IN}.figures.FiguresDataModule": DrawnCoco,

@@ -53,7 +53,7 @@ class Field(NamedTuple):
 
 _JOINTS = (
     "data=figures (built in), or data=coco_pose with person_keypoints_*.json of COCO or any json whose categories have "
-    "keypoints"
+    "keypoints, or data=yolo with a yaml that has kpt_shape"
 )
 _SPACE = "data=cuboids (built in), or data=kitti"
 

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import itertools
 import re
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,10 @@ def accepted(cls: Any) -> set[str]:
     """The keyword arguments of a function or a constructor; of the classes above it too where it passes them on. A
     trainer has options of ours as well."""
     if not isinstance(cls, type):
-        return set(inspect.signature(cls).parameters)
+        parameters = inspect.signature(cls).parameters
+        passed_on = [name for name, p in parameters.items() if p.kind == p.VAR_KEYWORD]  # to what it returns
+        above = accepted(typing.get_type_hints(cls).get("return", object)) - {"self"} if passed_on else set()
+        return (set(parameters) - set(passed_on)) | above
     names = set(build.TRAINER_EXTRAS) if cls is pl.Trainer else set()
     for part in cls.__mro__:
         if "__init__" not in vars(part):
@@ -256,6 +260,7 @@ def test_every_data_config_instantiates_with_every_augmentation(data, augment, r
     # The json files of VOC have names of their own.
     files = [f"data.{split}_{kind}=null" for split in ("train", "val") for kind in ("annotations", "images")]
     written = {"voc": formats.write_voc, "yolo": formats.write_yolo, "auto": formats.write_createml}
+    written["createml"] = formats.write_createml
     drawn = {"coco": "shapes", "voc_coco": "shapes", "coco_pose": "figures", "kitti": "cuboids"}
     root = written[data](tmp_path) if data in written else request.getfixturevalue(drawn.get(data, data))
     words = [f"data={data}", f"augment={augment}", f"data.root={root}", *(files if data == "voc_coco" else [])]

@@ -17,11 +17,13 @@ from centernet import app, build, cli, data_schema, schema
 from centernet.callbacks import AverageWeights, Dashboard, Pictures, SaveOnInterrupt, StopEarly, TopCheckpoints
 from centernet.callbacks.profile import Profile
 from centernet.composition import check_command
+from centernet.data.auto import data_module
 from centernet.data.builtin.cuboids import CuboidsDataModule
 from centernet.data.builtin.figures import FiguresDataModule
 from centernet.data.builtin.shapes import ShapesDataModule
 from centernet.data.coco import CocoDataModule
 from centernet.data.combine import Shares
+from centernet.data.createml import CreateMLDataModule
 from centernet.data.kitti import KittiDataModule
 from centernet.data.transforms import WARPS, ColorJitter, train_pipeline
 from centernet.data.voc import VocDataModule
@@ -117,6 +119,8 @@ def test_a_value_that_is_not_possible_is_answered_with_its_key_and_what_is(check
         "backbone.neck={bilinear:all} backbone.head_channels={at_least:128,per_channel:4}",
         "task=ddd_dle task.dimensions.means=[[1,2,3]] task.depth.focal=700",
         "label=3",
+        "data=voc data.root=. data.train_split=[2007_trainval,2012_trainval] data.val_split=2007_test",
+        "data=yolo data.root=. data.val_split=test data.val_share=0.2",
         # What somebody adds of their own is checked by what reads it.
         "+callbacks.mine._target_=my_package.Mine",
         "+trainer.detect_anomaly=true",
@@ -305,6 +309,8 @@ def keys(model: type) -> set[str]:
         (data_schema.Kitti, KittiDataModule),
         (data_schema.Voc, VocDataModule),
         (data_schema.Yolo, YoloDataModule),
+        (data_schema.AnyFormat, data_module),
+        (data_schema.CreateML, CreateMLDataModule),
     ],
     ids=lambda value: value.__name__,
 )

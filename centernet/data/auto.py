@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +20,6 @@ from centernet.data.yolo import YoloDataModule
 from centernet.data.yolo_format import find_description
 from centernet.errors import some
 from centernet.structures import InputError
-
-log = logging.getLogger(__name__)
 
 # What the json of COCO's format is called by what wrote it.
 WRITERS = {"result.json": "Label Studio's", "instances_default.json": "CVAT's", "_annotations.coco.json": "Roboflow's"}
@@ -89,7 +86,7 @@ FORMATS = (
     Format(
         "COCO", "coco", CocoDataModule, "annotations/instances_train.json or a json of another usual name", _find_coco
     ),
-    Format("CreateML", "auto", CreateMLDataModule, "train/_annotations.createml.json", _find_createml),
+    Format("CreateML", "createml", CreateMLDataModule, "train/_annotations.createml.json", _find_createml),
     Format("YOLO", "yolo", YoloDataModule, "data.yaml, or classes.txt beside images and labels", _find_yolo),
     Format("Pascal VOC", "voc", VocDataModule, "Annotations/*.xml, or VOC2007, VOC2012, ... with them", _find_voc),
 )
@@ -126,7 +123,7 @@ def data_module(
     prefix: str = "instances",
     **options: Any,
 ) -> CenterNetDataModule:
-    """The data module of the format that lies in ``root``; what it is taken for and why is a line of the log.
+    """The data module of the format that lies in ``root``; its ``setup`` says what it is taken for and why.
 
     ``prefix``: which of COCO's files (``CocoDataModule``); other options: ``AnnotatedDataModule``. Raises
     ``InputError`` for a folder without a known format, and for an option that the format does not have.
@@ -134,7 +131,6 @@ def data_module(
     if root is None:
         raise InputError("no data given; set data.root=DIR, the folder that holds it")
     chosen, why = find_format(Path(root))
-    log.info(f"{root} is taken for {chosen.name} data: {why}")
     given = {"val_share": val_share, "joints": joints, "prefix": None if prefix == "instances" else prefix}
     given = {name: value for name, value in given.items() if value is not None}
     if chosen.module is CocoDataModule and prefix == "instances" and not _has_prefix(Path(root), prefix):
@@ -142,7 +138,9 @@ def data_module(
     known = _options_of(chosen.module)
     if unknown := [name for name in given if name not in known]:
         raise InputError(f"data.{unknown[0]}={given[unknown[0]]} has no meaning for {chosen.name} data; leave it out")
-    return chosen.module(root=root, **given, **options)
+    module = chosen.module(root=root, **given, **options)
+    module.introduction = f"{root} is taken for {chosen.name} data: {why}"
+    return module
 
 
 def _has_prefix(root: Path, prefix: str) -> bool:

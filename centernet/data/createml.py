@@ -6,7 +6,6 @@ Format of developer.apple.com/documentation/createml, as Roboflow and others exp
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -117,7 +116,7 @@ def _read_object(thing: Any, where: str) -> tuple[str, list[float]]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and abs(value) < 1e9
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9
 
 
 class CreateMLDataModule(AnnotatedDataModule):

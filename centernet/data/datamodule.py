@@ -306,6 +306,8 @@ class CenterNetDataModule(pl.LightningDataModule):
     """
 
     own_data_command = "data=coco data.root=YOUR_DATA"
+    introduction: str | None = None
+    """What to say once of the data before it is read."""
 
     def __init__(
         self,
@@ -366,6 +368,9 @@ class CenterNetDataModule(pl.LightningDataModule):
         raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
+        if self.introduction is not None:
+            log.info(self.introduction)
+            self.introduction = None
         if stage in ("fit", None) and "train" not in self.datasets:
             pipeline = train_pipeline(self.resolution, mode=self.test_mode, **self.augment)
             self._add("train", "train", pipeline, train=True)

@@ -6,6 +6,7 @@ classes are divided from the rarest on, and each image goes to the side that lac
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -46,11 +47,17 @@ def held_out(content: Mapping[str, Any], share: float) -> tuple[list[Any], list[
         classes[row.get("image_id")].add(row.get("category_id"))
     groups: dict[str, list[Any]] = defaultdict(list)
     for entry in sorted(content["images"], key=lambda entry: str(entry.get("file_name"))):
-        groups[str(entry.get("file_name")).partition(COPY_MARK)[0]].append(entry.get("id"))
+        groups[_original(str(entry.get("file_name")))].append(entry.get("id"))
     units = [frozenset().union(*(classes.get(id_, ()) for id_ in ids)) or frozenset([NONE]) for ids in groups.values()]
     chosen = _divide(units, [len(ids) for ids in groups.values()], share)
     pairs = [(id_, is_held) for ids, is_held in zip(groups.values(), chosen, strict=True) for id_ in ids]
     return [id_ for id_, _ in pairs], [is_held for _, is_held in pairs]
+
+
+def _original(file_name: str) -> str:
+    """What the copies of an image have in common."""
+    folder, name = os.path.split(file_name)
+    return os.path.join(folder, name.partition(COPY_MARK)[0])
 
 
 def _divide(units: Sequence[frozenset[Any]], sizes: Sequence[int], share: float) -> list[bool]:

@@ -12,7 +12,11 @@ from centernet.data.kitti_format import find_calibration
 
 KEPT = ("batch_size", "eval_batch_size", "num_workers", "seed", "joints", "extreme_points")
 # Readers of formats whose data a user is likely to have more of, once a model was trained on it.
-OWN = ("centernet.data.voc.VocDataModule", "centernet.data.yolo.YoloDataModule", "centernet.data.auto.data_module")
+YOLO = "centernet.data.yolo.YoloDataModule"
+OWN = (
+    *("centernet.data.voc.VocDataModule", YOLO),
+    *("centernet.data.createml.CreateMLDataModule", "centernet.data.auto.data_module"),
+)
 
 
 def reader_for(fields: Collection[str], trained: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
@@ -22,12 +26,12 @@ def reader_for(fields: Collection[str], trained: Mapping[str, Any], given: Colle
     is one of the user's own. ``given``: names of the options for the other files.
     """
     kept = {name: trained[name] for name in KEPT if name in trained}
-    if "yaml" in given:
-        return {"_target_": OWN[1], **kept}
-    if trained.get("_target_") in OWN and not any(name.startswith("val_") and name != "val_split" for name in given):
-        return {"_target_": trained["_target_"], **kept}
     if "location" in fields:
         return {"_target_": "centernet.data.kitti.KittiDataModule", **kept}
+    if "yaml" in given:
+        return {"_target_": YOLO, **kept}
+    if trained.get("_target_") in OWN and not any(name.startswith("val_") and name != "val_split" for name in given):
+        return {"_target_": trained["_target_"], **kept}
     prefix = {"prefix": "person_keypoints"} if "joints" in fields else {}
     return {"_target_": "centernet.data.coco.CocoDataModule", **prefix, **kept}
 

@@ -43,8 +43,6 @@ class VocDataset(AnnotatedDataset):
     file and object, for anything wrong with the files.
     """
 
-    results = "detections.json (COCO results) and results/comp4_det_SET_CLASS.txt (VOC results)"
-
     def __init__(
         self,
         sets: Sequence[VocSet],
@@ -65,6 +63,7 @@ class VocDataset(AnnotatedDataset):
             content = part.of(content, shown)
         self.folder = sets[0].folder.images
         self.set_name = sets[0].name.rpartition("_")[2]
+        self.results = f"detections.json (COCO results) and results/comp4_det_{self.set_name}_CLASS.txt (VOC results)"
         found, arrays = read_content(
             content, shown, class_names, joints, masks, extreme_points, flags=("difficult", "truncated")
         )
@@ -161,7 +160,6 @@ class VocDataModule(AnnotatedDataModule):
     def build_dataset(self, split: str, pipeline: Callable[..., Any], train: bool) -> VocDataset:
         sets = self.locate(split)
         names = some(dict.fromkeys(each.name for each in sets))
-        log.info(f"Pascal VOC in {self.root}: {names} for {'training' if split == 'train' else 'validation'}")
         dataset = VocDataset(
             sets,
             pipeline,
@@ -177,6 +175,12 @@ class VocDataModule(AnnotatedDataModule):
                 f"2012_trainval of published results; data.train_split={sets[0].name} says that this is meant"
             )
         return dataset
+
+    def _add(self, role: str, split: str, pipeline: Callable[..., Any], train: bool) -> None:
+        if self.val_share is None:
+            names = some(dict.fromkeys(each.name for each in self.locate(split)))
+            log.info(f"Pascal VOC in {self.root}: {names} for {'training' if role == 'train' else 'validation'}")
+        super()._add(role, split, pipeline, train)
 
     def locate(self, split: str) -> list[VocSet]:
         """The sets of ``train`` or ``val``. Raises ``InputError`` with what is there."""

@@ -42,7 +42,7 @@ class VocFolder(NamedTuple):
     def has_annotated(self, name: str) -> bool:
         """Whether there is a list of this name whose first image is annotated (the challenge keeps some tests)."""
         path = self.list_of(name)
-        return path is not None and (self.annotations / f"{read_names(path)[0]}.xml").is_file()
+        return path is not None and read_names(path)[0] in self.names()
 
 
 class VocSet(NamedTuple):

@@ -70,6 +70,8 @@ class YoloDataset(AnnotatedDataset):
 
 def _pairs(description: Description, joints: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """What completes the joints: the yaml's pairs, unless others are given. Names are already those that are given."""
+    if joints is not None and not isinstance(joints, Mapping):
+        return joints  # which is refused with a sentence
     given = {key: value for key, value in (joints or {}).items() if key != "names"}
     if description.flip is not None:
         pairs = [[n, other] for n, other in enumerate(description.flip) if n < other]
@@ -132,9 +134,11 @@ def _ids(files: Sequence[Path]) -> list[Any]:
     stems = [file.stem for file in files]
     if len(set(stems)) < len(stems):
         return [str(file) for file in files]
-    if all(stem.isascii() and stem.isdigit() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
-        return [int(stem) for stem in stems]
-    return stems
+    # As many digits as 64 bits hold.
+    if any(not (stem.isascii() and stem.isdigit() and len(stem) <= 18) for stem in stems):
+        return stems
+    numbers = [int(stem) for stem in stems]
+    return stems if len(set(numbers)) < len(numbers) else numbers
 
 
 def _annotation(label: Label, size: Size) -> dict[str, Any]:

@@ -198,8 +198,8 @@ def find_description(root: Path) -> Description | None:
         raise InputError(f"{classes} does not hold a different name of a class in each line; correct it")
     splits: dict[str, list[str]] = {}
     for split, called in SPLITS.items():
-        places = {name: entry(root, pattern.format(name)) for pattern in FOLDERS for name in called}
-        found = next(((name, place) for name, place in places.items() if place is not None and place.is_dir()), None)
+        places = [(name, entry(root, pattern.format(name))) for name in called for pattern in FOLDERS]
+        found = next(((name, place) for name, place in places if place is not None and place.is_dir()), None)
         if found is not None:
             splits["test" if found[0] == "test" else split] = [str(found[1].relative_to(root))]
     if not splits:

@@ -70,9 +70,10 @@ def test_keypoints_are_found_by_their_own_name(figures):
 
 
 def test_kitti_is_found(cuboids, caplog):
-    with caplog.at_level("INFO"):
-        data = data_module(cuboids, augment={"warp": None, "color": None}, **OPTIONS)
+    data = data_module(cuboids, augment={"warp": None, "color": None}, **OPTIONS)
     assert isinstance(data, KittiDataModule)
+    with caplog.at_level("INFO"):
+        data.setup("validate")
     assert "is taken for KITTI data: it has training/image_2 and training/label_2" in caplog.text
 
 

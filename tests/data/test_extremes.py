@@ -121,7 +121,7 @@ def test_run_lengths_are_counted_from_corner_to_corner_of_pixels():
     bitmap[10:20, 5:15] = 1
     bitmap[8:10, 12] = 1  # a tip upward of one pixel's width
     assert points_of(encoded(bitmap)).tolist() == [[[12.5, 8], [5, 15], [10, 20], [15, 15]]]
-    as_numbers = {"size": list(SIZE), "counts": [10 + 5 * 48, 10, 38, 10, 48 * 57 - 20]}
+    as_numbers = {"size": list(SIZE), "counts": [10 + 5 * 48, 10, 38, 10, 48 * 58 - 20]}
     assert points_of(as_numbers).tolist() == [[[6, 10], [5, 15], [6, 20], [7, 15]]]
     assert np.isnan(points_of(encoded(np.zeros(SIZE)))).all()
 

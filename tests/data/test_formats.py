@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
 
 from centernet.data.auto import data_module
 from centernet.data.coco import CocoDataModule
@@ -16,6 +20,7 @@ from centernet.data.datamodule import Draw
 from centernet.data.voc import VocDataModule
 from centernet.data.yolo import YoloDataModule
 from centernet.errors import InputError
+from centernet.joints import COCO_JOINTS, JointSet
 from tests import formats
 
 FORMATS: dict[str, tuple[Callable[..., Path], type]] = {
@@ -77,15 +82,58 @@ def test_every_format_writes_coco_results(both, tmp_path):
         assert '"bbox": [1.0, 2.0, 3.0, 4.0], "score": 0.5' in (tmp_path / "detections.json").read_text()
 
 
+def write_yolo_poses(coco: Path, root: Path) -> Path:
+    """The drawn persons, from their json, as YOLO's lines of boxes and joints."""
+    for split in ("train", "val"):
+        content = json.loads((coco / "annotations" / f"person_keypoints_{split}.json").read_text())
+        shutil.copytree(coco / split, root / "images" / split)
+        (root / "labels" / split).mkdir(parents=True)
+        for image in content["images"]:
+            size = np.array([image["width"], image["height"]])
+            lines = []
+            for row in content["annotations"]:
+                if row["image_id"] == image["id"] and not row.get("iscrowd"):
+                    corner, sides = np.array(row["bbox"]).reshape(2, 2)
+                    joints = np.array(row["keypoints"], float).reshape(-1, 3)
+                    joints[:, :2] /= size
+                    values = [*(corner + sides / 2) / size, *sides / size, *joints.flatten()]
+                    lines.append(" ".join(["0", *(repr(float(value)) for value in values)]))
+            path = root / "labels" / split / f"{Path(image['file_name']).stem}.txt"
+            path.write_text("\n".join(lines))
+    partners = JointSet.of({"names": COCO_JOINTS}).mirrored
+    content = {"train": "images/train", "val": "images/val", "names": ["person"], "kpt_shape": [17, 3]}
+    (root / "data.yaml").write_text(yaml.safe_dump({**content, "flip_idx": list(partners)}))
+    return root
+
+
+def test_poses_of_yolo_give_the_same_training_samples_as_those_of_coco(figures, tmp_path):
+    augment = {"warp": "crop", "flip": 0.5, "color": None}
+    coco = CocoDataModule(root=figures, prefix="person_keypoints", augment=augment, **OPTIONS)
+    yolo = YoloDataModule(root=write_yolo_poses(figures, tmp_path), augment=augment, **OPTIONS)
+    for data in (coco, yolo):
+        data.setup("fit")
+    assert coco.facts == yolo.facts
+    compared = 0
+    for n in range(12):
+        first, second = (data.datasets["train"][Draw(n, (3, 0, 0))] for data in (coco, yolo))
+        assert torch.equal(first["image"], second["image"])
+        kept = ~first["objects"]["crowd"]
+        for name in ("boxes", "joints", "labels"):
+            torch.testing.assert_close(second["objects"][name], first["objects"][name][kept], rtol=0, atol=1e-3)
+        compared += int(kept.sum())
+    assert compared > 12
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_auto_reads_each_format_with_its_own_reader(tmp_path, name, caplog):
     write, module = FORMATS[name]
     root = write(tmp_path / "data")
-    with caplog.at_level("INFO"):
-        data = data_module(root, **OPTIONS)
+    data = data_module(root, **OPTIONS)
     assert type(data) is module
-    assert f"{root} is taken for" in caplog.text
-    data.setup("fit")
+    with caplog.at_level("INFO"):
+        data.setup("fit")
+        data.setup("validate")
+    assert caplog.text.count(f"{root} is taken for") == 1
     assert [len(data.datasets[split]) for split in ("train", "val")] == [4, 2]
 
 

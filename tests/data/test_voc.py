@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from centernet.data.voc import VocDataModule
+from centernet.data.voc import VocDataModule, read_sets
 from centernet.data.voc_format import CLASSES, read_xml
 from centernet.errors import InputError
 from centernet.models.originals import VOC_CLASSES
@@ -236,6 +236,26 @@ def test_whatever_an_xml_holds_it_is_read_or_refused_with_a_sentence(data, tmp_p
     path.write_bytes(data)
     with contextlib.suppress(InputError):
         assert all(thing.name and len(thing.xywh) == 4 for thing in read_xml(path).objects)
+
+
+@given(data=mangled(b"a\nb\nc\nd  1\n"))
+def test_whatever_a_list_holds_its_images_are_read_or_it_is_refused_with_a_sentence(data, tmp_path_factory):
+    root = tmp_path_factory.getbasetemp() / "mangled_list"
+    if not root.is_dir():
+        formats.write_voc(root)
+    (root / "ImageSets" / "Main" / "train.txt").write_bytes(data)
+    with contextlib.suppress(InputError):
+        (only,) = data_of(root).locate("train")
+        read_sets([only], "the list")
+
+
+def test_a_name_that_is_too_long_for_a_file_is_no_image(tmp_path):
+    root = formats.write_voc(tmp_path)
+    lists = root / "ImageSets" / "Main"
+    for name in ("train", "test"):
+        (lists / f"{name}.txt").write_text("a" * 5000)
+    with pytest.raises(InputError, match=r"1 of 1 images of train have no xml in "):
+        opened(root)
 
 
 # Results.

@@ -315,6 +315,17 @@ def test_whatever_a_yaml_holds_it_is_read_or_refused_with_a_sentence(data, tmp_p
             found.places(split)
 
 
+@given(data=mangled(b"./images/a.png\nimages/a.png\n"))
+def test_whatever_a_list_holds_its_images_are_found_or_it_is_refused_with_a_sentence(data, tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp() / "mangled_list_of_yolo"
+    if not folder.is_dir():
+        formats.write_images(folder / "images", [formats.Scene("a")])
+    path = folder / "list.txt"
+    path.write_bytes(data)
+    with contextlib.suppress(InputError):
+        assert all(file.exists() for file in find_files([path], folder / "data.yaml"))
+
+
 # Results.
 
 
@@ -326,3 +337,11 @@ def test_results_call_images_by_their_numbers_where_they_have_some(tmp_path):
     found = {"boxes": torch.ones(1, 4), "scores": torch.ones(1), "labels": torch.zeros(1, dtype=torch.int64)}
     assert dataset.result_rows(139, found)[0]["image_id"] == 139
     assert dataset.result_rows(139, found)[0]["category_id"] == 0
+
+
+@pytest.mark.parametrize("names", [("7", "07"), ("7", "8" * 30), ("7", "b")])
+def test_results_call_images_by_their_names_where_numbers_do_not_tell_them_apart(tmp_path, names):
+    scenes = [formats.Scene(name, formats.SCENES["train"][0].things) for name in names]
+    dataset = opened(formats.write_yolo(tmp_path, {"train": scenes, "val": scenes})).datasets["val"]
+    assert sorted(dataset.image_ids) == sorted(names)
+    assert dataset.ids.tolist() == [0, 1]

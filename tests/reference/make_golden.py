@@ -105,6 +105,7 @@ def main() -> None:
     copy_targets()
     copy_networks()
     copy_kitti()
+    write_json("voc_eval.json", read_json("voc_eval.json"))
     results = read_json("results_format.json")
     write_json("results_format.json", {"coco_hp": results["coco_hp"]})
     copy_coco_eval()

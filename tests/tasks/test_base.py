@@ -186,7 +186,7 @@ def test_a_task_that_is_made_without_its_name_minds_its_options_as_well():
             ["joints"],
             "task multi_pose needs objects with joints, which the train data does not have; use data=figures "
             "(built in), or data=coco_pose with person_keypoints_*.json of COCO or any json whose categories have "
-            "keypoints",
+            "keypoints, or data=yolo with a yaml that has kpt_shape",
         ),
     ],
 )
