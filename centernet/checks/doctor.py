@@ -98,7 +98,7 @@ def examine(overrides: Sequence[str], images: str = "sample") -> Report:
     return Report(
         str(cfg.data.get("root") or getattr(next(iter(datasets.values()), None), "source", "data")),
         findings,
-        passed(findings, images != "none"),
+        passed(findings, images != "none", all(split.raw is not None for split in splits.values())),
         splits,
         seen,
         grid,

@@ -42,6 +42,8 @@ CHECKS = {
 }
 OF_IMAGES = ("unreadable", "sizes", "turned", "blank", "near-duplicates", "leak")
 """Checks that open images."""
+OF_JSON = ("format", "empty boxes")
+"""Checks of what is written in a json in COCO's format; readers of other formats tell themselves what they drop."""
 
 
 class Example(NamedTuple):
@@ -75,10 +77,11 @@ def sort(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda each: (LEVELS.index(each.level), order.index(each.check)))
 
 
-def passed(findings: Sequence[Finding], has_opened: bool) -> list[str]:
+def passed(findings: Sequence[Finding], has_opened: bool, has_json: bool) -> list[str]:
     """What the checks without findings say, of those that were made."""
     found = {each.check for each in findings}
-    made = [name for name in CHECKS if has_opened or name not in OF_IMAGES]
+    left_out = (() if has_opened else OF_IMAGES) + (() if has_json else OF_JSON)
+    made = [name for name in CHECKS if name not in left_out]
     if "refused" in found:  # what was not read was not checked
         return []
     return [CHECKS[name] for name in made if name not in found and name != "reader"]

@@ -343,6 +343,8 @@ def test_the_built_in_data_has_nothing_serious(data, fixture, request):
 def test_folders_in_kittis_layout_are_examined_too(cuboids):
     report = examine(["data=kitti", f"data.root={cuboids}", "task=ddd"], "none")
     assert len(report.splits["train"].files) == 24
+    assert CHECKS["outside"] in report.fine
+    assert CHECKS["empty boxes"] not in report.fine  # its reader drops them
     assert not report.is_serious, told(report.findings, [])
 
 
