@@ -65,6 +65,35 @@ def test_yolo_is_divided_trained_and_evaluated_on_what_was_held_out_or_on_anothe
     assert metrics_of(other_run(other.folder))["images"] == 12
 
 
+@pytest.mark.slow
+def test_a_published_preset_of_voc_reads_the_devkit_and_is_tested_with_flip(command, tmp_path):
+    devkit, things = tmp_path / "VOCdevkit", formats.SCENES["train"][0].things
+    named = {split: [formats.Scene(name, things)] for split, name in (("trainval", "000001"), ("test", "000002"))}
+    formats.write_voc(devkit / "VOC2007", named)
+    formats.write_voc(devkit / "VOC2012", {"trainval": [formats.Scene("2012_000001", things)]})
+    preset = ["experiment=ctdet_voc_resdcn18_384", f"data.root={devkit}"]
+    trained = command("train", *preset, *SHORT)
+    assert trained.code == 0, trained.output
+    assert f"Pascal VOC in {devkit}: 2007_trainval, 2012_trainval for training" in trained.output
+    tested = command("eval", *preset, f"ckpt={trained.run / 'best.ckpt'}", "inference=published", *QUIET)
+    assert tested.code == 0, tested.output
+    assert ", 1 images of " in tested.output
+    assert ", flip\n" in tested.output
+    results = other_run(tested.folder) / "results"
+    assert len(list(results.glob("comp4_det_test_*.txt"))) == 20
+
+
+@pytest.mark.slow
+def test_joints_of_yolo_are_trained(command, tmp_path):
+    root = formats.write_yolo(tmp_path / "data", kpt_shape=[2, 3], flip_idx=[1, 0])
+    for path in (root / "labels").rglob("*.txt"):
+        path.write_text("".join(f"{line} 0.4 0.4 2 0.6 0.4 2\n" for line in path.read_text().splitlines()))
+    trained = command("train", "task=multi_pose_iou", "data=yolo", f"data.root={root}", *SHORT)
+    assert trained.code == 0, trained.output
+    assert "2 joints (0, 1), 1 left-right pairs" in trained.output
+    assert "box_AP" in metrics_of(trained.run)["metrics"]
+
+
 def test_a_folder_without_a_known_format_is_answered_with_a_sentence(command, tmp_path):
     (tmp_path / "data").mkdir()
     refused = command("train", "data=auto", f"data.root={tmp_path / 'data'}", *SHORT)
