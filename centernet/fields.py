@@ -236,8 +236,11 @@ def unstack_objects(batch: Objects) -> Iterator[Objects]:
 
 
 def unbatch(detections: Detections, threshold: float = 0.0) -> list[Detections]:
-    """Split detections by image and drop those with a score below ``threshold``, and empty rows, whose score is 0."""
-    kept = (detections["scores"] >= threshold) & (detections["scores"] > 0)
+    """Split detections by image and drop those with a score below ``threshold``, and empty rows, of score 0 and without
+    a box, with which a task fills up an image that has too few."""
+    boxes = detections["boxes"]
+    is_empty = (detections["scores"] == 0) & (boxes[..., 2:] == boxes[..., :2]).all(-1)
+    kept = (detections["scores"] >= threshold) & ~is_empty
     return [
         index({name: value[row] for name, value in detections.items()}, kept[row])
         for row in range(len(detections["scores"]))

@@ -308,9 +308,12 @@ def test_detections_are_split_by_image_and_cut_at_the_threshold():
     assert second["labels"].tolist() == []
     assert second["boxes"].shape == (0, 4)
     assert [len(image["scores"]) for image in unbatch(detections)] == [3, 3]
-    # A score of 0 is that of an empty row.
-    empty = {**detections, "scores": torch.tensor([[0.9, 0.5, 0.0], [0.0, 0.0, 0.0]])}
-    assert [len(image["scores"]) for image in unbatch(empty)] == [2, 0]
+    # Rows of score 0 are empty if they have no box either.
+    none = {**detections, "scores": torch.tensor([[0.9, 0.5, 0.0], [0.0, 0.0, 0.0]])}
+    assert [len(image["scores"]) for image in unbatch(none)] == [3, 3]
+    flat = detections["boxes"].clone()
+    flat[:, 2, 2:] = flat[:, 2, :2]
+    assert [len(image["scores"]) for image in unbatch({**none, "boxes": flat})] == [2, 2]
 
 
 # The table -----------------------------------------------------------------------------------------------------------
