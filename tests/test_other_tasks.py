@@ -306,3 +306,25 @@ def test_a_pose_training_starts_from_a_box_checkpoint(task, box_task, command, f
     assert "joint" in line
     assert not any(f".{name}." in line for name in ("heatmap", "box", "size", "offset"))
     assert "copied" in result.output
+
+
+def test_extreme_points_are_trained_written_evaluated_with_flip_and_predicted(command, shapes):
+    anything = ["task.agnostic=true", "task.heatmap.min_score=0", "task.heatmap.min_center_score=0"]
+    result = command(
+        "train", "task=exdet", *anything, "resolution=[64,64]", *SMALL, f"data.root={shapes}", "schedule.epochs=1"
+    )
+    assert result.code == 0, result.output
+    rows = read_json(result.run / "detections.json")
+    assert rows
+    assert all(np.array(row["extreme_points"]).shape == (4, 2) for row in rows)
+    best = result.run / "best.ckpt"
+    again = command("eval", f"ckpt={best}", "inference=flip", "paths.runs=again")
+    assert again.code == 0, again.output
+    assert "errors" in again.output
+    (path,) = Path("again").rglob("metrics.json")
+    assert {"AP", "AP50"} <= set(read_json(path)["metrics"])
+    found = Predictor.from_checkpoint(best)(next((shapes / "val").iterdir()))
+    assert len(found)
+    points = found.extreme_points
+    corners = torch.stack([points[:, 1, 0], points[:, 0, 1], points[:, 3, 0], points[:, 2, 1]], 1)
+    assert torch.allclose(found.boxes, corners, atol=1e-3)

@@ -290,11 +290,16 @@ def test_the_data_benchmark_compares_with_bare_reading(script, shapes):
 def test_the_decode_benchmark_times_every_task(script):
     result = script("benchmark.py", "decode", "batch=1", "side=64", "k=5", "--rounds", "1")
     assert result.code == 0, result.output
-    _, header, *rows = result.output.splitlines()
+    tasks, peaks = result.output.split("\n\n")
+    _, header, *rows = tasks.splitlines()
     assert header.split() == ["ms", "with", "1", "class", "3", "classes", "80", "classes"]
     assert [row.split()[0] for row in rows] == task_names()
     assert all(float(taken) > 0 for row in rows for taken in row.split()[1:])
     assert all(len(row.split()) == 4 for row in rows)
+    header, *rows = peaks.splitlines()
+    assert header.split() == ["ms", "for", "peaks", "of", "plain", "here"]
+    assert len(rows) == 4
+    assert all(float(taken) > 0 for row in rows for taken in row.split()[-2:])
 
 
 def test_the_kitti_benchmark_times_the_evaluation_of_made_up_frames(script):
