@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from centernet.data.coco import CocoDataset
 from centernet.data.coco_format import load_json
 from centernet.data.datamodule import ImageDataset
 from centernet.data.transforms import EvalWarp
@@ -81,14 +82,16 @@ def split_of(name: str, dataset: ImageDataset) -> Split:
         np.repeat(np.arange(len(count)), count),
         dataset.class_names,
         dataset.notes,
-        _raw(Path(source)) if str(source).endswith(".json") and Path(source).is_file() else None,
+        _raw(dataset) if isinstance(dataset, CocoDataset) else None,
     )
 
 
-def _raw(path: Path) -> Raw:
+def _raw(dataset: CocoDataset) -> Raw:
+    path = Path(dataset.source)
     content: dict[str, Any] = load_json(path.read_bytes(), path, masks=False)
-    position = {entry["id"]: n for n, entry in enumerate(content["images"])}
-    rows = content["annotations"]
+    # The json may have more images than the split.
+    position = {dataset.original_id(image_id): n for n, image_id in enumerate(dataset.ids.tolist())}
+    rows = [row for row in content["annotations"] if row["image_id"] in position]
     boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
     return Raw(boxes, np.array([position[row["image_id"]] for row in rows], np.int64))
 

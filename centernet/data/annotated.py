@@ -94,9 +94,13 @@ class AnnotatedDataset(ImageDataset):
         rows = [row for image_id, found in detections.items() for row in self.result_rows(image_id, found)]
         (folder / "detections.json").write_text(json.dumps(rows))
 
+    def original_id(self, image_id: int) -> Any:
+        """The id that the files have for an image."""
+        return image_id if self._numeric else self.image_ids[image_id]
+
     def result_rows(self, image_id: int, detections: Objects) -> list[dict[str, Any]]:
         """Detections of one image (image space) as rows of COCO's result format."""
-        original = image_id if self._numeric else self.image_ids[image_id]
+        original = self.original_id(image_id)
         boxes = detections["boxes"].double().tolist()
         rows = [
             {

@@ -18,6 +18,7 @@ from centernet.checks.findings import CHECKS, LEVELS, told
 from centernet.checks.images import near_duplicates
 from centernet.checks.page import SECTIONS, write_page
 from centernet.errors import InputError
+from tests import formats
 from tests.places import ROOT
 from tests.test_report import Page
 from tests.test_scripts import script  # noqa: F401  a fixture
@@ -346,6 +347,32 @@ def test_folders_in_kittis_layout_are_examined_too(cuboids):
     assert CHECKS["outside"] in report.fine
     assert CHECKS["empty boxes"] not in report.fine  # its reader drops them
     assert not report.is_serious, told(report.findings, [])
+
+
+def test_data_that_is_not_divided_is_examined_in_its_parts(clean, tmp_path):
+    shutil.copytree(clean / "train", tmp_path / "images")
+    content = json.loads((clean / "annotations" / "instances_train.json").read_text())
+    for row in content["annotations"]:
+        if row["bbox"] == list(BOXES[0]):
+            row["bbox"] = [*BOXES[0][:2], 0, BOXES[0][3]]
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    report = examine([*OVERRIDES, f"data.root={tmp_path}", "data.val_share=0.3"], "none")
+    found = {finding.split: finding.count for finding in report.findings if finding.check == "empty boxes"}
+    assert found == {name: len(split.files) for name, split in report.splits.items()}
+    assert sum(found.values()) == IMAGES["train"]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [formats.write_coco, formats.write_voc, formats.write_yolo, formats.write_createml],
+    ids=lambda f: f.__name__,
+)
+def test_every_format_is_examined(write, tmp_path):
+    report = examine(
+        [*(word for word in OVERRIDES if not word.startswith("data=")), "data=auto", f"data.root={write(tmp_path)}"]
+    )
+    assert {name: len(split.boxes) for name, split in report.splits.items()} == {"train": 4, "val": 2}
+    assert CHECKS["outside"] in report.fine
 
 
 def test_the_command_ends_with_a_status_and_names_the_page(script, planted):  # noqa: F811
