@@ -420,7 +420,7 @@ def test_the_next_commands_work_as_they_are_printed_for_data_of_ones_own(command
 
 
 def test_for_built_in_data_a_command_for_data_of_ones_own_is_shown(journey):
-    assert "\nyour own data: python train.py task=ctdet_iou data=coco data.root=YOUR_DATA\n" in journey.output
+    assert "\nyour own data: python train.py task=ctdet_iou data=auto data.root=YOUR_DATA\n" in journey.output
 
 
 def test_one_epoch_and_another_after_a_resume_equal_two(command):

@@ -305,7 +305,7 @@ class CenterNetDataModule(pl.LightningDataModule):
     the command-line options that select a user's own data of this kind.
     """
 
-    own_data_command = "data=coco data.root=YOUR_DATA"
+    own_data_command = "data=auto data.root=YOUR_DATA"
     introduction: str | None = None
     """What to say once of the data before it is read."""
 
