@@ -57,17 +57,22 @@ def test_what_it_finds_is_judged_by_our_metric(shapes, tmp_path, monkeypatch, ca
         [val.objects(n)["boxes"].tolist(), [0.9] * len(val.objects(n)["labels"]), val.objects(n)["labels"].tolist()]
         for n in range(len(val))
     ]
-    (tmp_path / "found.json").write_text(json.dumps({"rows": rows, "seconds": 1.0}))
+    (tmp_path / "found.json").write_text(json.dumps({"rows": rows, "seconds": 1.0, "threads": 3}))
     folder = tmp_path / "e" / "bin"
     folder.mkdir(parents=True)
-    (folder / "python").write_text(f"#!/bin/sh\ncp {tmp_path}/found.json found.json\n")
+    told = 'printf "%s\\n%s" "$OMP_NUM_THREADS" "$3" > told'
+    (folder / "python").write_text(f"#!/bin/sh\ncp {tmp_path}/found.json found.json\n{told}\n")
     (folder / "python").chmod(0o755)
     words = [str(shapes), "--out", str(tmp_path), "--environment", str(tmp_path / "e"), "--minutes", "1"]
-    monkeypatch.setattr("sys.argv", ["yolo.py", *words])
+    monkeypatch.setattr("sys.argv", ["yolo.py", *words, "--threads", "3"])
     SCRIPT["main"]()
-    assert "AP 1.000, AP50 1.000, AP75 1.000" in capsys.readouterr().out
+    assert "3 threads, AP 1.000, AP50 1.000, AP75 1.000" in capsys.readouterr().out
     written = json.loads((tmp_path / "yolo11n_1min_0" / "metrics.json").read_text())
     assert written["metrics"]["AP"] == pytest.approx(1)
+    assert written["threads"] == 3
+    threads, given = (tmp_path / "yolo11n_1min_0" / "told").read_text().split("\n", 1)
+    assert threads == "3"
+    assert json.loads(given)["threads"] == 3
 
 
 def test_data_that_is_not_there_is_said_in_a_sentence(tmp_path, monkeypatch, capsys):
