@@ -67,7 +67,19 @@ for room in THIRD_FLOOR:
         *THIRD_FLOOR,
     }
 TOP_FLOOR = (
-    *("app", "build", "choices", "cli", "command", "composition", "console", "continued", "data_schema", "deferred"),
+    *(
+        "app",
+        "benchmark",
+        "build",
+        "choices",
+        "cli",
+        "command",
+        "composition",
+        "console",
+        "continued",
+        "data_schema",
+        "deferred",
+    ),
     *("checks", "folders", "kinds", "ladder", "runs", "schema", "sizing", "sweep", "training"),
 )
 
@@ -75,14 +87,14 @@ TOP_FLOOR = (
 HOMES: dict[str, set[str]] = {
     "wandb": {"callbacks"},
     "albumentations": {"data.transforms"},
-    "timm": {"models"},
+    "timm": {"models", "benchmark.peers"},  # peers are measured as their library has them
     "pycocotools": {"data", "metrics"},
     "faster_coco_eval": {"data", "metrics", "app"},  # app quietens its logger
     "pytorch_lightning": {"module", "callbacks", "plugins", "data.datamodule", "app", "build", "console", "training"},
     "hydra": {"app", "build", "cli", "composition", "console", "sweep"},
     "omegaconf": {"app", "build", "composition", "console", "sizing", "sweep", "training"},
     "pydantic": {"data_schema", "kinds", "schema"},
-    "matplotlib": {"visualize", "report"},
+    "matplotlib": {"visualize", "report", "benchmark.plot"},
 }
 GROUND_FLOOR = ("architectures", "errors", "fields", "joints", "ops", "structures")
 # Who may name a task, or a field that only some tasks have; everybody else handles them without knowing which.
@@ -96,7 +108,7 @@ KNOW_FIELDS = {"tasks", "models.originals", "metrics", "fields", "joints"} | {
 }
 # The named modules are what a Python user calls a task; KITTI's evaluation is about nothing else.
 NAMED_BY_CALLERS = {"module": {"ctdet", "ctdet_iou", "ctdet_dense", "multi_pose", "exdet", "ddd"}}
-KITTI_SCRIPTS = {"evaluate_kitti", "benchmark"}
+KITTI_SCRIPTS = {"evaluate_kitti", "benchmark.kitti"}
 EVERYWHERE = {"boxes", "labels", "crowd", "area", "valid", "scores"}  # fields that all data and all tasks have
 DRAWERS = {"util", "utils", "common", "helper", "helpers", "misc"}
 

@@ -1,0 +1,310 @@
+"""From image files to boxes, split into reading, the way into the network's input, network, decoding, and the rest."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from centernet.benchmark.forms import FORMS, in_form, require_forms
+from centernet.benchmark.made import draw_photos
+from centernet.benchmark.model import require_device
+from centernet.benchmark.networks import require_size, spec_of, usual_task
+from centernet.benchmark.peers import build_peer
+from centernet.benchmark.record import Record, table
+from centernet.benchmark.timing import NOTABLE, PeakMemory, waiting_for
+from centernet.errors import InputError
+from centernet.folders import require_file
+
+PARTS = ("read", "pre", "network", "decode", "post")
+FILES = (".onnx", ".xml", ".pt2")
+
+
+class Detected(NamedTuple):
+    """What the part ``detect`` is to measure: every subject in every form, with every batch and number of threads.
+
+    ``subjects``: networks (random weights, the recommended task), checkpoints, or exported files, which have a form of
+    their own. ``images``: an image file or a folder; None for drawn ones of COCO's size.
+    """
+
+    subjects: Sequence[str]
+    size: tuple[int, int] = (512, 512)
+    batches: Sequence[int] = (1,)
+    threads: Sequence[int] = ()  # empty: as many as torch has
+    forms: Sequence[str] = ("eager", "channels_last", "fused")
+    device: str = "cpu"
+    classes: int = 80
+    images: str | None = None
+    memory: bool = False
+    peers: Sequence[str] = ()
+    rounds: int = 5
+    warmup: int = 1
+
+
+Run = Callable[[Sequence[Path]], dict[str, float]]
+"""Detects in these files and says how many seconds each of ``PARTS`` took; what is not told apart is ``network``."""
+
+
+def measure_detect(given: Detected) -> Record:
+    """Print and record milliseconds from files to boxes by part, in turns, and images per second; with ``memory``, the
+    growth at the peak, each in a process of its own. Raises ``InputError`` for what cannot be measured."""
+    require_forms(given.forms, "detect")
+    require_device(given.device, "detect")
+    subjects = _subjects(given)
+    record = Record("detect", given._asdict())
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    with tempfile.TemporaryDirectory() as folder:
+        files = _files(given, Path(folder))
+        try:
+            for threads, batch in itertools.product(given.threads or (before[0],), given.batches):
+                torch.set_num_threads(threads)
+                cv2.setNumThreads(threads)
+                runs = {subject: _build(given, *subject, batch, threads) for subject in subjects}
+                _measure(given, record, runs, files, batch, threads)
+        finally:
+            torch.set_num_threads(before[0])
+            cv2.setNumThreads(before[1])
+        if given.memory:
+            _measure_memory(given, record, subjects, files)
+    print(table([row for row in record.rows if row.labels.get("part", "whole") == "whole"]))
+    return record
+
+
+def _subjects(given: Detected) -> list[tuple[str, str]]:
+    """Every network, checkpoint, file and peer with each of its forms."""
+    found = []
+    for name in given.subjects:
+        if name.endswith((*FILES, ".ckpt")):
+            require_file(name, f"{name}: the file does not exist; give a checkpoint, an exported file or a network")
+        else:
+            require_size("detect", name, spec_of(name), given.size)
+        found += [(name, Path(name).suffix[1:])] if name.endswith(FILES) else [(name, form) for form in given.forms]
+    if given.device != "cpu" and (files := [name for name, _ in found if name.endswith(FILES)]):
+        raise InputError(f"detect: {files[0]} runs on a CPU here; use --device cpu")
+    for word in given.peers:
+        if not build_peer(word, given.classes, given.size).finds_boxes:
+            raise InputError(f"detect: --peer {word} finds no boxes; measure it with the part model")
+        found.append((word, "eager"))
+    return found
+
+
+def _files(given: Detected, folder: Path) -> list[Path]:
+    from centernet.data.images import find_images
+
+    if given.images is None:
+        return draw_photos(folder, max(4, *given.batches))
+    path = Path(given.images)
+    if not path.exists():
+        raise InputError(f"detect: --images {path} does not exist; give an image or a folder of images")
+    return [path] if path.is_file() else find_images(path)
+
+
+def _measure(
+    given: Detected,
+    record: Record,
+    runs: Mapping[tuple[str, str], Run],
+    files: Sequence[Path],
+    batch: int,
+    threads: int,
+) -> None:
+    taken: dict[tuple[str, str], list[dict[str, float]]] = {subject: [] for subject in runs}
+    endless = itertools.cycle(files)
+    for turn in range(given.warmup + given.rounds):
+        chunk = list(itertools.islice(endless, batch))
+        for subject, run in runs.items():
+            parts = run(chunk)
+            if turn >= given.warmup:
+                taken[subject].append({name: 1000 * seconds for name, seconds in parts.items()})
+    print(
+        f"{given.size[0]}x{given.size[1]}, batch {batch}, {threads} threads, {given.device}: median ms a batch by part"
+    )
+    width = max(len(" ".join(subject)) for subject in runs)
+    print(f"{'':<{width}}" + "".join(f"{part:>9}" for part in (*PARTS, "whole", "images/s")))
+    for (name, form), rounds in taken.items():
+        labels = {"network": name, "form": form, "batch": batch, "threads": threads}
+        told = [part for part in PARTS if part in rounds[0]]
+        rows = {
+            part: record.add_many({**labels, "part": part}, "time", "ms", [each[part] for each in rounds])
+            for part in told
+        }
+        whole = [sum(each.values()) for each in rounds]
+        rows["whole"] = record.add_many({**labels, "part": "whole"}, "time", "ms", whole)
+        rates = [1000 * batch / each for each in whole]
+        rows["rate"] = record.add_many(labels, "rate", "images/s", rates, "more")
+        shown = [f"{rows[part].value:9.2f}" if part in rows else f"{'':>9}" for part in (*PARTS, "whole", "rate")]
+        mark = " !" if rows["whole"].spread and rows["whole"].spread.share > NOTABLE else ""
+        print(f"{f'{name} {form}':<{width}}" + "".join(shown) + mark)
+
+
+def _build(given: Detected, name: str, form: str, batch: int, threads: int) -> Run:
+    """What detects, ready to run."""
+    if name in given.peers:
+        return _peer_run(given, name)
+    from centernet.inference import Predictor
+
+    if name.endswith(FILES):
+        return _artifact_run(name, threads, given.size)
+    detector, resolution, mode, names = _detector(given, name)
+    made = in_form(detector, FORMS[form])
+    predictor = Predictor(made, names, resolution, mode, made.network.divisor, given.device, batch)
+    return _predictor_run(predictor)
+
+
+def _detector(given: Detected, name: str) -> tuple[Any, tuple[int, int], str, list[str]]:
+    """A detector with the size of its input, the way into it, and the names of its classes."""
+    if name.endswith(".ckpt"):
+        from centernet.checkpoint import USUAL_EVAL, load_detector
+
+        detector, description = load_detector(name)
+        spec = description["eval"] or USUAL_EVAL
+        height, width = spec["resolution"]
+        return detector, (height, width), spec.get("mode", "fit"), description["module"]["class_names"]
+    from centernet.detector import build_detector
+
+    torch.manual_seed(0)
+    names = [f"class {n}" for n in range(given.classes)]
+    return build_detector(usual_task(), names, spec_of(name)), given.size, "fit", names
+
+
+def _predictor_run(predictor: Any) -> Run:
+    """The predictor itself, with a stopwatch around its steps."""
+    spent = dict.fromkeys((*PARTS, "began"), 0.0)
+    wait = waiting_for(predictor.device)
+
+    def now() -> float:
+        if wait is not None:
+            wait()
+        return time.perf_counter()
+
+    def timed(part: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            started = now()
+            if part == "network":
+                spent["began"] = spent["began"] or started
+            result = work(*args)
+            spent[part] += now() - started
+            return result
+
+        return run
+
+    predictor._pixels = timed("read", predictor._pixels)
+    detector = predictor.detector
+    detector.outputs = timed("network", detector.outputs)
+    detector.task.activate = timed("decode", detector.task.activate)
+    detector.task.decode = timed("decode", detector.task.decode)
+
+    def run(files: Sequence[Path]) -> dict[str, float]:
+        spent.update(dict.fromkeys(spent, 0.0))
+        started = now()
+        predictor.predict(files)
+        whole = now() - started
+        parts = {part: spent[part] for part in PARTS}
+        # Up to the network there is nothing but reading and the way into its input.
+        parts["pre"] = spent["began"] - started - parts["read"]
+        parts["post"] = whole - sum(parts[part] for part in ("read", "pre", "network", "decode"))
+        return parts
+
+    return run
+
+
+def _read(files: Sequence[Path], pipeline: Any) -> tuple[dict[str, float], torch.Tensor, torch.Tensor, list[Any]]:
+    """Seconds, inputs, matrices and sizes of image files, as ``Predictor`` makes them."""
+    from centernet.data.images import pixels_of
+    from centernet.data.transforms import warp_image
+
+    started = time.perf_counter()
+    pixels = [pixels_of(file) for file in files]
+    read = time.perf_counter()
+    images, matrices = map(torch.stack, zip(*(warp_image(pipeline, each) for each in pixels), strict=True))
+    ended = time.perf_counter()
+    return {"read": read - started, "pre": ended - read}, images, matrices, [each.shape[:2] for each in pixels]
+
+
+def _artifact_run(path: str, threads: int, size: tuple[int, int]) -> Run:
+    """An exported file, in its own runtime; decoding is inside it."""
+    from centernet.data.transforms import eval_pipeline
+    from centernet.export.runtime import Artifact
+    from centernet.fields import unbatch
+    from centernet.results import Result
+    from centernet.tasks import build_task
+
+    artifact = Artifact.load(path, threads=threads)
+    about = artifact.metadata
+    task = build_task(about["task"], len(about["class_names"]), about.get("facts"), **about.get("task_options", {}))
+    fixed = about["input"]["shape"][2:]
+    pipeline = eval_pipeline(tuple(fixed) if all(fixed) else size)
+
+    def run(files: Sequence[Path]) -> dict[str, float]:
+        parts, images, matrices, sizes = _read(files, pipeline)
+        started = time.perf_counter()
+        found = artifact.run(images.numpy())
+        ran = time.perf_counter()
+        detections = {name: torch.from_numpy(np.asarray(value)) for name, value in found.items()}
+        batch = {"input_from_image": matrices, "image_size": torch.tensor(sizes)}
+        lifted = task.settle(task.lift(detections, batch))
+        for each, (height, width) in zip(unbatch(lifted, 0.0), sizes, strict=True):
+            Result(each, about["class_names"], [height, width], task.facts, {})
+        return {**parts, "network": ran - started, "post": time.perf_counter() - ran}
+
+    return run
+
+
+def _peer_run(given: Detected, word: str) -> Run:
+    """A detector of another library: our reading and the same input, then all that it does to find boxes."""
+    from centernet.data.transforms import eval_pipeline
+
+    torch.manual_seed(0)
+    device = torch.device(given.device)
+    peer, pipeline, wait = build_peer(word, given.classes, given.size), eval_pipeline(given.size), waiting_for(device)
+    peer.network.eval().to(device)
+
+    @torch.inference_mode()
+    def run(files: Sequence[Path]) -> dict[str, float]:
+        parts, images, matrices, _ = _read(files, pipeline)
+        started = time.perf_counter()
+        scaled = images.to(device).float() / 255
+        if wait is not None:
+            wait()
+        moved = time.perf_counter()
+        found = peer.forward(scaled)
+        if wait is not None:
+            wait()
+        ran = time.perf_counter()
+        for each, matrix in zip(found, matrices, strict=True):
+            scale, shift = matrix[:2, :2].diagonal().float(), matrix[:2, 2].float()
+            each["boxes"] = (each["boxes"].cpu() - shift.repeat(2)) / scale.repeat(2)
+        ended = time.perf_counter()
+        return {**parts, "pre": parts["pre"] + moved - started, "network": ran - moved, "post": ended - ran}
+
+    return run
+
+
+def _measure_memory(
+    given: Detected, record: Record, subjects: Sequence[tuple[str, str]], files: Sequence[Path]
+) -> None:
+    for (name, form), batch in itertools.product(subjects, given.batches):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            grown = pool.apply(_grown, (given, name, form, batch, list(files)))
+        record.add({"network": name, "form": form, "batch": batch}, "memory", "MB", grown)
+
+
+def _grown(given: Detected, name: str, form: str, batch: int, files: Sequence[Path]) -> float:
+    """Megabytes at the peak of two rounds, the network included, the libraries not."""
+    import torchvision.models.detection  # noqa: F401
+
+    import centernet.inference  # noqa: F401
+
+    watched = PeakMemory(given.device)
+    run = _build(given, name, form, batch, torch.get_num_threads())
+    chunk = list(itertools.islice(itertools.cycle(files), batch))
+    run(chunk)
+    run(chunk)
+    return watched.growth()
