@@ -9,42 +9,38 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import centernet
+from centernet import __version__
 from centernet.checkpoint import USUAL_EVAL
 from centernet.errors import InputError
 from centernet.export.graph import INPUT, Graph, Shape
-from centernet.joints import JointSet
 
 FORMAT = 1
 PREFIX = "centernet_"
 """Before every key, as runtimes and converters add keys of their own."""
-JOINTS = "joints"
 
 
 def describe(graph: Graph, description: Mapping[str, Any], shape: Shape, precision: str = "fp32") -> dict[str, Any]:
     """The metadata of a graph made from a checkpoint with this ``description`` (``checkpoint.load_detector``).
 
     - ``format``, ``version`` of this package, ``precision``
-    - ``task``, ``task_options``, ``facts`` (of the data), ``num_classes``, ``class_names``, ``threshold`` (the usual
-      least score), ``joints`` (names, flip pairs, sigmas) or None, ``backbone`` (the network), ``stride``, ``divisor``
+    - ``task``, ``task_options``, ``facts`` (of the data, such as the joints with their flip pairs), ``num_classes``,
+      ``class_names``, ``threshold`` (the usual least score), ``backbone`` (the network), ``stride``, ``divisor``
     - ``input``: name, type, ``[N, 3, H, W]`` with None where any number goes, channel order, range
     - ``outputs``: names in their order; pixels are those of the input
     - ``resolution`` (height, width) and ``transform``: how an image becomes an input (``data.transforms.EvalWarp``:
       mode, divisor; padding is black), and the normalization, which is part of the graph
     """
     module, evaluation = description["module"], description["eval"] or USUAL_EVAL
-    facts = graph.task.facts
     return {
         "format": FORMAT,
-        "version": centernet.__version__,
+        "version": __version__,
         "precision": precision,
         "task": module["task"],
         "task_options": module["task_options"] or {},
-        "facts": module["facts"] or {},
+        "facts": graph.task.facts,
         "num_classes": graph.task.num_classes,
         "class_names": list(module["class_names"]),
         "threshold": graph.task.threshold,
-        "joints": JointSet.of(facts[JOINTS]).plain() if facts.get(JOINTS) is not None else None,
         "backbone": module["backbone"],
         "stride": graph.stride,
         "divisor": graph.divisor,

@@ -44,8 +44,8 @@ class Artifact(ABC):
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Detections of images ``[N, 3, H, W]``, RGB, uint8 or float32 in 0 .. 255, made as ``metadata["transform"]``
-        says: ``boxes [N, K, 4]`` (x1, y1, x2, y2), ``scores [N, K]`` (falling), ``labels [N, K]`` (int64), and what else
-        the task finds (``metadata["outputs"]``).
+        says: ``boxes [N, K, 4]`` (x1, y1, x2, y2), ``scores [N, K]`` (falling), ``labels [N, K]`` (int64), and what
+        else the task finds (``metadata["outputs"]``).
 
         A file with a fixed batch runs as often as needed. Raises ``InputError`` for images of another shape or type.
         """
