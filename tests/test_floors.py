@@ -67,20 +67,8 @@ for room in THIRD_FLOOR:
         *THIRD_FLOOR,
     }
 TOP_FLOOR = (
-    *(
-        "app",
-        "benchmark",
-        "build",
-        "choices",
-        "cli",
-        "command",
-        "composition",
-        "console",
-        "continued",
-        "data_schema",
-        "deferred",
-    ),
-    *("checks", "folders", "kinds", "ladder", "runs", "schema", "sizing", "sweep", "training"),
+    *("app", "build", "choices", "cli", "command", "composition", "console", "continued", "data_schema", "deferred"),
+    *("benchmark", "checks", "folders", "kinds", "ladder", "runs", "schema", "sizing", "sweep", "training"),
 )
 
 # Libraries that have one home (a room or a file of it); all others may not import them.
@@ -95,6 +83,7 @@ HOMES: dict[str, set[str]] = {
     "omegaconf": {"app", "build", "composition", "console", "sizing", "sweep", "training"},
     "pydantic": {"data_schema", "kinds", "schema"},
     "matplotlib": {"visualize", "report", "benchmark.plot"},
+    **{name: {"export"} for name in ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf")},
 }
 GROUND_FLOOR = ("architectures", "errors", "fields", "joints", "ops", "structures")
 # Who may name a task, or a field that only some tasks have; everybody else handles them without knowing which.
