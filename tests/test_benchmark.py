@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from centernet.benchmark.command import PARTS, main
@@ -15,8 +16,12 @@ from centernet.benchmark.detect import PARTS as DETECT_PARTS
 from centernet.benchmark.metric import coco_batches
 from centernet.benchmark.record import Record, read_record
 from centernet.callbacks.profile import PARTS as STEP_PARTS
+from centernet.checkpoint import load_detector
 from centernet.data.images import read_image
 from centernet.errors import InputError
+from centernet.export.graph import Shape
+from centernet.export.make import export
+from centernet.module import CtdetModule
 from centernet.tasks import task_names
 from tests import tiny
 from tests.test_module import pytestmark  # noqa: F401  the same warnings are quiet
@@ -175,6 +180,37 @@ def test_detect_splits_the_time_from_file_to_boxes(measure, shapes, tmp_path):
     assert len(measured.of("memory")) == 3
 
 
+def test_detect_runs_exported_files_beside_the_network(measure):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    measured = measure(
+        *("detect", NETWORK, "--size", 64, 64, "--classes", 3, "--batch", 2, *FEW),
+        *("--forms", "fused", "onnx", "--memory"),
+    )
+    assert measured.of("time", form="fused", part="decode")[0] > 0
+    parts = [row.labels["part"] for row in measured.record.rows if row.labels["form"] == "onnx" and row.unit == "ms"]
+    assert parts == ["read", "pre", "network", "post", "whole"]  # what the file decodes is in its network
+    assert len(measured.of("memory", form="onnx")) == 1
+
+
+def test_detect_takes_checkpoints_and_exported_files(measure, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    module = CtdetModule(class_names=["a", "b"], backbone=tiny.NETWORK)
+    trainer = pl.Trainer(default_root_dir=tmp_path, logger=False, enable_progress_bar=False, max_steps=0)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "best.ckpt")
+    detector, description = load_detector(tmp_path / "best.ckpt")
+    description["eval"] = {"resolution": [64, 96], "mode": "fit", "divisor": 32}
+    files = [tiny.make_image()]
+    export(detector, description, "onnx", tmp_path / "model.onnx", Shape(1, (64, 96), "uint8", "batch"), files)
+    measured = measure(
+        *("detect", tmp_path / "best.ckpt", tmp_path / "model.onnx", "--forms", "fused", "--batch", 1, 3, *FEW)
+    )
+    assert len(measured.of("time", form="fused", part="whole")) == 2
+    assert len(measured.of("time", form="onnx", part="whole")) == 2
+
+
 def test_detect_draws_photographs_where_none_are_given(measure):
     from centernet.benchmark.made import draw_photos
 
@@ -295,6 +331,9 @@ def test_bad_input_is_refused_in_a_sentence(monkeypatch, tmp_path):
         refusal("gpu", "--device", "cpu", "--batch", "few") == "gpu: --batch few is not a size; give numbers, or most"
     )
     assert refusal("model", "--forms", "fussed").startswith("model: --forms fussed is unknown; did you mean fused")
+    assert refusal("model", "--forms", "onnx") == (
+        "model: --forms onnx includes decoding; measure it with the part detect"
+    )
     assert refusal("model", "--backward", "--forms", "fused") == (
         "model: --forms fused has no gradients; with --backward choose from eager, channels_last, channels_last_bf16"
     )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Options = argparse.Namespace
 # For the help, which imports nothing heavy; described in `forms`.
 NETWORK_FORMS = ("eager", "channels_last", "fused", "bf16", "compiled", "compiled_bf16")
+FILE_FORMS = ("onnx", "onnx_int8", "openvino", "openvino_fp16", "openvino_int8")
 
 
 class Part(NamedTuple):
@@ -179,7 +180,7 @@ def _add_detect(parser: argparse.ArgumentParser) -> None:
         "subjects", nargs="*", help="networks (random weights), checkpoints, exported files (default: n)"
     )
     parser.add_argument("--images", metavar="PATH", help="an image or a folder (default: drawn ones of COCO's size)")
-    _subjects(parser, NETWORK_FORMS, ["eager", "channels_last", "fused"])
+    _subjects(parser, (*NETWORK_FORMS, *FILE_FORMS), ["eager", "channels_last", "fused"])
 
 
 def _metric(args: Options) -> Record:

@@ -63,17 +63,21 @@ def measure_detect(given: Detected) -> Record:
     before = torch.get_num_threads(), cv2.getNumThreads()
     with tempfile.TemporaryDirectory() as folder:
         files = _files(given, Path(folder))
+        exports = _exports(given, subjects, files, Path(folder))
         try:
             for threads, batch in itertools.product(given.threads or (before[0],), given.batches):
                 torch.set_num_threads(threads)
                 cv2.setNumThreads(threads)
-                runs = {subject: _build(given, *subject, batch, threads) for subject in subjects}
+                runs = {
+                    subject: _build(given, *subject, batch, threads, exports.get((*subject, batch)))
+                    for subject in subjects
+                }
                 _measure(given, record, runs, files, batch, threads)
         finally:
             torch.set_num_threads(before[0])
             cv2.setNumThreads(before[1])
         if given.memory:
-            _measure_memory(given, record, subjects, files)
+            _measure_memory(given, record, subjects, files, exports)
     print(table([row for row in record.rows if row.labels.get("part", "whole") == "whole"]))
     return record
 
@@ -87,8 +91,9 @@ def _subjects(given: Detected) -> list[tuple[str, str]]:
         else:
             require_size("detect", name, spec_of(name), given.size)
         found += [(name, Path(name).suffix[1:])] if name.endswith(FILES) else [(name, form) for form in given.forms]
-    if given.device != "cpu" and (files := [name for name, _ in found if name.endswith(FILES)]):
-        raise InputError(f"detect: {files[0]} runs on a CPU here; use --device cpu")
+    files = [form for name, form in found if name.endswith(FILES) or FORMS[form].target]
+    if files and given.device != "cpu":
+        raise InputError(f"detect: exported files ({files[0]}) run on a CPU here; use --device cpu, or other --forms")
     for word in given.peers:
         if not build_peer(word, given.classes, given.size).finds_boxes:
             raise InputError(f"detect: --peer {word} finds no boxes; measure it with the part model")
@@ -144,34 +149,62 @@ def _measure(
         print(f"{f'{name} {form}':<{width}}" + "".join(shown) + mark)
 
 
-def _build(given: Detected, name: str, form: str, batch: int, threads: int) -> Run:
-    """What detects, ready to run."""
+def _build(given: Detected, name: str, form: str, batch: int, threads: int, file: Path | None = None) -> Run:
+    """What detects, ready to run. ``file``: the exported one, for a form that needs it."""
     if name in given.peers:
         return _peer_run(given, name)
     from centernet.inference import Predictor
 
-    if name.endswith(FILES):
-        return _artifact_run(name, threads, given.size)
-    detector, resolution, mode, names = _detector(given, name)
-    made = in_form(detector, FORMS[form])
-    predictor = Predictor(made, names, resolution, mode, made.network.divisor, given.device, batch)
+    if name.endswith(FILES) or file is not None:
+        return _artifact_run(str(file or name), threads, given.size)
+    detector, description = _detector(given, name)
+    made, spec = in_form(detector, FORMS[form]), description["eval"]
+    names = description["module"]["class_names"]
+    divisor = made.network.divisor
+    predictor = Predictor(made, names, spec["resolution"], spec["mode"], divisor, given.device, batch)
     return _predictor_run(predictor)
 
 
-def _detector(given: Detected, name: str) -> tuple[Any, tuple[int, int], str, list[str]]:
-    """A detector with the size of its input, the way into it, and the names of its classes."""
+def _detector(given: Detected, name: str) -> tuple[Any, dict[str, Any]]:
+    """A detector and its description, as ``checkpoint.load_detector`` gives them; of random weights for the name of a
+    network."""
     if name.endswith(".ckpt"):
         from centernet.checkpoint import USUAL_EVAL, load_detector
 
         detector, description = load_detector(name)
-        spec = description["eval"] or USUAL_EVAL
-        height, width = spec["resolution"]
-        return detector, (height, width), spec.get("mode", "fit"), description["module"]["class_names"]
+        return detector, {**description, "eval": {**USUAL_EVAL, **(description["eval"] or {})}}
     from centernet.detector import build_detector
 
     torch.manual_seed(0)
-    names = [f"class {n}" for n in range(given.classes)]
-    return build_detector(usual_task(), names, spec_of(name)), given.size, "fit", names
+    names, spec = [f"class {n}" for n in range(given.classes)], spec_of(name)
+    detector = build_detector(usual_task(), names, spec)
+    module = {"task": usual_task(), "class_names": names, "facts": {}, "backbone": spec, "task_options": {}}
+    evaluation = {"resolution": list(given.size), "mode": "fit", "divisor": detector.network.divisor}
+    return detector, {"module": {**module, "normalization": detector.normalization}, "eval": evaluation}
+
+
+def _exports(
+    given: Detected, subjects: Sequence[tuple[str, str]], files: Sequence[Path], folder: Path
+) -> dict[tuple[str, str, int], Path]:
+    """The exported file of every network, form and batch that needs one, compared with PyTorch on the images."""
+    wanted = [(name, form) for name, form in subjects if not name.endswith(FILES) and FORMS[form].target]
+    made = {}
+    for number, ((name, form), batch) in enumerate(itertools.product(wanted, given.batches)):
+        from centernet.export.agreement import MismatchError
+        from centernet.export.graph import Shape
+        from centernet.export.make import FORMATS as TARGETS
+        from centernet.export.make import export
+
+        detector, description = _detector(given, name)
+        target, precision = FORMS[form].target, FORMS[form].precision
+        shape = Shape(batch, tuple(description["eval"]["resolution"]), "uint8", "none")
+        path = folder / f"{number}{TARGETS[target].suffix}"
+        try:
+            export(detector, description, target, path, shape, list(files)[:batch], precision, list(files))
+        except MismatchError as error:
+            raise InputError(f"detect: {name} as {form}: {error}; measure a trained checkpoint") from None
+        made[name, form, batch] = path
+    return made
 
 
 def _predictor_run(predictor: Any) -> Run:
@@ -288,22 +321,26 @@ def _peer_run(given: Detected, word: str) -> Run:
 
 
 def _measure_memory(
-    given: Detected, record: Record, subjects: Sequence[tuple[str, str]], files: Sequence[Path]
+    given: Detected,
+    record: Record,
+    subjects: Sequence[tuple[str, str]],
+    files: Sequence[Path],
+    exports: Mapping[tuple[str, str, int], Path],
 ) -> None:
     for (name, form), batch in itertools.product(subjects, given.batches):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            grown = pool.apply(_grown, (given, name, form, batch, list(files)))
+            grown = pool.apply(_grown, (given, name, form, batch, list(files), exports.get((name, form, batch))))
         record.add({"network": name, "form": form, "batch": batch}, "memory", "MB", grown)
 
 
-def _grown(given: Detected, name: str, form: str, batch: int, files: Sequence[Path]) -> float:
+def _grown(given: Detected, name: str, form: str, batch: int, files: Sequence[Path], file: Path | None) -> float:
     """Megabytes at the peak of two rounds, the network included, the libraries not."""
     import torchvision.models.detection  # noqa: F401
 
     import centernet.inference  # noqa: F401
 
     watched = PeakMemory(given.device)
-    run = _build(given, name, form, batch, torch.get_num_threads())
+    run = _build(given, name, form, batch, torch.get_num_threads(), file)
     chunk = list(itertools.islice(itertools.cycle(files), batch))
     run(chunk)
     run(chunk)

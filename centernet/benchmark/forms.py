@@ -1,4 +1,4 @@
-"""The forms in which a network runs: memory layout, folded norms, 16 bits, compiled."""
+"""The forms in which a network runs: memory layout, folded norms, 16 bits, compiled; and files for other runtimes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from centernet.errors import InputError, did_you_mean
 
 
 class Form(NamedTuple):
-    """One way to run a detector."""
+    """One way to run a detector. ``target``: the format of an exported file that is run instead of the network
+    (``export.make.FORMATS``), in this ``precision``."""
 
     channels_last: bool = True
     fused: bool = True
     bf16: bool = False
     compiled: bool = False
+    target: str = ""
+    precision: str = "fp32"
     about: str = ""
 
     @property
     def trains(self) -> bool:
         """Whether the form has gradients."""
-        return not self.fused
+        return not self.fused and not self.target
 
 
 FORMS = {
@@ -35,14 +38,21 @@ FORMS = {
     "bf16": Form(bf16=True, about="fused, convolutions in bfloat16"),
     "compiled": Form(compiled=True, about="fused, by torch.compile"),
     "compiled_bf16": Form(bf16=True, compiled=True, about="fused, in bfloat16, by torch.compile"),
+    "onnx": Form(target="onnx", about="exported, run by onnxruntime"),
+    "onnx_int8": Form(target="onnx", precision="int8", about="the same, in 8 bits"),
+    "openvino": Form(target="openvino", about="exported, run by OpenVINO"),
+    "openvino_fp16": Form(target="openvino", precision="fp16", about="the same, in the 16 bits that the CPU has"),
+    "openvino_int8": Form(target="openvino", precision="int8", about="the same, in 8 bits"),
 }
 
 
-def require_forms(names: Sequence[str], part: str, trains: bool = False) -> dict[str, Form]:
+def require_forms(names: Sequence[str], part: str, files: bool = True, trains: bool = False) -> dict[str, Form]:
     """The forms of these names. Raises ``InputError`` for an unknown one, and for one that this part cannot run."""
     for name in names:
         if name not in FORMS:
             raise InputError(f"{part}: --forms {name} is unknown; {did_you_mean(name, FORMS)}")
+        if FORMS[name].target and not files:
+            raise InputError(f"{part}: --forms {name} includes decoding; measure it with the part detect")
         if trains and not FORMS[name].trains:
             able = ", ".join(known for known, form in FORMS.items() if form.trains)
             raise InputError(f"{part}: --forms {name} has no gradients; with --backward choose from {able}")
@@ -50,7 +60,7 @@ def require_forms(names: Sequence[str], part: str, trains: bool = False) -> dict
 
 
 def in_form(detector: Any, form: Form) -> Any:
-    """A copy of the detector in this form, in evaluation unless the form trains.
+    """A copy of the detector in this form (not of a file), in evaluation unless the form trains.
 
     Its ``outputs`` run under autocast for ``bf16``; decoding stays in float32, as in a training.
     """

@@ -41,7 +41,7 @@ def measure_model(given: Measured) -> Record:
     growth at the peak, each in a process of its own. Raises ``InputError`` for what cannot be measured."""
     from centernet.tasks import build_task
 
-    require_forms(given.forms, "model", trains=given.backward)
+    require_forms(given.forms, "model", files=False, trains=given.backward)
     require_device(given.device, "model")
     heads = build_task(usual_task(), given.classes).heads
     record = Record("model", given._asdict())
