@@ -58,18 +58,18 @@ def measure_detect(given: Detected) -> Record:
     growth at the peak, each in a process of its own. Raises ``InputError`` for what cannot be measured."""
     require_forms(given.forms, "detect")
     require_device(given.device, "detect")
-    subjects = _subjects(given)
+    subjects = find_subjects(given)
     record = Record("detect", given._asdict())
     before = torch.get_num_threads(), cv2.getNumThreads()
     with tempfile.TemporaryDirectory() as folder:
-        files = _files(given, Path(folder))
-        exports = _exports(given, subjects, files, Path(folder))
+        files = find_files(given, Path(folder))
+        exports = export_files(given, subjects, files, Path(folder))
         try:
             for threads, batch in itertools.product(given.threads or (before[0],), given.batches):
                 torch.set_num_threads(threads)
                 cv2.setNumThreads(threads)
                 runs = {
-                    subject: _build(given, *subject, batch, threads, exports.get((*subject, batch)))
+                    subject: build_run(given, *subject, batch, threads, exports.get((*subject, batch)))
                     for subject in subjects
                 }
                 _measure(given, record, runs, files, batch, threads)
@@ -82,7 +82,7 @@ def measure_detect(given: Detected) -> Record:
     return record
 
 
-def _subjects(given: Detected) -> list[tuple[str, str]]:
+def find_subjects(given: Detected) -> list[tuple[str, str]]:
     """Every network, checkpoint, file and peer with each of its forms."""
     found = []
     for name in given.subjects:
@@ -101,7 +101,7 @@ def _subjects(given: Detected) -> list[tuple[str, str]]:
     return found
 
 
-def _files(given: Detected, folder: Path) -> list[Path]:
+def find_files(given: Detected, folder: Path) -> list[Path]:
     from centernet.data.images import find_images
 
     if given.images is None:
@@ -149,7 +149,7 @@ def _measure(
         print(f"{f'{name} {form}':<{width}}" + "".join(shown) + mark)
 
 
-def _build(given: Detected, name: str, form: str, batch: int, threads: int, file: Path | None = None) -> Run:
+def build_run(given: Detected, name: str, form: str, batch: int, threads: int, file: Path | None = None) -> Run:
     """What detects, ready to run. ``file``: the exported one, for a form that needs it."""
     if name in given.peers:
         return _peer_run(given, name)
@@ -183,7 +183,7 @@ def _detector(given: Detected, name: str) -> tuple[Any, dict[str, Any]]:
     return detector, {"module": {**module, "normalization": detector.normalization}, "eval": evaluation}
 
 
-def _exports(
+def export_files(
     given: Detected, subjects: Sequence[tuple[str, str]], files: Sequence[Path], folder: Path
 ) -> dict[tuple[str, str, int], Path]:
     """The exported file of every network, form and batch that needs one, compared with PyTorch on the images."""
@@ -340,7 +340,7 @@ def _grown(given: Detected, name: str, form: str, batch: int, files: Sequence[Pa
     import centernet.inference  # noqa: F401
 
     watched = PeakMemory(given.device)
-    run = _build(given, name, form, batch, torch.get_num_threads(), file)
+    run = build_run(given, name, form, batch, torch.get_num_threads(), file)
     chunk = list(itertools.islice(itertools.cycle(files), batch))
     run(chunk)
     run(chunk)

@@ -124,18 +124,22 @@ def cores() -> int:
 
 def surroundings(threads: int) -> dict[str, str]:
     """Environment variables for the other package, which sets OMP_NUM_THREADS to 1 on import unless it is set."""
-    return {**os.environ, "YOLO_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
+    return {**os.environ, "YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "false", "OMP_NUM_THREADS": str(threads)}
 
 
-def environment(folder: Path) -> str:
-    """The Python of an environment with the package; set up if it is not there."""
+def environment(folder: Path, *others: str) -> str:
+    """The Python of an environment with the package, set up if it is not there, and with these other packages."""
     python = folder.resolve() / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not python.is_file():
+    if is_new := not python.is_file():
         print(f"setting up {folder}")
         venv.create(folder, with_pip=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "ultralytics"]
-        if subprocess.run(install).returncode:
-            raise InputError(f"ultralytics cannot be installed into {folder}; the message of pip is above")
+    missing = ["ultralytics"] if is_new else []
+    for name in others:
+        look = [str(python), "-c", f"import sys, importlib.util as u; sys.exit(u.find_spec({name!r}) is None)"]
+        missing += [name] if subprocess.run(look).returncode else []
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *missing]
+    if missing and subprocess.run(install).returncode:
+        raise InputError(f"{', '.join(missing)} cannot be installed into {folder}; the message of pip is above")
     return str(python)
 
 
