@@ -186,6 +186,7 @@ def _quiet() -> None:
         ".*weights_only.*",
         ".*lr_scheduler.step.*",
         ".*srun.*",
+        ".*AccumulateGrad node's stream.*",  # Lightning sets DDP up in a stream of its own
     ):
         warnings.filterwarnings("ignore", pattern)
     if not is_first_process():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from centernet.callbacks import TimeBudget, seconds_of
 from centernet.data.datamodule import CenterNetDataModule
 from centernet.data.readers import options_for, reader_for
 from centernet.errors import InputError
+from centernet.machine import available_cores
 from centernet.models.centernet import divisor_of, require_divisible
 from centernet.modes import Modes
 from centernet.module import CenterNetModule, load_module
@@ -175,9 +175,9 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None, star
 
 def _announce_turns(options: Mapping[str, Any]) -> None:
     """Say so if more processes are asked for than the machine has cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     wanted = options["devices"]
-    if options["accelerator"] == "cpu" and isinstance(wanted, int) and wanted > max(cores, 1):
+    if options["accelerator"] == "cpu" and isinstance(wanted, int) and wanted > cores:
         log.warning(
             f"trainer.devices={wanted}, but this machine has {cores} cores: {wanted} processes take turns, which "
             f"is slower than trainer.devices={cores}"

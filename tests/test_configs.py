@@ -311,7 +311,7 @@ def test_every_trainer_instantiates_with_every_logger(trainer, logger, tmp_path)
 
 
 def test_more_processes_than_the_machine_has_cores_are_said_to_take_turns(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
     for devices, is_said in ((2, False), (5, True)):
         cfg = compose_run(["trainer=ddp_cpu", f"trainer.devices={devices}"])
         cfg.paths.run = str(tmp_path)

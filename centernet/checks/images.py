@@ -18,6 +18,7 @@ from centernet.checks.content import Split
 from centernet.checks.findings import EXAMPLES, Example, Finding, share
 from centernet.data.images import read_image, read_sizes
 from centernet.errors import InputError
+from centernet.machine import available_cores
 from centernet.ops.affine import Size
 
 SAMPLE = 1000  # images of a split, of a larger one
@@ -56,7 +57,7 @@ def look(split: Split, images: str, bit_depth: int | None = None) -> list[Seen]:
         gray = cv2.cvtColor(cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
         return Seen(index, "", shown or pixels.shape[:2], stored or pixels.shape[:2], gray)
 
-    with ThreadPoolExecutor(max(os.cpu_count() or 1, 1)) as pool:  # OpenCV decodes without Python's lock
+    with ThreadPoolExecutor(available_cores()) as pool:  # OpenCV decodes without Python's lock
         return list(pool.map(see, which))
 
 

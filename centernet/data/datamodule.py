@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -33,6 +32,7 @@ from centernet.data.transforms import (
     warp_image,
 )
 from centernet.fields import IMAGE_FIELDS, Partners, move, partners_of, stack_objects
+from centernet.machine import available_cores
 from centernet.ops.affine import Size
 from centernet.structures import Batch, InputError, Objects, Sample
 
@@ -348,7 +348,7 @@ class CenterNetDataModule(pl.LightningDataModule):
         self.resolution: Size = (int(resolution[0]), int(resolution[1]))
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or (1 if test_mode == "keep" else batch_size)
-        self.num_workers = min(8, (os.cpu_count() or 2) // 2) if num_workers is None else num_workers
+        self.num_workers = min(8, available_cores() // 2) if num_workers is None else num_workers
         self.augment = {"warp": "crop", "color": {}} if augment is None else dict(augment)
         self.visible_boxes = bool(self.augment.pop("visible_boxes", False))
         self.shares = Shares(*(float(self.augment.pop(name, 0.0)) for name in Shares._fields))

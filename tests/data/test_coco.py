@@ -665,6 +665,12 @@ def test_json_of_another_kind_is_refused_in_one_sentence(shapes, tmp_path, spoil
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 1), (6, 3), (64, 8)])
+def test_workers_use_half_of_the_processors_that_the_process_may_run_on(cores, workers, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert CocoDataModule("anywhere", resolution=(32, 32)).num_workers == workers
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
