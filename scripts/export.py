@@ -99,7 +99,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"error: {error}; {args.out} is wrong, do not use it", file=sys.stderr)
         sys.exit(1)
     inputs = "x".join("?" if side is None else str(side) for side in shape.plain)
-    size = sum(path.stat().st_size for path in {made.path, made.path.with_suffix(".bin")} if path.exists())
+    files = [made.path, *([made.path.with_suffix(".bin")] if made.path.suffix == ".xml" else [])]
+    size = sum(path.stat().st_size for path in files)
     print(f"wrote {made.path} ({size / 1e6:.1f} MB), {args.precision}, images {inputs} {shape.dtype} ({about} images)")
     print("\n".join(made.agreement.lines()))
     if made.rest:

@@ -166,5 +166,3 @@ def quantize_openvino(model: Any, batches: Callable[[], Iterable[np.ndarray]], c
             subset_size=count,
             ignored_scope=nncf.IgnoredScope(names=sorted(sensitive & computing), validate=False),
         )
-
-
