@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from centernet.machine import available_cores
+
 # What decides how fast a CPU multiplies: vector width, 8-bit products, 16-bit products, matrix units.
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "asimd", "sve")
 LIBRARIES = (
@@ -25,7 +27,7 @@ def describe_machine() -> dict[str, Any]:
     found: dict[str, Any] = {
         "cpu": about,
         "instructions": [name for name in INSTRUCTIONS if name in flags],
-        "cores": count_cores(),
+        "cores": available_cores(),
         "threads": torch.get_num_threads(),
         "memory_gb": _memory(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
@@ -55,11 +57,6 @@ def machine_line(machine: dict[str, Any]) -> str:
     if machine["load"] is not None and machine["load"] > 0.5:
         words.append(f"load {machine['load']:g} before the start")
     return "machine: " + "; ".join(words)
-
-
-def count_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> tuple[str, set[str]]:

@@ -25,6 +25,7 @@ import torch
 
 from centernet.data.coco import CocoDataModule, CocoDataset
 from centernet.errors import InputError
+from centernet.machine import available_cores
 from centernet.metrics.coco import CocoAP
 from centernet.ops.boxes import xywh_from_xyxy
 
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--resolution", type=int, default=320, help="of the square input (default: 320)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=cores(), help="that compute (default: one per core)")
+    parser.add_argument("--threads", type=int, default=available_cores(), help="that compute (default: one per core)")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
     parser.add_argument("--environment", type=Path, default=Path("runs/compare/environment"))
     args = parser.parse_args()
@@ -115,11 +116,6 @@ def compare(args: argparse.Namespace) -> None:
         f"{args.model}: {seconds:.0f} s, {theirs['threads']} threads, "
         + ", ".join(f"{name} {results[name]:.3f}" for name in ("AP", "AP50", "AP75"))
     )
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def surroundings(threads: int) -> dict[str, str]:

@@ -20,12 +20,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from yolo import cores, environment, surroundings
+from yolo import environment, surroundings
 
 from centernet.benchmark.record import Record, table
 from centernet.command import run_command
 from centernet.errors import InputError
 from centernet.folders import require_writable_file
+from centernet.machine import available_cores
 
 FORMS = ("torch", "onnx", "openvino")
 PACKAGES = {"onnx": ("onnx", "onnxruntime", "onnxslim"), "openvino": ("openvino",)}
@@ -74,15 +75,16 @@ def main() -> None:
         help="as for `benchmark.py detect --forms`",
     )
     parser.add_argument("--size", type=int, default=640, help="of the square input (default: 640)")
-    parser.add_argument("--threads", type=int, default=cores(), help="cores for each (default: all)")
+    parser.add_argument("--threads", type=int, default=available_cores(), help="cores for each (default: all)")
     parser.add_argument("--images", metavar="PATH", help="an image or a folder (default: drawn ones of COCO's size)")
     parser.add_argument("--rounds", type=int, default=10, help="images that are timed (default: 10)")
     parser.add_argument("--warmup", type=int, default=2, help="images before them (default: 2)")
     parser.add_argument("--environment", type=Path, default=Path("runs/compare/environment"))
     parser.add_argument("--json", metavar="FILE", help="write the measurements to this file")
     args = parser.parse_args()
-    if not 1 <= args.threads <= cores():
-        raise InputError(f"--threads {args.threads} is not possible; this process may use 1 to {cores()} cores")
+    most = available_cores()
+    if not 1 <= args.threads <= most:
+        raise InputError(f"--threads {args.threads} is not possible; this process may use 1 to {most} cores")
     if args.rounds < 1 or args.warmup < 0:
         raise InputError("--rounds must be at least 1, --warmup at least 0; give other numbers")
     if args.json:
