@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,10 +29,10 @@ from tests.test_module import pytestmark  # noqa: F401  the same warnings are qu
 
 
 class Here:
-    """Measures in this process instead of new ones, each of which would import everything first."""
+    """In place of a pool of processes: works in this one, as new ones would import everything first."""
 
-    def Pool(self, count: int) -> Here:
-        return self
+    def __init__(self, *_: Any) -> None:
+        pass
 
     def __enter__(self) -> Here:
         return self
@@ -39,8 +40,10 @@ class Here:
     def __exit__(self, *_: Any) -> None:
         pass
 
-    def apply(self, work: Callable[..., Any], given: tuple[Any, ...]) -> Any:
-        return work(*given)
+    def submit(self, work: Callable[..., Any], *given: Any) -> Future:
+        future: Future = Future()
+        future.set_result(work(*given))
+        return future
 
 
 class Measured(NamedTuple):
@@ -58,7 +61,7 @@ class Measured(NamedTuple):
 def measure(monkeypatch, tmp_path, capsys) -> Callable[..., Measured]:
     """Run the command in an empty folder and read what it writes."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("multiprocessing.get_context", lambda method=None: Here())
+    monkeypatch.setattr("centernet.benchmark.timing.ProcessPoolExecutor", Here)
 
     def run(*words: object) -> Measured:
         capsys.readouterr()
@@ -82,8 +85,7 @@ FEW = ("--rounds", "1", "--warmup", "0")
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory of processes is read from /proc")
-def test_startup_times_two_starts_and_weighs_its_workers(measure, monkeypatch):
-    monkeypatch.undo()  # its workers are real processes
+def test_startup_times_two_starts_and_weighs_its_workers(measure):
     measured = measure("startup", "images=300", "boxes=900")
     assert "300 images, 900 boxes" in measured.output
     assert re.search(r"first start +\d+\.\d s .*\nsecond start +\d+\.\d s", measured.output)
@@ -265,6 +267,18 @@ def test_train_splits_a_step_into_parts_that_add_up(measure, shapes):
     operators = [row.labels["operator"] for row in measured.record.rows if "operator" in row.labels]
     assert len(operators) == 5
     assert any("convolution" in name for name in operators)
+
+
+@pytest.mark.slow
+def test_train_runs_in_a_process_that_has_workers(measure, shapes, monkeypatch):
+    monkeypatch.setattr("centernet.benchmark.timing.ProcessPoolExecutor", ProcessPoolExecutor)
+    options = [f"data.root={shapes}", "data.train_count=24", "data.val_count=8", "resolution=[64,64]"]
+    measured = measure(
+        *("train", "data=shapes", *options, *tiny.NETWORK_OVERRIDES, "data.batch_size=4", "data.num_workers=1"),
+        *("--rounds", 2, "--warmup", 1, "--operators", 1),
+    )
+    assert measured.of("time", part="step")[0] > 0
+    assert measured.of("memory")[0] > 1
 
 
 def test_gpu_makes_its_table_on_a_cpu_too(measure, monkeypatch):

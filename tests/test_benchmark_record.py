@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from centernet.benchmark.compare import compare_files, compare_rows
 from centernet.benchmark.machine import describe_machine, machine_line
 from centernet.benchmark.plot import plot_rows
 from centernet.benchmark.record import FORMAT, VERSION, Record, Row, read_record, table
-from centernet.benchmark.timing import PeakMemory, Spread, time_in_turns
+from centernet.benchmark.timing import PeakMemory, Spread, in_own_process, time_in_turns
 from centernet.data.images import read_image
 from centernet.errors import InputError
 
@@ -60,6 +61,15 @@ def test_the_memory_of_a_process_grows_by_what_it_writes():
     assert watched.growth() > 60  # at its peak
     if Path("/proc/self/clear_refs").exists():
         assert PeakMemory().growth() < 30  # which is forgotten
+
+
+@pytest.mark.slow
+def test_a_process_that_is_ended_from_outside_is_told():
+    assert in_own_process(abs, -3) == 3
+    with pytest.raises(InputError, match="the process of a measurement was ended from outside; perhaps memory ran out"):
+        in_own_process(os._exit, 9)
+    with pytest.raises(TypeError):
+        in_own_process(abs, "a")
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path):

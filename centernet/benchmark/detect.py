@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,7 @@ from centernet.benchmark.model import require_device
 from centernet.benchmark.networks import require_size, spec_of, usual_task
 from centernet.benchmark.peers import build_peer
 from centernet.benchmark.record import Record, table
-from centernet.benchmark.timing import NOTABLE, PeakMemory, waiting_for
+from centernet.benchmark.timing import NOTABLE, PeakMemory, in_own_process, waiting_for
 from centernet.errors import InputError
 from centernet.folders import require_file
 
@@ -328,8 +327,7 @@ def _measure_memory(
     exports: Mapping[tuple[str, str, int], Path],
 ) -> None:
     for (name, form), batch in itertools.product(subjects, given.batches):
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            grown = pool.apply(_grown, (given, name, form, batch, list(files), exports.get((name, form, batch))))
+        grown = in_own_process(_grown, given, name, form, batch, list(files), exports.get((name, form, batch)))
         record.add({"network": name, "form": form, "batch": batch}, "memory", "MB", grown)
 
 

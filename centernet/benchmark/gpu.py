@@ -4,7 +4,6 @@ the share of what the device can multiply."""
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ import torch
 from centernet.benchmark.made import some_objects
 from centernet.benchmark.networks import count_costs, require_size, spec_of
 from centernet.benchmark.record import Record
-from centernet.benchmark.timing import PeakMemory, times
+from centernet.benchmark.timing import PeakMemory, in_own_process, times
 from centernet.errors import InputError
 
 CLASSES = 80
@@ -74,8 +73,7 @@ def measure_gpu(
         "gpu", {"device": device, "networks": list(networks), "batches": list(batches), "side": side, "rounds": rounds}
     )
     name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        peak = pool.apply(_matrix_peak, (device,))
+    peak = in_own_process(_matrix_peak, device)
     record.add({"product": "bfloat16 matrices"}, "speed", "TFLOP/s", peak, "more")
     print(
         f"{name}, torch {torch.__version__}, {side}x{side}, {CLASSES} classes, best of {rounds} rounds; "
@@ -88,8 +86,7 @@ def measure_gpu(
             if (device == "cpu" and not setting.on_cpu) or (settings and _word(setting) not in settings):
                 continue
             head = f"{network:<12}{work:<10}{setting.name:<17}"
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                found = pool.apply(_attempt, (device, network, work, setting, size, side, rounds))
+            found = in_own_process(_attempt, device, network, work, setting, size, side, rounds)
             if isinstance(found, str):
                 print(f"{head}{size:>6}  failed: {found}", flush=True)
                 continue

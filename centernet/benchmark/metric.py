@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from centernet.benchmark.record import Record, table
-from centernet.benchmark.timing import PeakMemory
+from centernet.benchmark.timing import PeakMemory, in_own_process
 from centernet.errors import InputError
 
 SIZES = {"images": 5000, "detections": 100, "classes": 80, "objects": 7}  # as val2017 of COCO has them
@@ -25,8 +24,7 @@ def measure_metric(rounds: int, backend: str = "faster-coco-eval", **sizes: int)
     if backend not in BACKENDS:
         raise InputError(f"metric: --backend {backend} is unknown; choose one of {', '.join(BACKENDS)}")
     given = {**SIZES, **sizes}
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        taken, memory, found = pool.apply(_measure, (given, backend, rounds))
+    taken, memory, found = in_own_process(_measure, given, backend, rounds)
     record = Record("metric", {**given, "backend": backend, "rounds": rounds})
     print(
         "{images} images, {objects} objects and {detections} detections each, {classes} classes, seed 0".format(**given)

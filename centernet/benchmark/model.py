@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from centernet.benchmark.made import some_objects
 from centernet.benchmark.networks import count_costs, require_size, spec_of, usual_task
 from centernet.benchmark.peers import build_peer
 from centernet.benchmark.record import Record, table
-from centernet.benchmark.timing import PeakMemory, time_in_turns, waiting_for
+from centernet.benchmark.timing import PeakMemory, in_own_process, time_in_turns, waiting_for
 from centernet.errors import InputError
 
 
@@ -66,8 +65,7 @@ def measure_model(given: Measured) -> Record:
         torch.set_num_threads(before)
     if given.memory:
         for (name, form), batch in itertools.product(_subjects(given), given.batches):
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                grown = pool.apply(_grown, (given, name, form, batch))
+            grown = in_own_process(_grown, given, name, form, batch)
             work = "step" if given.backward else "forward"
             record.add({"network": name, "form": form, "work": work, "batch": batch}, "memory", "MB", grown)
     print(table(record.rows))

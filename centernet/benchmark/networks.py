@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 
 from centernet.benchmark.made import some_objects
 from centernet.benchmark.record import Record
-from centernet.benchmark.timing import times
+from centernet.benchmark.timing import in_own_process, times
 from centernet.choices import defaults
 from centernet.errors import InputError
 
@@ -38,8 +37,7 @@ def measure_networks(names: Sequence[str], size: tuple[int, int], batch: int, bf
     print(f"{'network':<{width}}{'parameters':>12}{'GMACs':>8}" + "".join(f"{part:>10}" for part in PARTS))
     for name, spec in zip(names, specs, strict=True):
         costs = count_costs(spec, heads, size)
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            taken = pool.apply(_measure_network, (spec, size, batch, bf16, rounds))
+        taken = in_own_process(_measure_network, spec, size, batch, bf16, rounds)
         print(
             f"{name:<{width}}{costs[0]:10.2f} M{costs[1]:8.2f}" + "".join(f"{each:10.1f}" for each in taken), flush=True
         )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from centernet.errors import InputError
 
 NOTABLE = 0.1
 """Spreads above this share of the median are marked in tables: the machine had other work, or the work varies."""
@@ -71,6 +76,20 @@ def waiting_for(device: Any) -> Callable[[], Any] | None:
     import torch
 
     return torch.cuda.synchronize
+
+
+def in_own_process(work: Callable[..., Any], *given: Any) -> Any:
+    """What ``work(*given)`` returns in a new process, which leaves nothing behind, and may start processes itself.
+
+    Raises what the work raises, and ``InputError`` if the process is ended from outside.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(work, *given).result()
+        except BrokenProcessPool:
+            raise InputError(
+                "the process of a measurement was ended from outside; perhaps memory ran out: use smaller sizes"
+            ) from None
 
 
 class PeakMemory:

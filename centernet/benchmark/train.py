@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 
 from centernet.benchmark.made import training_parts
 from centernet.benchmark.record import Record, table
-from centernet.benchmark.timing import PeakMemory
+from centernet.benchmark.timing import PeakMemory, in_own_process
 from centernet.errors import InputError
 
 TRACED = 3  # steps in which operators are counted, after those that are timed
@@ -23,8 +22,7 @@ def measure_train(overrides: Sequence[str], rounds: int, warmup: int = 3, operat
     ``overrides``: as for `python train.py`. The training is Lightning's, with the callbacks of the configuration, in a
     process of its own; a GPU is waited for after each part (``callbacks.profile``).
     """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        found = pool.apply(_train, (list(overrides), rounds, warmup, operators))
+    found = in_own_process(_train, list(overrides), rounds, warmup, operators)
     if len(found["steps"]) < rounds:
         raise InputError(f"train: only {len(found['steps'])} of {rounds} steps were made; lower --rounds")
     about = found["about"]
