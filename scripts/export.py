@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise ``InputError`` for arguments that cannot work, before the imports that take seconds; set what is left out."""
+    """Raise ``InputError`` for arguments that cannot work, before the imports that take seconds; fill in the rest."""
     require_file(args.checkpoint, f"{args.checkpoint}: the file does not exist; give a checkpoint")
     suffix = FORMATS[args.format]
     if args.out is None:

@@ -16,8 +16,8 @@ Found = Mapping[str, np.ndarray]
 # Tolerances of scores and of other values (pixels, meters, radians): absolute, and relative to their size. Runtimes add
 # in other orders, and 16 bits have eleven of precision.
 TOLERANCES = {"fp32": ((1e-4, 1e-3), (0.05, 1e-3)), "fp16": ((2e-3, 0.05), (1.0, 0.03))}
-# The share of detections that may differ by more: a peak between two nearly equal cells, a joint between two peaks or an
-# angle between two bins may fall to either side by a rounding error. In 8 bits: that may not be found again.
+# The share of detections that may differ by more: a peak between two nearly equal cells, a joint between two peaks or
+# an angle between two bins may fall to either side by a rounding error. In 8 bits: that may not be found again.
 MOST_JUMPS = {"fp32": 0.01, "fp16": 0.05, "int8": 0.2}
 # In 8 bits, what PyTorch finds with at least this score is to be found with this overlap.
 SURE, OVERLAP = 0.3, 0.5
