@@ -384,6 +384,10 @@ def test_help_lists_the_parts_and_the_options_of_each(capsys):
         with pytest.raises(SystemExit):
             main([name, "--help"])
         assert "--json" in capsys.readouterr().out
+    for option, value in (("--rounds", "0"), ("--rounds", "few"), ("--warmup", "-1")):
+        with pytest.raises(SystemExit):
+            main(["decode", option, value])
+        assert "is not a whole number" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["speed"])
     assert "invalid choice: 'speed'" in capsys.readouterr().err

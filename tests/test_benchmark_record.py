@@ -14,7 +14,7 @@ import pytest
 from centernet.benchmark.command import main
 from centernet.benchmark.compare import compare_files, compare_rows
 from centernet.benchmark.machine import describe_machine, machine_line
-from centernet.benchmark.plot import plot_rows
+from centernet.benchmark.plot import bars_of, plot_rows
 from centernet.benchmark.record import FORMAT, VERSION, Record, Row, read_record, table
 from centernet.benchmark.timing import PeakMemory, Spread, in_own_process, time_in_turns
 from centernet.data.images import read_image
@@ -201,6 +201,18 @@ def test_the_machine_is_described():
     assert f"{machine['cores']} cores, {machine['threads']} threads" in line
     assert line.endswith("load 3 before the start")
     assert "load" not in machine_line({**machine, "load": 0.1})
+
+
+def test_parts_are_in_the_bar_of_their_whole():
+    def part(name: str, value: float) -> Row:
+        return Row({"network": "n", "part": name}, "time", "ms", value)
+
+    whole = Row({"network": "n", "part": "whole"}, "time", "ms", 5.0)
+    bars = bars_of([part("read", 2.0), part("network", 3.0), whole, once(7.0)])
+    assert [(bar.name, bar.row.value, bar.parts) for bar in bars] == [
+        ("n", 5.0, [("read", 2.0), ("network", 3.0)]),
+        ("n", 7.0, []),  # of another unit
+    ]
 
 
 def test_the_plot_is_a_picture_with_a_panel_for_each_quantity(tmp_path):

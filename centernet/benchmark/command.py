@@ -94,10 +94,19 @@ def positive(word: str) -> int:
     return int(word)
 
 
+def not_negative(word: str) -> int:
+    """A whole number from 0, for argparse."""
+    if not word.isdigit():
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number")
+    return int(word)
+
+
 def _rounds(parser: argparse.ArgumentParser, about: str = "timed repetitions", warmup: int | None = 1) -> None:
     parser.add_argument("--rounds", type=positive, default=5, help=f"{about} (default: 5)")
     if warmup is not None:
-        parser.add_argument("--warmup", type=int, default=warmup, help=f"before them, not counted (default: {warmup})")
+        parser.add_argument(
+            "--warmup", type=not_negative, default=warmup, help=f"before them, not counted (default: {warmup})"
+        )
 
 
 def _words(parser: argparse.ArgumentParser, about: str) -> None:
@@ -205,7 +214,9 @@ def _train(args: Options) -> Record:
 def _add_train(parser: argparse.ArgumentParser) -> None:
     _words(parser, "as for train.py: data=shapes backbone=resnet18_half")
     _rounds(parser, "steps that are timed", 3)
-    parser.add_argument("--operators", type=int, default=10, help="list this many of the largest (default: 10)")
+    parser.add_argument(
+        "--operators", type=not_negative, default=10, help="list this many of the largest (default: 10)"
+    )
 
 
 def _gpu(args: Options) -> Record:

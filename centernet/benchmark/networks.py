@@ -44,7 +44,8 @@ def measure_networks(names: Sequence[str], size: tuple[int, int], batch: int, bf
         record.add({"network": name}, "parameters", "M", costs[0], "neither")
         record.add({"network": name}, "multiply-accumulates", "G", costs[1], "neither")
         for part, each in zip(PARTS, taken, strict=True):
-            record.add({"network": name, "part": part}, "time", "ms", each)
+            of = {"work": part} if part == PARTS[-1] else {"work": "step", "part": part}
+            record.add({"network": name, **of}, "time", "ms", each)
     print(
         "milliseconds; rest: losses, backward and optimizer; detect 1: one image in the inference form, with decoding"
     )
