@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from centernet.ops.heatmap import is_recorded
+
 TAPS, CORNERS = 9, 4
 # Positions whose samples one thread makes and multiplies in one go.
 POSITIONS_AT_ONCE = 512
@@ -24,9 +26,7 @@ POSITIONS_BACKWARD = 2**14
 
 def suits_cpu(x: Tensor) -> bool:
     """Whether to convolve in this way: on a CPU, and not while a graph is recorded, which keeps the operator."""
-    if torch.jit.is_tracing() or torch.jit.is_scripting() or torch.compiler.is_compiling():
-        return False
-    return x.device.type == "cpu" and x.numel() > 0
+    return x.device.type == "cpu" and x.numel() > 0 and not is_recorded()
 
 
 def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
