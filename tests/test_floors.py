@@ -84,6 +84,7 @@ HOMES: dict[str, set[str]] = {
     "omegaconf": {"app", "build", "composition", "console", "sizing", "sweep", "training"},
     "pydantic": {"data_schema", "kinds", "schema"},
     "matplotlib": {"visualize", "report"},
+    **{name: {"export"} for name in ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf")},
 }
 GROUND_FLOOR = ("architectures", "errors", "fields", "joints", "ops", "structures")
 # Who may name a task, or a field that only some tasks have; everybody else handles them without knowing which.

@@ -224,7 +224,12 @@ def suppress_non_peaks(heatmap: Tensor, kernel: int = 3) -> Tensor:
 def top_per_channel(heatmap: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k strongest cells of each channel: scores and cells ``[B, C, k']``, k' = min(k, H * W)."""
     flat = heatmap.flatten(2)
-    return torch.topk(flat, min(k, flat.shape[-1]))
+    return torch.topk(flat, at_most(k, flat.shape[-1]))
+
+
+def at_most(k: int, count: int) -> int:
+    """The smaller of both, as a number: ``min`` would keep it open in a graph whose sizes are free."""
+    return k if count >= k else count
 
 
 def find_peaks(heatmap: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -234,7 +239,7 @@ def find_peaks(heatmap: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     channels) keep the index arithmetic in small numbers, which the exported graph needs; k' = min(k, C * H * W).
     """
     scores, cells = top_per_channel(heatmap, k)
-    best, which = torch.topk(scores.flatten(1), min(k, scores[0].numel()))
+    best, which = torch.topk(scores.flatten(1), at_most(k, scores.shape[1] * scores.shape[2]))
     label = torch.div(which, scores.shape[-1], rounding_mode="floor")
     return best, label, cells.flatten(1).gather(1, which)
 
@@ -247,4 +252,6 @@ def gather_cells(feature: Tensor, cell: Tensor) -> Tensor:
 
 def points_of_cells(cell: Tensor, width: int) -> Tensor:
     """(x, y) ``[..., 2]`` float of flat cells ``[...]``."""
-    return torch.stack([cell % width, torch.div(cell, width, rounding_mode="floor")], -1).to(torch.float32)
+    row = torch.div(cell, width, rounding_mode="floor")
+    # Not cell % width: the exporter to ONNX has no remainder by a width that is free.
+    return torch.stack([cell - row * width, row], -1).to(torch.float32)
