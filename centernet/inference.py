@@ -38,8 +38,8 @@ class Predictor:
     default: as in the training run); ``device``: default for a file ``cuda`` if available, else ``cpu``; ``inference``:
     options of ``centernet.modes.Modes``, such as ``{"flip": True, "scales": [0.5, 1, 2]}``; ``bit_depth``: the bits
     that 16-bit images use (``read_image``); ``batch_size``: number of images per batch; ``bgr``: arrays have the
-    channels of OpenCV, blue first. Raises ``InputError`` for any other file, an unknown mode, a batch size below 1, or what the
-    network or the exported file cannot take: a resolution, a device, a mode of inference.
+    channels of OpenCV, blue first. Raises ``InputError`` for any other file, an unknown mode, a batch size below 1, or
+    what the network or the exported file cannot take: a resolution, a device, a mode of inference.
     """
 
     def __init__(
