@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from centernet.errors import InputError
 from centernet.export.metadata import unpack
+from centernet.export.openvino_file import INFO
 from centernet.export.packages import need
 
 
@@ -113,5 +115,67 @@ class OnnxArtifact(Artifact):
         return self.session.run(self.outputs, {self.metadata["input"]["name"]: images})
 
 
-LOADERS: dict[str, Callable[[Path, int | None], Artifact]] = {OnnxArtifact.suffix: OnnxArtifact}
+class OpenvinoArtifact(Artifact):
+    """An OpenVINO model, on the CPU."""
+
+    suffix = ".xml"
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        openvino = need("openvino", f"running {path.name}")
+        core = openvino.Core()
+        try:
+            model = core.read_model(path)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"OpenVINO cannot load {path} ({reason[:200]}); export it again") from None
+        texts = {}
+        if model.has_rt_info([INFO]):
+            texts = {key: model.get_rt_info([INFO, key]).astype(str) for key in model.get_rt_info([INFO]).value}
+        super().__init__(path, unpack(texts, path))
+        # Else OpenVINO computes in 16 bits where a CPU can.
+        options: dict[str, Any] = {} if self.metadata["precision"] == "fp16" else {"INFERENCE_PRECISION_HINT": "f32"}
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = threads
+        self.compiled = core.compile_model(model, "CPU", options)
+
+    def _run(self, images: np.ndarray) -> list[np.ndarray]:
+        found = self.compiled([images])
+        return [np.array(found[name]) for name in self.outputs]
+
+
+class TorchArtifact(Artifact):
+    """A program of torch.export, on the CPU. ``threads`` holds for everything that PyTorch does in this process."""
+
+    suffix = ".pt2"
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        import torch
+
+        from centernet.export.torch_file import EXTRA
+
+        extra = {EXTRA: ""}
+        try:
+            program = torch.export.load(path, extra_files=extra)
+        except Exception as error:  # a file can fail in any way
+            reason = " ".join(str(error).split())
+            raise InputError(f"torch.export cannot load {path} ({reason[:200]}); export it again") from None
+        try:
+            texts = json.loads(extra[EXTRA])
+        except ValueError:
+            texts = {}
+        super().__init__(path, unpack(texts, path))
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.program = program.module()
+
+    def _run(self, images: np.ndarray) -> list[np.ndarray]:
+        import torch
+
+        with torch.inference_mode():
+            return [value.numpy() for value in self.program(torch.from_numpy(images))]
+
+
+LOADERS: dict[str, Callable[[Path, int | None], Artifact]] = {
+    kind.suffix: kind for kind in (OnnxArtifact, OpenvinoArtifact, TorchArtifact)
+}
 """By the ending of the file."""

@@ -19,6 +19,8 @@ from centernet.ops.heatmap import points_of_cells
 
 # Combinations of pairs that are looked at in one go.
 COMBINATIONS_AT_ONCE = 2**20
+# Pairs of each kind, per image, that are combined in an exported graph.
+PAIRS_IN_GRAPH = 2**10
 # Sums of scores in another order differ by less than this.
 ROUNDING = 1e-5
 
@@ -99,10 +101,18 @@ def group_extremes(
     Exact, without all K^4 combinations: points are filtered and paired first (K^2 each of opposite ones, of one class
     and in order, with a center in their row or column). Pairs are combined by decreasing bounds of their scores, in
     blocks of ``COMBINATIONS_AT_ONCE``, until no bound reaches the score of the ``most``-th best group.
+
+    An exported graph has no such loop: there, the ``PAIRS_IN_GRAPH`` best pairs of either kind by these bounds are
+    combined. The result is the same where an image has no more of them.
     """
     width = centers.shape[-1]
     best, which = centers.max(1, keepdim=True)
     values = centers if per_class else best
+    if torch.compiler.is_exporting():
+        scores, labels, cell, extremes = _group_in_graph(kinds, values, most, min_score, min_center_score)
+        if not per_class:
+            labels = torch.where(scores > 0, which.flatten(1).gather(1, cell), 0)
+        return Groups(scores, labels, cell, points_of_cells(cell, width), extremes)
     rows = [
         _group(
             [Extremes(*(value[image] for value in kind)) for kind in kinds],
@@ -204,3 +214,67 @@ def _best(found: tuple[Tensor, ...], more: tuple[Tensor, ...], most: int) -> tup
     scores = torch.cat([found[0], more[0]])
     order = scores.argsort(descending=True, stable=True)[:most]
     return tuple(torch.cat(both)[order] for both in zip(found, more, strict=True))
+
+
+def _group_in_graph(
+    kinds: Sequence[Extremes], centers: Tensor, most: int, min_score: float, min_center_score: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As ``_group`` for a whole batch, with shapes that do not depend on the values: what does not fit has score 0."""
+    classes, height, width = centers.shape[1:]
+    top, left, bottom, right = kinds
+    xy = [points_of_cells(kind.cell, width).long() for kind in kinds]
+    (top_x, top_y), (left_x, left_y), (bottom_x, bottom_y), (right_x, right_y) = (each.unbind(-1) for each in xy)
+
+    def pair(
+        first: Extremes, second: Extremes, start: Tensor, end: Tensor, lines: Tensor, is_bound: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Numbers of the best pairs' points ``[B, P]``, their middles, and whether they fit."""
+        count = second.cell.shape[1]
+        middle = torch.div(start[:, :, None] + end[:, None], 2, rounding_mode="floor")
+        line = first.labels[:, :, None] * lines.shape[2] + middle
+        center = lines.flatten(1).gather(1, line.flatten(1)).view_as(line)
+        fits = (first.labels[:, :, None] == second.labels[:, None]) & (start[:, :, None] <= end[:, None])
+        fits = fits & (center >= min_center_score)
+        fits = fits & (first.scores[:, :, None] >= min_score) & (second.scores[:, None] >= min_score)
+        total = first.scores[:, :, None] + second.scores[:, None]
+        bound = torch.where(fits, total + 2 * center if is_bound else total, -1).flatten(1)
+        best, which = torch.topk(bound, min(PAIRS_IN_GRAPH, first.cell.shape[1] * count))
+        number = torch.div(which, count, rounding_mode="floor")
+        return number, which - number * count, middle.flatten(1).gather(1, which), best >= 0
+
+    a, b, y, is_upright = pair(top, bottom, top_y, bottom_y, centers.amax(3), True)
+    c, d, x, is_level = pair(left, right, left_x, right_x, centers.amax(2), False)
+
+    def of_upright(values: Tensor, which: Tensor) -> Tensor:
+        return values.gather(1, which)[:, :, None]
+
+    def of_level(values: Tensor, which: Tensor) -> Tensor:
+        return values.gather(1, which)[:, None]
+
+    labels = of_upright(top.labels, a)
+    low = torch.minimum(of_upright(top_x, a), of_upright(bottom_x, b))
+    high = torch.maximum(of_upright(top_x, a), of_upright(bottom_x, b))
+    first_row = torch.minimum(of_level(left_y, c), of_level(right_y, d))
+    last_row = torch.maximum(of_level(left_y, c), of_level(right_y, d))
+    fits = (labels == of_level(left.labels, c)) & is_upright[:, :, None] & is_level[:, None]
+    fits = fits & (of_upright(top_y, a) <= first_row) & (of_upright(bottom_y, b) >= last_row)
+    fits = fits & (of_level(left_x, c) <= low) & (of_level(right_x, d) >= high)
+    cell = y[:, :, None] * width + x[:, None]
+    center = centers.flatten(1).gather(1, (labels * (height * width) + cell).flatten(1)).view_as(cell)
+    total = of_upright(top.scores, a) + of_level(left.scores, c)
+    total = total + of_upright(bottom.scores, b) + of_level(right.scores, d)
+    scores = torch.where(fits & (center >= min_center_score), (total + 2 * center) / 6, 0).flatten(1)
+    missing = max(most - a.shape[1] * c.shape[1], 0)
+    scores, which = torch.topk(scores, most - missing)
+    upright = torch.div(which, c.shape[1], rounding_mode="floor")
+    level = which - upright * c.shape[1]
+    is_found = scores > 0
+    chosen = [
+        kind.cell.gather(1, numbers.gather(1, pairs))
+        for kind, numbers, pairs in ((top, a, upright), (left, c, level), (bottom, b, upright), (right, d, level))
+    ]
+    labels = top.labels.gather(1, a.gather(1, upright))
+    cell = cell.flatten(1).gather(1, which)
+    labels, cell, *chosen = (torch.where(is_found, value, 0) for value in (labels, cell, *chosen))
+    scores, labels, cell, *chosen = (F.pad(value, (0, missing)) for value in (scores, labels, cell, *chosen))
+    return scores, labels, cell, torch.stack(chosen, -1)

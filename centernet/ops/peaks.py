@@ -130,6 +130,11 @@ def _positions(values: Tensor) -> Tensor:
     return torch.arange(values.shape[-1]).expand_as(values)
 
 
+def first_of_equal(values: Tensor, k: int) -> Tensor:
+    """Indices ``[..., k]`` of the k largest ``values [..., N]`` along the last axis; equal ones by rising index."""
+    return _first(values, torch.arange(values.shape[-1], device=values.device), k)
+
+
 def _first(values: Tensor, places: Tensor, k: int) -> Tensor:
     """Indices ``[..., k']`` of the k largest ``values [..., N]`` along the last axis; equal ones by rising place.
 

@@ -77,6 +77,10 @@ class ExtremeCenters(Points):
     def most_peaks(self) -> int:
         return self.candidates
 
+    @property
+    def takes_any_grid(self) -> bool:
+        return not self.aggregation  # which goes through the grid line by line
+
     def place(self, objects: Objects, grid_size: tuple[int, int]) -> Placed:
         boxes = box_of(objects["extreme_points"]).to(objects["boxes"].dtype)
         if self.crowds == "ignore":  # regions without points of their own

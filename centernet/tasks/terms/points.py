@@ -72,6 +72,11 @@ class Points(HeatmapTerm):
         """Peaks that are sought in one map."""
         return self.max_detections
 
+    @property
+    def takes_any_grid(self) -> bool:
+        """Whether a graph of the search for peaks can take grids of any size."""
+        return True
+
     def place(self, objects: Objects, grid_size: tuple[int, int]) -> Placed:
         """Place padded objects (input pixels) on a grid of this size and select those to train on."""
         height, width = grid_size
