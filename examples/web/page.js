@@ -5,6 +5,10 @@ import { detections, inputSize, readMetadata, warp } from "./detect.js";
 const COLORS = ["#009e73", "#56b4e9", "#e69f00", "#f0e442", "#0072b2", "#d55e00", "#cc79a7"]; // Okabe and Ito
 const element = (id) => document.getElementById(id);
 const color = (label) => COLORS[label % COLORS.length];
+const luminance = (hex) => {
+  const shares = [1, 3, 5].map((at) => (parseInt(hex.slice(at, at + 2), 16) / 255) ** 2.2);
+  return 0.21 * shares[0] + 0.72 * shares[1] + 0.07 * shares[2];
+};
 
 let network = null; // {session, about, isBytes}
 let picture = null; // {bitmap, outputs}
@@ -58,18 +62,30 @@ function show() {
   context.lineWidth = 2 * unit;
   context.font = `${13 * unit}px system-ui, sans-serif`;
   context.textBaseline = "bottom";
-  for (const { box, score, label, name, points } of [...found].reverse()) {
-    const [x1, y1, x2, y2] = box.map((value) => (value + 0.5) * grow); // the canvas counts from the pixel's corner
+  const onCanvas = (value) => (value + 0.5) * grow; // the canvas counts from the pixel's corner
+  for (const { box, label, points } of [...found].reverse()) {
+    const [x1, y1, x2, y2] = box.map(onCanvas);
     context.strokeStyle = context.fillStyle = color(label);
     context.strokeRect(x1, y1, x2 - x1, y2 - y1);
-    for (const [x, y] of points) context.fillRect((x + 0.5) * grow - 2 * unit, (y + 0.5) * grow - 2 * unit, 4 * unit, 4 * unit);
+    for (const [x, y] of points) context.fillRect(onCanvas(x) - 2 * unit, onCanvas(y) - 2 * unit, 4 * unit, 4 * unit);
+  }
+  const taken = []; // plates of text, the surest first: later ones go where they cover no other
+  for (const { box, score, label, name } of found) {
     const text = `${name} ${score.toFixed(2)}`;
     const [wide, high] = [context.measureText(text).width + 6 * unit, 17 * unit];
-    const left = Math.max(0, Math.min(x1, canvas.width - wide)); // inside the picture
-    const bottom = Math.max(high, y1);
-    context.fillRect(left, bottom - high, wide, high);
-    context.fillStyle = "#000";
-    context.fillText(text, left + 3 * unit, bottom - unit);
+    const left = Math.max(0, Math.min(onCanvas(box[0]), canvas.width - wide)); // inside the picture
+    const places = [onCanvas(box[1]) - high, onCanvas(box[3]), onCanvas(box[1]) - 2 * high, onCanvas(box[1])];
+    const isFree = (top) =>
+      top >= 0 &&
+      top + high <= canvas.height &&
+      !taken.some((other) => Math.abs(other.top - top) < high && left < other.right && other.left < left + wide);
+    const top = places.find(isFree);
+    if (top === undefined) continue; // the list below has it
+    taken.push({ left, right: left + wide, top });
+    context.fillStyle = color(label);
+    context.fillRect(left, top, wide, high);
+    context.fillStyle = luminance(color(label)) > 0.3 ? "#000" : "#fff";
+    context.fillText(text, left + 3 * unit, top + high - unit);
   }
   element("drop").replaceChildren(canvas);
   element("drop").classList.add("filled");
