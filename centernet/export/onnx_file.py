@@ -19,8 +19,8 @@ OPSET = 20
 """DeformConv is in 19, GridSample for all interpolations in 20; every runtime since 2024 has it."""
 
 
-def write_onnx(graph: Graph, shape: Shape, path: Path, metadata: Mapping[str, Any]) -> None:
-    """Write the graph as an ONNX file (opset 20) with its weights inside.
+def to_onnx(graph: Graph, shape: Shape) -> Any:
+    """The graph as an ONNX model (opset 20) with its weights inside.
 
     Raises ``InputError`` for a missing package, or a shape that the network cannot take.
     """
@@ -37,8 +37,16 @@ def write_onnx(graph: Graph, shape: Shape, path: Path, metadata: Mapping[str, An
             dynamo=True,
             verbose=False,
         )
-    model = exported.model_proto
+    # A plain copy, whose values are independent of torch's memory.
+    return onnx.ModelProto.FromString(exported.model_proto.SerializeToString())
+
+
+def save_onnx(model: Any, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Write a model with metadata, without the names of layers that torch's exporter notes at every operator."""
+    onnx = need("onnx", "export to ONNX")
     onnx.helper.set_model_props(model, pack(metadata))
+    for node in model.graph.node:
+        del node.metadata_props[:]
     onnx.checker.check_model(model)
     onnx.save(model, path)
 
@@ -46,14 +54,11 @@ def write_onnx(graph: Graph, shape: Shape, path: Path, metadata: Mapping[str, An
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without what exporters say about themselves: their errors are raised."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
+    before = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
         try:
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            logging.disable(before)

@@ -8,7 +8,7 @@ import torch
 
 from centernet.export.graph import Shape
 from centernet.export.metadata import describe
-from centernet.export.onnx_file import write_onnx
+from centernet.export.onnx_file import save_onnx, to_onnx
 from centernet.export.runtime import Artifact
 from tests.export.exported import description_of, pictures, scratch, tiny_detector, tiny_graph
 
@@ -19,7 +19,7 @@ def onnx_file(task, shape=SHAPE):
     path = scratch() / f"{task}-{'-'.join(map(str, shape.plain))}-{shape.dtype}.onnx"
     if not path.exists():
         graph = tiny_graph(task)
-        write_onnx(graph, shape, path, describe(graph, description_of(tiny_detector(task)), shape))
+        save_onnx(to_onnx(graph, shape), path, describe(graph, description_of(tiny_detector(task)), shape))
     return path
 
 
