@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
+from centernet.export.exported import load_exported
 from centernet.inference import Predictor
-from tests.export.files import color_file, squares
+from tests import tiny
+from tests.export.files import color_file, squares, tiny_file
 from tests.places import ROOT
 
 EXAMPLE = ROOT / "examples" / "onnx_detect.py"
@@ -71,3 +74,16 @@ def test_the_example_says_what_is_wrong(tmp_path, words, message):
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_example_moves_joints_into_the_picture():
+    import onnxruntime
+
+    detect, path = runpy.run_path(str(EXAMPLE))["detect"], tiny_file("multi_pose")
+    image = tiny.make_image(100, 140, seed=3)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    found = detect(session, image[..., ::-1], load_exported(path).artifact.metadata)
+    wanted = Predictor(path)(image)
+    np.testing.assert_allclose(found["scores"][:5], wanted.scores[:5], atol=1e-4)
+    np.testing.assert_allclose(found["joints"][:5], wanted.joints[:5], atol=1e-2)

@@ -18,7 +18,8 @@ from centernet.export.exported import ExportedDetector, is_exported, load_export
 from centernet.inference import Predictor
 from centernet.module import CenterNetModule
 from tests import tiny
-from tests.export.files import SIDE, color_detector, color_file, squares
+from tests.export.exported import CLASSES, tiny_detector
+from tests.export.files import SIDE, color_detector, color_file, squares, tiny_file
 from tests.places import ROOT
 from tests.test_inference import NAMES
 from tests.tiny import NETWORK
@@ -102,6 +103,29 @@ def test_a_file_of_free_size_takes_other_resolutions_modes_and_scales():
 def test_what_a_file_cannot_do_is_told_in_a_sentence(options, message):
     with pytest.raises(InputError, match=message.replace("NAME", re.escape(color_file().name))):
         Predictor(color_file(), **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "target", "about"),
+    [
+        ("ctdet_iou", "openvino", {}),
+        ("ctdet_dense", "torch", {}),
+        ("multi_pose", "onnx", {}),
+        ("ddd_dle", "onnx", {"focal": 300.0}),
+    ],
+)
+def test_a_file_of_every_task_finds_what_the_detector_finds(task, target, about):
+    file = Predictor(tiny_file(task, target))
+    network = Predictor(tiny_detector(task), CLASSES, (SIDE, SIDE))
+    for image in (tiny.make_image(100, 140, seed=3), tiny.make_image(128, 128, seed=4)):
+        found, wanted = file(image, **about), network(image, **about)
+        assert found.keys() == wanted.keys()
+        # Equal scores may come in another order, so only the best are compared one by one.
+        np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-3)
+        for name, value in wanted[:5].items():
+            if name != "names":
+                np.testing.assert_allclose(found[:5][name], value, atol=2e-2, rtol=1e-3, err_msg=name)
 
 
 def test_a_file_has_no_heatmaps(predictor):

@@ -107,7 +107,11 @@ def test_the_page_moves_detections_into_the_picture_as_python_does(tmp_path):
     detector = load_exported(path)
     pixels, _ = warp_image(eval_pipeline(tuple(detector.spec["resolution"]), "fit"), image)
     found = detector.artifact.run(pixels.numpy()[None])
-    outputs = {name: {"data": value.flatten().tolist(), "dims": value.shape} for name, value in found.items()}
+    corners = found["boxes"].reshape(1, -1, 2, 2)  # as if the task found two joints of each object
+    outputs = {
+        name: {"data": value.flatten().tolist(), "dims": value.shape}
+        for name, value in {**found, "joints": corners}.items()
+    }
     (tmp_path / "outputs").write_text(json.dumps(outputs))
     script = f"""
         const about = d.readMetadata(fs.readFileSync(argv[0]));
@@ -119,6 +123,7 @@ def test_the_page_moves_detections_into_the_picture_as_python_does(tmp_path):
     assert len(wanted)
     assert [row["name"] for row in shown] == wanted.names
     np.testing.assert_allclose([row["box"] for row in shown], wanted.boxes, atol=1e-3)
+    np.testing.assert_allclose([row["points"] for row in shown], wanted.boxes.reshape(-1, 2, 2), atol=1e-3)
 
 
 class Browser:
