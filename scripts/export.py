@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise ``InputError`` for arguments that cannot work, before the imports that take seconds; set what is left out."""
+    """Raise ``InputError`` for arguments that cannot work, before the imports that take seconds; fill in the rest."""
     require_file(args.checkpoint, f"{args.checkpoint}: the file does not exist; give a checkpoint")
     suffix = FORMATS[args.format]
     if args.out is None:
@@ -99,7 +99,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"error: {error}; {args.out} is wrong, do not use it", file=sys.stderr)
         sys.exit(1)
     inputs = "x".join("?" if side is None else str(side) for side in shape.plain)
-    size = sum(path.stat().st_size for path in {made.path, made.path.with_suffix(".bin")} if path.exists())
+    files = [made.path, *([made.path.with_suffix(".bin")] if made.path.suffix == ".xml" else [])]
+    size = sum(path.stat().st_size for path in files)
     print(f"wrote {made.path} ({size / 1e6:.1f} MB), {args.precision}, images {inputs} {shape.dtype} ({about} images)")
     print("\n".join(made.agreement.lines()))
     if made.rest:

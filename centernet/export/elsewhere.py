@@ -31,9 +31,7 @@ def _tensorrt(path: Path, shape: Shape, precision: str, smallest_side: int) -> s
             bounds["min"][1:] = [smallest_side, smallest_side]
             bounds["max"][1:] = [2 * height, 2 * width]
         words += [f"--{name}Shapes={INPUT}:{count}x3x{h}x{w}" for name, (count, h, w) in bounds.items()]
-    return (
-        "on a machine with TensorRT (10.1 or newer for networks with deformable convolutions):\n  " + " ".join(words)
-    )
+    return "on a machine with TensorRT (10.1 or newer for networks with deformable convolutions):\n  " + " ".join(words)
 
 
 def _coreml(path: Path, shape: Shape, precision: str, smallest_side: int) -> str:

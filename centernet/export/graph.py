@@ -121,6 +121,10 @@ def check_shape(graph: Graph, shape: Shape) -> None:
     if shape.batch < 1:
         raise InputError(f"--batch {shape.batch} is no number of images; give at least 1")
     require_divisible(shape.size, graph.divisor)
+    if shape.frees_size and not graph.task.heatmap.takes_any_grid:
+        raise InputError(
+            f"task {graph.task.name} with these options cannot have a free size; use --dynamic batch, or none"
+        )
     if shape.frees_size and min(shape.size) < graph.smallest_side:
         side = graph.smallest_side
         raise InputError(

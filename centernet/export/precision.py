@@ -146,12 +146,12 @@ def quantize_onnx(model: Any, batches: Callable[[], Iterable[np.ndarray]], symme
             weight_type=quantization.QuantType.QInt8,
             extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True},
         )
-        quantized = onnx.load(after)
-    return quantized
+        return onnx.load(after)
 
 
 def quantize_openvino(model: Any, batches: Callable[[], Iterable[np.ndarray]], count: int) -> Any:
-    """An OpenVINO model with 8-bit weights and activations. ``batches``: ``count`` arrays of images as it takes them."""
+    """An OpenVINO model with 8-bit weights and activations. ``batches``: at most ``count`` arrays of images as it takes
+    them."""
     nncf = need("nncf", "--precision int8")
     sensitive = parts_of(steps_of_openvino(model)).sensitive
     computing = {
@@ -166,5 +166,3 @@ def quantize_openvino(model: Any, batches: Callable[[], Iterable[np.ndarray]], c
             subset_size=count,
             ignored_scope=nncf.IgnoredScope(names=sorted(sensitive & computing), validate=False),
         )
-
-

@@ -1,4 +1,4 @@
-"""Real images as inputs of a graph: to compare an exported file with PyTorch on, and to find the ranges of 8 bits by."""
+"""Real images as inputs of a graph: to compare an exported file with PyTorch, and to find the ranges of 8 bits."""
 
 from __future__ import annotations
 

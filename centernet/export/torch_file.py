@@ -19,9 +19,7 @@ EXTRA = "metadata.json"
 """The file inside with the metadata: a JSON object of texts (``centernet.export.metadata.pack``)."""
 
 
-def write_torch(
-    graph: Graph, shape: Shape, path: Path, metadata: Mapping[str, Any], orders_ties: bool = True
-) -> None:
+def write_torch(graph: Graph, shape: Shape, path: Path, metadata: Mapping[str, Any], orders_ties: bool = True) -> None:
     """Write the graph as a program of torch.export. ``orders_ties``: equal scores come by rising class and cell, by a
     search that only PyTorch has. Raises ``InputError`` for a shape that the network cannot take."""
     program = trace(graph, shape)

@@ -220,7 +220,7 @@ def _group_in_graph(
     kinds: Sequence[Extremes], centers: Tensor, most: int, min_score: float, min_center_score: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As ``_group`` for a whole batch, with shapes that do not depend on the values: what does not fit has score 0."""
-    classes, height, width = centers.shape[1:]
+    height, width = centers.shape[2:]
     top, left, bottom, right = kinds
     xy = [points_of_cells(kind.cell, width).long() for kind in kinds]
     (top_x, top_y), (left_x, left_y), (bottom_x, bottom_y), (right_x, right_y) = (each.unbind(-1) for each in xy)

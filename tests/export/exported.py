@@ -1,4 +1,4 @@
-"""Small detectors as exported files, made once for all tests of a process."""
+"""Small detectors as exported files, each made once for all tests of a process."""
 
 from __future__ import annotations
 
@@ -9,46 +9,98 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from centernet.detector import Detector, build_detector
-from centernet.export.graph import Graph
+from centernet.export.graph import Graph, Shape
+from centernet.export.metadata import describe
+from centernet.export.onnx_file import save_onnx, to_onnx
+from centernet.export.openvino_file import save_openvino, to_openvino
+from centernet.export.runtime import Artifact
+from centernet.export.torch_file import write_torch
+from centernet.tasks import build_task
 from tests.tiny import NETWORK, enliven
 
 CLASSES = ["cat", "dog", "owl"]
+FREE = Shape(1, (128, 128), dynamic="both")
+SUFFIXES = (".onnx", ".xml", ".pt2")
+# Options under which a network that has learned nothing says something: of extreme points it finds too many otherwise.
+OPTIONS: dict[str, dict[str, Any]] = {"exdet": {"heatmap": {"min_score": 0.9, "min_center_score": 0.5, "groups": 100}}}
+
+
+class Cells(nn.Module):
+    """A network whose maps are the largest values of each cell's pixels: equal pixels give exactly equal scores."""
+
+    stride, divisor = 4, 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
+        cells = F.max_pool2d(images, self.stride)
+        return [{"heatmap": cells / 4, "size": cells[:, :2] + 4, "offset": cells[:, :2] / 8}]
 
 
 @functools.cache
-def tiny_detector(task: str, **options: Any) -> Detector:
-    """A detector of this task with a small untrained network that finds many things."""
+def detector_of(task: str) -> Detector:
+    """A detector of this task with a small network that has learned nothing and finds many things; ``cells``: boxes
+    by ``Cells``."""
+    if task == "cells":
+        made = build_task("ctdet", len(CLASSES), heatmap={"loss": "mse", "max_detections": 20})
+        return Detector(Cells(), made).eval()
     torch.manual_seed(0)
-    detector = build_detector(task, CLASSES, NETWORK, task_options=dict(options))
+    detector = build_detector(task, CLASSES, NETWORK, task_options=OPTIONS.get(task, {}))
     enliven(detector.network)
     return detector.eval()
 
 
 @functools.cache
-def tiny_graph(task: str) -> Graph:
-    return Graph(tiny_detector(task))
+def graph_of(task: str) -> Graph:
+    return Graph(detector_of(task))
 
 
-def description_of(detector: Detector) -> dict[str, Any]:
-    """What a checkpoint would say about a tiny detector."""
+def description_of(task: str) -> dict[str, Any]:
+    """What a checkpoint would say about it."""
+    detector = detector_of(task)
     module = {
         "task": detector.task.name,
-        "task_options": {},
+        "task_options": OPTIONS.get(task, {}),
         "facts": {},
         "class_names": CLASSES,
         "backbone": NETWORK,
         "normalization": detector.normalization,
     }
-    return {"module": module, "eval": {"resolution": [128, 128], "mode": "fit", "divisor": 32}}
+    evaluation = {"resolution": [128, 128], "mode": "fit", "divisor": 32}
+    return {"module": module, "eval": evaluation, "config": None}
 
 
 @functools.cache
 def scratch() -> Path:
     """A folder for the files of this process."""
     return Path(tempfile.mkdtemp(prefix="exported"))
+
+
+@functools.cache
+def artifact_of(task: str, suffix: str = ".onnx", shape: Shape = FREE) -> Artifact:
+    """The detector of this task as an exported file."""
+    graph = graph_of(task)
+    told = describe(graph, description_of(task), shape)
+    path = scratch() / f"{task}-{abs(hash(shape))}{suffix}"
+    if suffix == ".onnx":
+        save_onnx(to_onnx(graph, shape), path, told)
+    elif suffix == ".xml":
+        save_openvino(to_openvino(graph, shape), path, told)
+    else:
+        write_torch(graph, shape, path, told)
+    return Artifact.load(path, threads=1)
+
+
+@torch.inference_mode()
+def found_by_torch(task: str, images: np.ndarray) -> dict[str, np.ndarray]:
+    """What the detector finds in PyTorch, not fused, decoded in its own way."""
+    return {name: value.numpy() for name, value in detector_of(task)(torch.from_numpy(images)).items()}
 
 
 def pictures(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
