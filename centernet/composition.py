@@ -80,6 +80,9 @@ def training(overrides: Sequence[str]) -> DictConfig:
     with _configs([]):
         cfg = composed("train", [*overrides, "paths.run=."])
         check_paths("train", cfg, check("train", cfg))
+    OmegaConf.set_struct(cfg, False)
+    cfg.pop("hydra")  # of a command that does not run; its folders cannot be resolved
+    OmegaConf.set_struct(cfg, True)
     return cfg
 
 

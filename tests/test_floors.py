@@ -69,21 +69,21 @@ for room in THIRD_FLOOR:
     }
 TOP_FLOOR = (
     *("app", "build", "choices", "cli", "command", "composition", "console", "continued", "data_schema", "deferred"),
-    *("checks", "folders", "kinds", "ladder", "runs", "schema", "sizing", "sweep", "training"),
+    *("benchmark", "checks", "folders", "kinds", "ladder", "runs", "schema", "sizing", "sweep", "training"),
 )
 
 # Libraries that have one home (a room or a file of it); all others may not import them.
 HOMES: dict[str, set[str]] = {
     "wandb": {"callbacks"},
     "albumentations": {"data.transforms"},
-    "timm": {"models"},
+    "timm": {"models", "benchmark.peers"},  # peers are measured as their library has them
     "pycocotools": {"data", "metrics"},
     "faster_coco_eval": {"data", "metrics", "app"},  # app quietens its logger
     "pytorch_lightning": {"module", "callbacks", "plugins", "data.datamodule", "app", "build", "console", "training"},
     "hydra": {"app", "build", "cli", "composition", "console", "sweep"},
     "omegaconf": {"app", "build", "composition", "console", "sizing", "sweep", "training"},
     "pydantic": {"data_schema", "kinds", "schema"},
-    "matplotlib": {"visualize", "report"},
+    "matplotlib": {"visualize", "report", "benchmark.plot"},
     **{name: {"export"} for name in ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf")},
 }
 GROUND_FLOOR = ("architectures", "errors", "fields", "joints", "ops", "structures")
@@ -98,7 +98,7 @@ KNOW_FIELDS = {"tasks", "models.originals", "metrics", "fields", "joints"} | {
 }
 # The named modules are what a Python user calls a task; KITTI's evaluation is about nothing else.
 NAMED_BY_CALLERS = {"module": {"ctdet", "ctdet_iou", "ctdet_dense", "multi_pose", "exdet", "ddd"}}
-KITTI_SCRIPTS = {"evaluate_kitti", "benchmark"}
+KITTI_SCRIPTS = {"evaluate_kitti", "benchmark.kitti"}
 EVERYWHERE = {"boxes", "labels", "crowd", "area", "valid", "scores"}  # fields that all data and all tasks have
 DRAWERS = {"util", "utils", "common", "helper", "helpers", "misc"}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing.dummy
 import re
 import runpy
 import subprocess
@@ -15,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import pytorch_lightning as pl
-import torch
 from PIL import Image
 
 from centernet.data.images import find_images, read_image
@@ -23,7 +21,6 @@ from centernet.data.outputs import VideoFile
 from centernet.data.sources import open_source
 from centernet.inference import Predictor
 from centernet.module import CtdetModule
-from centernet.tasks import task_names
 from centernet.visualize.colors import PAPER
 from tests import tiny
 from tests.data.test_images import deep
@@ -266,113 +263,6 @@ def test_what_was_found_before_ctrl_c_is_kept(script, checkpoint, shapes, tmp_pa
 def test_the_demo_says_that_a_checkpoint_is_missing(script, shapes):
     result = script("demo.py", "absent.ckpt", shapes / "val")
     assert result.code == "error: absent.ckpt: the file does not exist; give a checkpoint"
-
-
-@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory of processes is read from /proc")
-def test_the_startup_benchmark_times_two_starts_and_weighs_its_workers(script):
-    result = script("benchmark.py", "startup", "images=300", "boxes=900")
-    assert result.code == 0, result.output
-    assert "300 images, 900 boxes" in result.output
-    assert re.search(r"first start +\d+\.\d s .*\nsecond start +\d+\.\d s", result.output)
-    weights = re.findall(r"^batch \d+ +(\d+\.\d), +(\d+\.\d) MiB$", result.output, re.MULTILINE)
-    assert len(weights) >= 2
-    assert all(float(weight) > 1 for pair in weights for weight in pair)
-
-
-def test_the_data_benchmark_compares_with_bare_reading(script, shapes):
-    options = [f"data.root={shapes}", "data.train_count=24", "data.val_count=8", "resolution=[64,64]"]
-    result = script("benchmark.py", "data", "--rounds", "1", *options)
-    assert result.code == 0, result.output
-    assert "images/s" in result.output
-    assert "imread" in result.output
-
-
-def test_the_decode_benchmark_times_every_task(script):
-    result = script("benchmark.py", "decode", "batch=1", "side=64", "k=5", "--rounds", "1")
-    assert result.code == 0, result.output
-    tasks, peaks = result.output.split("\n\n")
-    _, header, *rows = tasks.splitlines()
-    assert header.split() == ["ms", "with", "1", "class", "3", "classes", "80", "classes"]
-    assert [row.split()[0] for row in rows] == task_names()
-    assert all(float(taken) > 0 for row in rows for taken in row.split()[1:])
-    assert all(len(row.split()) == 4 for row in rows)
-    header, *rows = peaks.splitlines()
-    assert header.split() == ["ms", "for", "peaks", "of", "plain", "here"]
-    assert len(rows) == 4
-    assert all(float(taken) > 0 for row in rows for taken in row.split()[-2:])
-
-
-def test_the_kitti_benchmark_times_the_evaluation_of_made_up_frames(script):
-    result = script("benchmark.py", "kitti", "frames=20", "detections=5")
-    assert result.code == 0, result.output
-    assert "20 frames" in result.output
-    assert "compute" in result.output
-    assert script("benchmark.py", "kitti", "frames=no").code == (
-        "error: 'frames=no' is not an option here; use frames=N or detections=N"
-    )
-
-
-@pytest.fixture
-def in_threads(monkeypatch):
-    """Measure in threads instead of new processes, each of which would import everything first."""
-    contexts = {None: multiprocessing.get_context(), "spawn": multiprocessing.dummy}
-    monkeypatch.setattr("multiprocessing.get_context", lambda method=None: contexts[method])
-
-
-def test_the_gpu_benchmark_makes_its_table_on_a_cpu_too(script, tmp_path, monkeypatch, in_threads):
-    # Without a compiler, which would take longer than all the rest.
-    monkeypatch.setattr("torch.nn.Module.compile", lambda self: None)
-    few = ["--device", "cpu", "--networks", "test_efficientnet", "--batch", "2", "--rounds", "1", "--resolution", "32"]
-    with torch.backends.cudnn.flags(enabled=True):  # restores what a measurement sets
-        result = script("benchmark.py", "gpu", *few, "--json", tmp_path / "cpu.json")
-    assert result.code == 0, result.output
-    rows = json.loads((tmp_path / "cpu.json").read_text())["rows"]
-    assert [(row["work"], row["setting"].removeprefix("+ ")) for row in rows] == [
-        *(("train", setting) for setting in ("float32", "channels_last", "bf16", "fused", "compiled")),
-        *(("detect", setting) for setting in ("float32", "channels_last", "fused", "bf16", "compiled")),
-    ]
-    assert all(row["ms"] > 0 and row["batch"] == 2 for row in rows)
-    assert len(result.output.splitlines()) == len(rows) + 2
-
-
-def test_the_networks_benchmark_says_what_each_network_costs(script, in_threads):
-    few = ["--size", "64", "96", "--batch", "1", "--rounds", "1"]
-    result = script("benchmark.py", "networks", "n", "resnet18_half:fpn", *few)
-    assert result.code in (0, None), result.error
-    top, titles, *rows, note = result.output.splitlines()
-    assert "64x96, batch 1, float32" in top
-    assert titles.split() == [
-        "network",
-        "parameters",
-        "GMACs",
-        "backbone",
-        "neck",
-        "head",
-        "rest",
-        "step",
-        "detect",
-        "1",
-    ]
-    assert [row.split()[0] for row in rows] == ["n", "resnet18_half:fpn"]
-    # The named network is this body with this neck, so both are as large.
-    assert rows[0].split()[1:4] == rows[1].split()[1:4] == ["2.92", "M", "0.10"]
-    *parts, step, _ = map(float, rows[0].split()[4:])
-    assert sum(parts) == pytest.approx(step, abs=0.3)
-    assert "one image in the inference form" in note
-
-
-def test_the_networks_benchmark_names_a_size_that_does_not_fit(script):
-    assert script("benchmark.py", "networks", "n", "--size", "60", "96").code == (
-        "error: networks: n takes sizes in multiples of 32; change --size"
-    )
-
-
-def test_the_gpu_benchmark_without_a_gpu_tells_how_to_use_the_cpu(script, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    result = script("benchmark.py", "gpu")
-    assert result.code == (
-        "error: gpu: no CUDA device is available; use --device cpu, with a small --resolution and --batch"
-    )
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "scripts").glob("*.py")))

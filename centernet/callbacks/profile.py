@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class Profile(Callback):
     def __init__(self, folder: str | Path, warmup: int = 10, steps: int = 20, traced: int = 3) -> None:
         self.folder, self.warmup, self.steps, self.traced = Path(folder), warmup, steps, traced
         self.spent: dict[str, float] = defaultdict(float)
+        self.each: list[dict[str, float]] = []  # seconds of every timed step by part, see ``parts_of``
+        self._before: dict[str, float] = {}
         self._done, self._timing, self._ended = 0, False, 0.0
         self._trace: torch.profiler.profile | None = None
 
@@ -75,6 +77,8 @@ class Profile(Callback):
         ended = self.now()
         if self._timing:
             self.spent["all"] += ended - self._ended
+            self.each.append(parts_of({name: value - self._before.get(name, 0) for name, value in self.spent.items()}))
+            self._before = dict(self.spent)
         self._ended = ended
         self._timing = self.warmup <= self._done < self.warmup + self.steps
         if self._trace is not None and self._done == self.warmup + self.steps + self.traced:
@@ -98,15 +102,32 @@ class Profile(Callback):
 
     def table(self) -> str:
         """Milliseconds per step and shares of the parts."""
-        spent = dict(self.spent)
-        # Lightning's optimizer step includes the closure, which does everything from the targets to the gradients.
-        inside = sum(spent.get(part, 0) for part in ("encode", "forward", "losses", "backward"))
-        spent["optimizer"] = spent.pop("step", 0) - inside
-        whole = spent.pop("all")
-        spent["other"] = whole - sum(spent.values())
-        rows = [("step", whole), *((part, spent.get(part, 0)) for part in PARTS)]
-        lines = [f"{name:<12}{1000 * value / self.steps:10.2f}{value / whole:10.1%}" for name, value in rows]
+        spent = parts_of(self.spent)
+        lines = [
+            f"{name:<12}{1000 * value / self.steps:10.2f}{value / spent['step']:10.1%}" for name, value in spent.items()
+        ]
         return "\n".join([f"{'':<12}{'ms':>10}{'share':>10}", *lines])
+
+    def largest_operators(self, count: int) -> list[tuple[str, float]]:
+        """The operators that took longest by themselves in the traced steps, with milliseconds per step."""
+        averages = self._trace.key_averages() if self._trace is not None else []
+        on_gpu = torch.cuda.is_available()
+        found = [
+            (each.key, (each.self_device_time_total if on_gpu else each.self_cpu_time_total) / 1000 / self.traced)
+            for each in averages
+            if each.key not in PARTS and "#" not in each.key  # marks of ours and of torch's, not operators
+        ]
+        return sorted(found, key=lambda pair: -pair[1])[:count]
+
+
+def parts_of(marked: Mapping[str, float]) -> dict[str, float]:
+    """The whole ``step`` and its ``PARTS``, which add up to it, from what was marked: Lightning's optimizer step
+    includes the closure, which does everything from the targets to the gradients."""
+    spent = {name: marked.get(name, 0.0) for name in PARTS}
+    inside = sum(spent[part] for part in ("encode", "forward", "losses", "backward"))
+    spent["optimizer"] = marked.get("step", 0.0) - inside
+    spent["other"] = marked["all"] - sum(value for name, value in spent.items() if name != "other")
+    return {"step": marked["all"], **spent}
 
 
 class _Marks(Profiler):

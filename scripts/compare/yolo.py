@@ -2,7 +2,9 @@
 
 Trains a model of the package ultralytics from random weights, with its own defaults, on the training split of a COCO
 data set, and evaluates its best weights on the validation split by the same metric as `eval.py`. The time includes
-everything but the environment and the conversion: imports, training, its validations, and the evaluation.
+everything but the environment and the conversion: imports, training, its validations, and the evaluation. It computes
+with as many threads as the machine has cores, as `train.py` does (``--threads``); by itself it would use one thread
+less than that, and one only until a device is chosen.
 
 The package is licensed under the AGPL, so it is no dependency of this project: this script installs it into an
 environment of its own (``--environment``), and nothing of it is imported here.
@@ -23,6 +25,7 @@ import torch
 
 from centernet.data.coco import CocoDataModule, CocoDataset
 from centernet.errors import InputError
+from centernet.machine import available_cores
 from centernet.metrics.coco import CocoAP
 from centernet.ops.boxes import xywh_from_xyxy
 
@@ -31,7 +34,11 @@ THEIRS = """
 import json, sys, time
 started = time.time()
 given = json.loads(sys.argv[1])
+import torch
 from ultralytics import YOLO
+from ultralytics.utils import torch_utils
+# Whenever it chooses a device, it sets torch's threads to this constant, whatever OMP_NUM_THREADS says.
+torch_utils.NUM_THREADS = given["threads"]
 model = YOLO(given["model"] + ".yaml")
 spent = time.time() - started
 left = given["seconds"] - spent - given["reserve"]
@@ -45,7 +52,7 @@ for path in given["images"]:
     (found,) = best.predict(path, imgsz=given["resolution"], conf=0.001, max_det=100, device="cpu", verbose=False)
     rows.append([found.boxes.xyxy.tolist(), found.boxes.conf.tolist(), [int(c) for c in found.boxes.cls.tolist()]])
 with open(given["folder"] + "/found.json", "w") as file:
-    json.dump({"rows": rows, "seconds": time.time() - started}, file)
+    json.dump({"rows": rows, "seconds": time.time() - started, "threads": torch.get_num_threads()}, file)
 """
 
 
@@ -56,6 +63,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--resolution", type=int, default=320, help="of the square input (default: 320)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=available_cores(), help="that compute (default: one per core)")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
     parser.add_argument("--environment", type=Path, default=Path("runs/compare/environment"))
     args = parser.parse_args()
@@ -82,15 +90,17 @@ def compare(args: argparse.Namespace) -> None:
         "reserve": 0.05 * 60 * args.minutes,
         "resolution": args.resolution,
         "seed": args.seed,
+        "threads": args.threads,
     }
     python = environment(args.environment)
     started = time.perf_counter()
-    done = subprocess.run([python, "-c", THEIRS, json.dumps(task)], cwd=folder, env={**os.environ, "YOLO_OFFLINE": "1"})
+    done = subprocess.run([python, "-c", THEIRS, json.dumps(task)], cwd=folder, env=surroundings(args.threads))
     if done.returncode:
         raise InputError(f"{args.model} ended with status {done.returncode}; its messages are above")
     seconds = time.perf_counter() - started
     metric = CocoAP(data.class_names)
-    for n, (boxes, scores, labels) in enumerate(json.loads((folder / "found.json").read_text())["rows"]):
+    theirs = json.loads((folder / "found.json").read_text())
+    for n, (boxes, scores, labels) in enumerate(theirs["rows"]):
         found = {
             "boxes": torch.tensor(boxes, dtype=torch.float64).reshape(1, -1, 4),
             "scores": torch.tensor(scores)[None],
@@ -100,21 +110,32 @@ def compare(args: argparse.Namespace) -> None:
         truth["valid"] = torch.ones(truth["labels"].shape, dtype=torch.bool)
         metric.update(found, truth, val.ids[n : n + 1])
     results = {name: float(value) for name, value in metric.compute().items()}
-    (folder / "metrics.json").write_text(json.dumps({"metrics": results, "seconds": seconds}, indent=2))
+    written = {"metrics": results, "seconds": seconds, "threads": theirs["threads"]}
+    (folder / "metrics.json").write_text(json.dumps(written, indent=2))
     print(
-        f"{args.model}: {seconds:.0f} s, " + ", ".join(f"{name} {results[name]:.3f}" for name in ("AP", "AP50", "AP75"))
+        f"{args.model}: {seconds:.0f} s, {theirs['threads']} threads, "
+        + ", ".join(f"{name} {results[name]:.3f}" for name in ("AP", "AP50", "AP75"))
     )
 
 
-def environment(folder: Path) -> str:
-    """The Python of an environment with the package; set up if it is not there."""
+def surroundings(threads: int) -> dict[str, str]:
+    """Environment variables for the other package, which sets OMP_NUM_THREADS to 1 on import unless it is set."""
+    return {**os.environ, "YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "false", "OMP_NUM_THREADS": str(threads)}
+
+
+def environment(folder: Path, *others: str) -> str:
+    """The Python of an environment with the package, set up if it is not there, and with these other packages."""
     python = folder.resolve() / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not python.is_file():
+    if is_new := not python.is_file():
         print(f"setting up {folder}")
         venv.create(folder, with_pip=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "ultralytics"]
-        if subprocess.run(install).returncode:
-            raise InputError(f"ultralytics cannot be installed into {folder}; the message of pip is above")
+    missing = ["ultralytics"] if is_new else []
+    for name in others:
+        look = [str(python), "-c", f"import sys, importlib.util as u; sys.exit(u.find_spec({name!r}) is None)"]
+        missing += [name] if subprocess.run(look).returncode else []
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *missing]
+    if missing and subprocess.run(install).returncode:
+        raise InputError(f"{', '.join(missing)} cannot be installed into {folder}; the message of pip is above")
     return str(python)
 
 
