@@ -10,6 +10,8 @@ from timm.layers import BatchNormAct2d, SyncBatchNormAct, convert_sync_batchnorm
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
+from centernet.models.deformable import deform_conv, suits_cpu
+
 
 class DeformConv2d(nn.Module):
     """Modulated deformable 3x3 convolution, DCNv2 (Zhu et al., 2019, arXiv:1811.11168).
@@ -35,7 +37,10 @@ class DeformConv2d(nn.Module):
             wide = x.float()
             prediction = self.conv_offset_mask(wide)
             offset, mask = prediction[:, :18], prediction[:, 18:].sigmoid()
-            out = deform_conv2d(wide, offset, self.weight, self.bias, padding=(1, 1), mask=mask)
+            if suits_cpu(wide):
+                out = deform_conv(wide, offset, mask, self.weight, self.bias)
+            else:
+                out = deform_conv2d(wide, offset, self.weight, self.bias, padding=(1, 1), mask=mask)
         return out.to(x.dtype)
 
 

@@ -146,6 +146,11 @@ def on_host(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
+def is_recorded() -> bool:
+    """Whether a graph is being recorded, which is to stay one for inputs of other sizes."""
+    return torch.jit.is_tracing() or torch.jit.is_scripting() or torch.compiler.is_compiling()
+
+
 def _pieces(centers: Tensor, radius: Tensor, *rest: Any) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
     """Objects, cells and values of all Gaussians."""
     if on_host(radius):

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from centernet.metrics.coco import CocoAP
-from centernet.ops.heatmap import gather_cells
 from centernet.structures import Detections, Outputs
 from centernet.tasks.base import Task, by_score
 from centernet.tasks.terms.base import Peaks
@@ -55,8 +54,7 @@ class MultiPoseIouTask(Task):
     def finish(self, found: Detections, peaks: Peaks, maps: Outputs) -> Detections:
         heatmap = maps["joint_heatmap"]
         scores, cells = joint_peaks(heatmap, self.heatmap.max_detections)
-        positions = vote(heatmap, maps["joint_offset"]).flatten(0, 1)
-        points = gather_cells(positions, cells.flatten(0, 1)).unflatten(0, cells.shape[:2])
+        points = vote(heatmap, maps["joint_offset"], cells)
         joints, boxes = found["joints"] / self.stride, found["boxes"] / self.stride
         joints, joint_scores = snap_joints(joints, boxes, heatmap, points, scores, likeliest_peak)
         found = {**found, "joints": joints * self.stride, "joint_scores": joint_scores}

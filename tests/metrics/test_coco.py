@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 from typing import Any
 
@@ -13,7 +14,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from centernet.fields import stack_objects
-from centernet.metrics.coco import BACKENDS, CocoAP, _evaluate
+from centernet.metrics import coco
+from centernet.metrics.coco import BACKENDS, CocoAP, _class_groups, _evaluate
 from centernet.structures import Detections, Objects
 from tests.tiny import make_objects
 
@@ -122,6 +124,37 @@ def test_both_backends_agree_to_ten_digits():
     first, second = (_evaluate(*metric.collected(), 3, backend) for backend in BACKENDS)
     for mine, theirs in zip(first, second, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("rows", [1, 40, 90])
+def test_a_few_classes_at_a_time_give_the_numbers_of_all_at_once(rows, backend, monkeypatch):
+    truths, founds = scene(3, images=12)
+    for found in founds:
+        found["scores"] = (8 * found["scores"]).round() / 8  # equal ones, across images too
+    collected = fill(CocoAP(CLASSES), truths, founds, list(range(12))).collected()
+    whole = _evaluate(*collected, 5, backend)  # two classes that nothing belongs to
+    monkeypatch.setattr(coco, "ROWS_AT_ONCE", rows)
+    for mine, theirs in zip(_evaluate(*collected, 5, backend), whole, strict=True):
+        assert np.array_equal(mine, theirs)
+
+
+def test_classes_are_grouped_by_their_rows(monkeypatch):
+    monkeypatch.setattr(coco, "ROWS_AT_ONCE", 10)
+    rows = np.array([4, 6, 1, 30, 0, 0, 9, 2])
+    assert _class_groups(np.concatenate([[0], rows.cumsum()])) == [(0, 2), (2, 3), (3, 4), (4, 7), (7, 8)]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_evaluation_leaves_garbage_collection_as_it_was(enabled):
+    metric = fill(CocoAP(CLASSES), *scene(0), list(range(6)))
+    was_enabled = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        metric.compute()
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
 
 
 def test_the_table_of_many_classes_has_those_with_objects_only():

@@ -207,10 +207,22 @@ def test_neighbors_of_a_peak_vote_for_where_the_joint_is():
     heatmap[0, 1, 2, 3], heatmap[0, 1, 2, 4], heatmap[0, 1, 0, 3] = 0.6, 0.2, 0.9
     offset[0, 2:, 2, 3] = torch.tensor([0.25, 0.5])
     offset[0, 2:, 2, 4] = torch.tensor([-0.35, 0.9])
-    position = vote(heatmap, offset)[0, 1, :, 2, 3]
+    everywhere = torch.arange(20).expand(1, 2, 20)
+    positions = vote(heatmap, offset, everywhere)
     # (3.25, 2.5) three times and (3.65, 2.9) once; the cell two rows above is no neighbor.
-    assert position.tolist() == pytest.approx([3.35, 2.6])
-    assert torch.isfinite(vote(heatmap, offset)).all()
+    assert positions[0, 1, 2 * 5 + 3].tolist() == pytest.approx([3.35, 2.6])
+    assert torch.isfinite(positions).all()
+    assert torch.equal(vote(heatmap, offset, everywhere[..., 13:14]), positions[:, :, 13:14])
+
+
+def test_votes_are_weighted_means_over_the_neighborhood_up_to_the_border():
+    torch.manual_seed(0)
+    heatmap, offset = torch.rand(2, 3, 5, 4), torch.randn(2, 6, 5, 4)
+    y, x = torch.meshgrid(torch.arange(5), torch.arange(4), indexing="ij")
+    weighted = heatmap[:, :, None] * (offset.unflatten(1, (3, 2)) + torch.stack([x, y]))
+    sums = [torch.nn.functional.avg_pool2d(each, 3, 1, 1) for each in (weighted.flatten(1, 2), heatmap)]
+    wanted = (sums[0].unflatten(1, (3, 2)) / sums[1][:, :, None]).flatten(3).transpose(2, 3)
+    torch.testing.assert_close(vote(heatmap, offset, torch.arange(20).expand(2, 3, 20)), wanted)
 
 
 def test_the_heads_and_their_weights():

@@ -7,6 +7,7 @@ predicted in all cells near a joint are those of Papandreou et al. (2017, arXiv:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from centernet.errors import InputError
 from centernet.joints import JointSet
 from centernet.ops.boxes import box_area
-from centernet.ops.heatmap import draw_gaussians, points_of_cells
+from centernet.ops.heatmap import draw_gaussians, is_recorded, on_host
 from centernet.ops.peaks import strongest_peaks_per_channel
 from centernet.structures import AtCells, DenseMap, Detections, Objects, Outputs
 from centernet.tasks.terms.base import About, HeatmapTerm, Peaks, Placed, Regression, Term, ignored_regions
@@ -61,15 +62,22 @@ def joint_peaks(heatmap: Tensor, most: int) -> tuple[Tensor, Tensor]:
     return strongest_peaks_per_channel(heatmap, most)
 
 
-def vote(heatmap: Tensor, offset: Tensor) -> Tensor:
-    """Positions ``[B, J, 2, H, W]`` of joints in cells: the mean of what each cell and its eight neighbors say in
-    ``offset [B, 2 J, H, W]``, weighted by their probabilities ``heatmap [B, J, H, W]`` (as the Hough voting of
-    arXiv:1701.01779, Sec. 3.3)."""
+def vote(heatmap: Tensor, offset: Tensor, cells: Tensor) -> Tensor:
+    """Positions ``[B, J, P, 2]`` of joints at flat ``cells [B, J, P]``, in cells: the mean of what each cell and its
+    eight neighbors say in ``offset [B, 2 J, H, W]``, weighted by their probabilities ``heatmap [B, J, H, W]`` (as the
+    Hough voting of arXiv:1701.01779, Sec. 3.3)."""
     height, width = heatmap.shape[-2:]
-    grid = points_of_cells(torch.arange(height * width, device=heatmap.device), width).T.view(2, height, width)
-    weighted = heatmap[:, :, None] * (offset.unflatten(1, (-1, 2)) + grid)
-    total = F.avg_pool2d(heatmap, 3, 1, 1).clamp(min=torch.finfo(heatmap.dtype).tiny)
-    return F.avg_pool2d(weighted.flatten(1, 2), 3, 1, 1).view_as(weighted) / total[:, :, None]
+    step = torch.arange(9, device=cells.device)
+    x = (cells % width)[..., None] + step % 3 - 1
+    y = torch.div(cells, width, rounding_mode="floor")[..., None] + torch.div(step, 3, rounding_mode="floor") - 1
+    is_inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    # Of what lies outside, any cell: it does not count.
+    near = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(2)
+    weight = heatmap.flatten(2).gather(2, near).view_as(x) * is_inside
+    said = offset.unflatten(1, (-1, 2)).flatten(3).gather(3, near[:, :, None].expand(-1, -1, 2, -1))
+    said = said.view(*said.shape[:3], *x.shape[2:]) + torch.stack([x, y], 2)
+    total = weight.sum(-1).clamp(min=torch.finfo(heatmap.dtype).tiny)
+    return ((weight[:, :, None] * said).sum(-1) / total[:, :, None]).transpose(2, 3)
 
 
 def nearest_peak(regressed: Tensor, boxes: Tensor, peaks: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,15 +97,18 @@ def likeliest_peak(regressed: Tensor, boxes: Tensor, peaks: Tensor, scores: Tens
     """The same for the peak with the largest product of its probability and a Gaussian around the regressed position:
     its index, and whether this product is large enough to snap to it."""
     variance = (REGRESSED_SPREAD * (boxes[..., 2:] - boxes[..., :2]).amax(-1)).square().clamp(min=LEAST_TOLERANCE**2)
-    closeness = torch.exp(-_squared_distances(regressed, peaks) / (2 * variance[:, None, :, None]))
-    likelihood, which = (scores[:, :, None] * closeness).max(-1)
-    return which, likelihood > MIN_LIKELIHOOD
+    # Of the product's logarithm, as there are many of them: exponentials that vanish take longest.
+    away = _squared_distances(regressed, peaks) / (2 * variance[:, None, :, None])
+    likelihood, which = (scores.log()[:, :, None] - away).max(-1)
+    return which, likelihood > math.log(MIN_LIKELIHOOD)
 
 
 def _squared_distances(regressed: Tensor, peaks: Tensor) -> Tensor:
     """Of each joint ``[B, J, K, 2]`` and each peak ``[B, J, P, 2]``: ``[B, J, K, P]``."""
     # Not torch.cdist: its matrix product loses precision, and export has no operator for it.
-    return (regressed[:, :, :, None] - peaks[:, :, None]).square().sum(-1)
+    # And not a difference of both coordinates at once: a sum over two numbers takes longer than one of two maps.
+    x, y = (regressed[..., None, n] - peaks[:, :, None, :, n] for n in (0, 1))
+    return x * x + y * y
 
 
 def snap_joints(
@@ -115,7 +126,13 @@ def snap_joints(
     """
     height, width = heatmap.shape[-2:]
     regressed = joints.transpose(1, 2)  # [B, J, K, 2]
-    which, is_snapped = choose(regressed, boxes, peaks, scores)
+    given = (regressed, boxes, peaks, scores)
+    if on_host(regressed) and not is_recorded():
+        # What is computed for each joint and each of its peaks stays in the caches, an image at a time.
+        chosen = [choose(*rows) for rows in zip(*(each.split(1) for each in given), strict=True)]
+        which, is_snapped = (torch.cat(each) for each in zip(*chosen, strict=True))
+    else:
+        which, is_snapped = choose(*given)
     snapped = peaks.gather(2, which[..., None].expand(-1, -1, -1, 2))
     # The score of a joint that was not snapped is its heatmap's probability at the regressed cell.
     x, y = regressed.floor().unbind(-1)
