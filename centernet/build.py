@@ -20,6 +20,7 @@ from centernet.callbacks import TimeBudget, seconds_of
 from centernet.data.datamodule import CenterNetDataModule
 from centernet.data.readers import options_for, reader_for
 from centernet.errors import InputError
+from centernet.export.exported import is_exported, load_exported
 from centernet.machine import available_cores
 from centernet.models.centernet import divisor_of, require_divisible
 from centernet.modes import Modes
@@ -231,10 +232,10 @@ def tune(cfg: DictConfig, trainer: pl.Trainer, module: CenterNetModule, data: Ce
 
 
 def from_checkpoint(path: str | Path, cfg: DictConfig) -> tuple[CenterNetModule, CenterNetDataModule]:
-    """Module and data of a checkpoint; values of ``data``, ``resolution``, ``test_mode`` and ``metric`` override its
-    own."""
+    """Module and data of a checkpoint or an exported file (``centernet.export``); values of ``data``, ``resolution``,
+    ``test_mode`` and ``metric`` override its own."""
     said = {name: value for name, value in plain(cfg.get("metric") or {}).items() if value is not None}
-    module, spec = load_module(path, said)
+    module, spec = (exported_module if is_exported(path) else load_module)(path, said)
     module.detector.use(modes_of(cfg))
     transform = {"resolution": spec["resolution"], "test_mode": spec["mode"], "divisor": spec["divisor"]}
     given = {key: value for key, value in plain(cfg.data).items() if value is not None}
@@ -245,7 +246,9 @@ def from_checkpoint(path: str | Path, cfg: DictConfig) -> tuple[CenterNetModule,
         trained = (module.run_config or {}).get("data")
         other_files = {"root", "val_annotations", "val_images", "splits", "yaml"} & set(given)
         if trained is None and not other_files:
-            raise InputError(f"{path} does not record its training data; set data.root=DIR")
+            raise InputError(
+                f"{path} does not record its training data; set data.root=DIR, or data=NAME for built-in data"
+            )
         # Other data is read from files even if the training data was generated.
         reader = reader_for(module.task.needs, trained or {}, given) if other_files else trained
         if "val_split" in given:
@@ -254,11 +257,33 @@ def from_checkpoint(path: str | Path, cfg: DictConfig) -> tuple[CenterNetModule,
     for key in ("resolution", "test_mode"):
         if cfg.get(key):
             options[key] = plain(cfg[key])
+    if is_exported(path):
+        size = options["resolution"]
+        module.detector.require_size([size] * 2 if isinstance(size, int) else size, options["test_mode"])
     if options.get("batch_size") == "auto":  # for training
         options["batch_size"] = ((module.run_config or {}).get("data") or {}).get("batch_size", USUAL_BATCH)
     data = build_datamodule(options)
     data.class_names = module.class_names
     return module, data
+
+
+def exported_module(
+    path: str | Path, metric_options: Mapping[str, Any] | None = None
+) -> tuple[CenterNetModule, dict[str, Any]]:
+    """A module that evaluates an exported file, and its preprocessing. Raises ``InputError``."""
+    exported = load_exported(path)
+    about = exported.artifact.metadata
+    module = CenterNetModule(
+        about["task"],
+        class_names=exported.class_names,
+        facts=about["facts"],
+        backbone=about["backbone"],
+        normalization=exported.normalization,
+        task_options=about["task_options"],
+        metric_options=metric_options,
+        detector=exported,
+    )
+    return module, exported.spec
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -7,7 +7,7 @@ non-maximum suppression; other modes of inference (``centernet.modes``) by optio
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,9 @@ class Detector(nn.Module):
     uint8 or float in 0 .. 255, and returns detections ``[B, K, ...]``. Raises ``InputError`` for an unknown
     normalization, or if the strides of network and task differ.
     """
+
+    has_maps: ClassVar[bool] = True
+    """Whether ``find`` gives maps besides detections; an exported file does not."""
 
     def __init__(
         self,

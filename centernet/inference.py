@@ -17,6 +17,7 @@ from centernet.data.images import pixels_of, require_bit_depth
 from centernet.data.transforms import eval_pipeline, warp_image
 from centernet.detector import Detector
 from centernet.errors import InputError
+from centernet.export.exported import ExportedDetector, is_exported, load_exported
 from centernet.fields import unbatch
 from centernet.models.centernet import require_divisible
 from centernet.modes import Modes
@@ -29,22 +30,26 @@ Image = str | Path | bytes | np.ndarray | Tensor | PIL.Image.Image
 class Predictor:
     """A detector with its preprocessing, ready to use on images.
 
-    ``resolution`` (height, width), ``mode`` and ``divisor`` describe how an image becomes an input (``EvalWarp``);
-    ``inference``: options of ``centernet.modes.Modes``, such as ``{"flip": True, "scales": [0.5, 1, 2]}``;
-    ``bit_depth``: the bits that 16-bit images use (``read_image``); ``batch_size``: number of images per batch;
-    ``bgr``: arrays have the channels of OpenCV, blue first.
-    ``Predictor.from_checkpoint(path)`` takes all but the last from the checkpoint. Raises ``InputError`` for an unknown
-    mode, a batch size below 1, or a resolution that the network cannot take.
+    ``Predictor("RUN/best.ckpt")`` and ``Predictor("model.onnx")`` take everything from the file: a checkpoint of this
+    project, or what ``scripts/export.py`` makes of it (``.onnx``, ``.xml``, ``.pt2``), which is run by its own runtime,
+    on the CPU. Without a file: a ``Detector`` with its ``class_names`` and ``resolution``.
+
+    ``resolution`` (height, width), ``mode`` and ``divisor`` describe how an image becomes an input (``EvalWarp``;
+    default: as in the training run); ``device``: default for a file ``cuda`` if available, else ``cpu``; ``inference``:
+    options of ``centernet.modes.Modes``, such as ``{"flip": True, "scales": [0.5, 1, 2]}``; ``bit_depth``: the bits
+    that 16-bit images use (``read_image``); ``batch_size``: number of images per batch; ``bgr``: arrays have the
+    channels of OpenCV, blue first. Raises ``InputError`` for any other file, an unknown mode, a batch size below 1, or
+    what the network or the exported file cannot take: a resolution, a device, a mode of inference.
     """
 
     def __init__(
         self,
-        detector: Detector,
-        class_names: Sequence[str],
-        resolution: Sequence[int],
-        mode: str = "fit",
-        divisor: int = 32,
-        device: str | torch.device = "cpu",
+        detector: Detector | str | Path,
+        class_names: Sequence[str] | None = None,
+        resolution: Sequence[int] | None = None,
+        mode: str | None = None,
+        divisor: int | None = None,
+        device: str | torch.device | None = None,
         batch_size: int = 8,
         bit_depth: int | None = None,
         inference: Modes | Mapping[str, Any] | None = None,
@@ -52,18 +57,34 @@ class Predictor:
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size} is too small; use at least 1")
-        if mode != "keep":
-            require_divisible(resolution, getattr(detector.network, "divisor", 1))
+        given = {"resolution": resolution, "mode": mode, "divisor": divisor, "bit_depth": bit_depth}
+        spec = {"mode": "fit", "divisor": 32, "bit_depth": None}
+        if isinstance(detector, (str, Path)):
+            detector, names, theirs = _load(detector)
+            class_names = class_names or names
+            spec |= theirs
+            device = device or _usual_device(detector)
+        elif class_names is None or resolution is None:
+            raise InputError("a detector does not know its classes and its input; give class_names and resolution")
+        spec |= {key: value for key, value in given.items() if value}
+        if spec["mode"] != "keep":
+            require_divisible(spec["resolution"], getattr(detector.network, "divisor", 1))
+        device = torch.device(device or "cpu")
+        if isinstance(detector, ExportedDetector):
+            detector.require_size(spec["resolution"], spec["mode"])
+            if device.type != "cpu":
+                raise InputError(f"device={device}: exported files run on the CPU; leave it out")
         self.detector = detector.eval().to(device)
         if inference is not None:
             self.detector.use(inference)
         self.class_names = list(class_names)
-        size = (int(resolution[0]), int(resolution[1]))
-        self.pipeline = eval_pipeline(size, mode, divisor)
+        height, width = spec["resolution"]
+        size = (int(height), int(width))
+        self.pipeline = eval_pipeline(size, spec["mode"], spec["divisor"])
         others = [scale for scale in self.detector.modes.scales if scale != 1]
-        self.views = [eval_pipeline(size, mode, divisor, scale) for scale in others]
-        self.device, self.batch_size = torch.device(device), batch_size
-        self.bit_depth, self.bgr = require_bit_depth(bit_depth), bgr
+        self.views = [eval_pipeline(size, spec["mode"], spec["divisor"], scale) for scale in others]
+        self.device, self.batch_size = device, batch_size
+        self.bit_depth, self.bgr = require_bit_depth(spec["bit_depth"]), bgr
 
     @classmethod
     def from_checkpoint(
@@ -77,17 +98,9 @@ class Predictor:
         inference: Modes | Mapping[str, Any] | None = None,
         bgr: bool = False,
     ) -> Predictor:
-        """Load a checkpoint of this project; ``resolution``, ``mode`` and ``bit_depth`` default to those of its
-        training run; ``inference``: one plain pass by default.
-
-        ``device``: default ``cuda`` if available, else ``cpu``. Raises ``InputError`` for any other file.
-        """
-        detector, description = load_detector(path)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        given = {"resolution": resolution, "mode": mode, "bit_depth": bit_depth}
-        spec = {**(description["eval"] or USUAL_EVAL), **{key: value for key, value in given.items() if value}}
-        names = description["module"]["class_names"]
-        return cls(detector, names, device=device, batch_size=batch_size, inference=inference, bgr=bgr, **spec)
+        """Load a checkpoint of this project or an exported file: the same as ``Predictor(path, ...)``."""
+        options = {"resolution": resolution, "mode": mode, "device": device, "bit_depth": bit_depth}
+        return cls(path, **options, batch_size=batch_size, inference=inference, bgr=bgr)
 
     @property
     def task(self) -> Task:
@@ -172,10 +185,27 @@ class Predictor:
     @torch.inference_mode()
     def heatmap(self, image: Image, name: str = "heatmap") -> tuple[np.ndarray, np.ndarray]:
         """Peak probability over all classes ``[h, w]`` float32 in grid space, and the matrix input-from-image ``[3,
-        3]``. ``name``: ``heatmap`` or another head with peaks."""
+        3]``. ``name``: ``heatmap`` or another head with peaks. Raises ``InputError`` for an exported file."""
+        if not self.detector.has_maps:
+            raise InputError(
+                "an exported file gives detections only; heatmaps need the checkpoint that it was made from"
+            )
         pixels, matrix = warp_image(self.pipeline, self._pixels(image))
         maps: dict[str, Tensor] = self.detector.find(pixels[None].to(self.device)).maps
         return maps[name][0].amax(0).cpu().numpy(), matrix.numpy()
+
+
+def _load(path: str | Path) -> tuple[Detector, list[str], dict[str, Any]]:
+    """The detector in a file, its classes, and how an image becomes its input."""
+    if is_exported(path):
+        exported = load_exported(path)
+        return exported, exported.class_names, exported.spec
+    detector, description = load_detector(path)
+    return detector, description["module"]["class_names"], description["eval"] or USUAL_EVAL
+
+
+def _usual_device(detector: Detector) -> str:
+    return "cuda" if torch.cuda.is_available() and not isinstance(detector, ExportedDetector) else "cpu"
 
 
 def _pairs(

@@ -29,7 +29,7 @@ from centernet.checkpoint import (
     start_from,
     upgrade_checkpoint,
 )
-from centernet.detector import build_detector
+from centernet.detector import Detector, build_detector
 from centernet.epoch import EpochLosses, FiniteCheck, Unchecked
 from centernet.errors import InputError
 from centernet.metrics.rows import ImageMetric
@@ -51,14 +51,15 @@ class Clock(Protocol):
 
 
 class CenterNetModule(pl.LightningModule):
-    """Trains any task; every argument is plain data.
+    """Trains any task; every argument but the last is plain data.
 
     ``task``: its name, with ``task_options``; ``num_classes`` or ``class_names``; ``facts``: metadata of the data
     (``ImageDataset.facts``); ``backbone``: a name or a description of the network (``build_network``); ``pretrained``:
     True, False, a weight file, or a checkpoint of this project (``.ckpt``); ``schedule``: a ``Schedule`` or its
     options; ``normalization``: of the images (``NORMALIZATIONS``); ``metric_options``: of the task's metric;
     ``teacher``: a checkpoint of the same task, whose maps are learned besides the ground truth, with ``teacher_weight``
-    in the total loss (``Teacher``); ``inference``: modes of validation (``centernet.modes``). Batches hold images uint8
+    in the total loss (``Teacher``); ``inference``: modes of validation (``centernet.modes``); ``detector``: one that is
+    there already, such as an exported file's, in place of a new one; it is not stored. Batches hold images uint8
     ``[B, 3, H, W]`` with objects in input pixels and truth in image pixels (``structures.Batch``).
     Raises ``InputError`` for unknown names or options.
 
@@ -86,6 +87,7 @@ class CenterNetModule(pl.LightningModule):
         teacher: str | Path | None = None,
         teacher_weight: float = 1.0,
         inference: Modes | Mapping[str, Any] | None = None,
+        detector: Detector | None = None,
     ) -> None:
         super().__init__()
         if (task := task or self.TASK) is None:
@@ -98,7 +100,7 @@ class CenterNetModule(pl.LightningModule):
             )
         self.task_options, self.metric_options = dict(task_options or {}), dict(metric_options or {})
         self.backbone = network_spec(backbone or self.BACKBONE)
-        self.detector = build_detector(
+        self.detector = detector or build_detector(
             task,
             class_names or num_classes,
             self.backbone,
@@ -264,15 +266,17 @@ class CenterNetModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         found = self.detector.find_in_images(batch)
-        parts = self.task.losses(found.outputs, self._targets(batch))
+        has_losses = self.detector.has_maps  # an exported file gives detections only
+        parts = self.task.losses(found.outputs, self._targets(batch)) if has_losses else {}
         # The last step of an epoch may have corrupted the weights; do not save them as the last checkpoint.
-        self._watch(parts["loss"], batch)
+        if has_losses:
+            self._watch(parts["loss"], batch)
         self._finite.require()
         for name, value in parts.items():
             key = "val/loss" if name == "loss" else f"val/loss/{name}"
             self.log(key, value, on_step=False, on_epoch=True, batch_size=len(batch["image"]), sync_dist=True)
         self.metric.update(found.detections, batch["truth"], batch["image_id"])
-        peaks = {name: found.maps[name] for name, head in self.task.heads.items() if head.is_heatmap}
+        peaks = {name: found.maps[name] for name, head in self.task.heads.items() if head.is_heatmap and has_losses}
         return {"detections": found.detections, "heatmaps": peaks, "maps": found.maps}
 
     def on_train_epoch_end(self) -> None:

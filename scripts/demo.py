@@ -1,5 +1,7 @@
 """Detect and draw: `python scripts/demo.py CHECKPOINT SOURCE... [--out DIR] [--threshold 0.3]`.
 
+The checkpoint may be an exported file as well (model.onnx, model.xml, model.pt2).
+
 A source is an image, a folder, a pattern, a text file of paths, a zip, an animation, a video, the number of a camera,
 the address of a stream, or `-` for images from standard input. Draws pictures, or a video where frames have a rate, and
 writes `detections.json`; `--write` adds other formats. A 3D model needs the camera: `--calib FILE` (or a folder of
@@ -38,7 +40,7 @@ TELL = 1.0  # seconds between two messages on the progress of a video
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="RUN/best.ckpt")
+    parser.add_argument("checkpoint", help="RUN/best.ckpt, or an exported file: model.onnx, model.xml, model.pt2")
     parser.add_argument("sources", nargs="+", metavar="source", help="images, folders, videos, ...; see above")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="output folder (default: runs/demo)")
     parser.add_argument("--threshold", type=float, help="minimum score to draw (default: the task's, mostly 0.3)")
@@ -104,6 +106,10 @@ def run(args: argparse.Namespace) -> None:
         args.checkpoint, args.resolution, args.mode, device, args.batch, args.bit_depth, inference
     )
     task = predictor.task
+    if args.heatmap and not predictor.detector.has_maps:
+        raise InputError(
+            f"{args.checkpoint} gives detections only; remove --heatmap, or use the checkpoint it was made from"
+        )
     if not task.IMAGE_FIELDS and (args.focal is not None or args.calib is not None):
         raise InputError(f"{args.checkpoint} does not predict 3D boxes; remove --calib and --focal")
     source = open_source(args.sources, predictor.bit_depth)

@@ -52,6 +52,10 @@ class Oracle(Callback):
         self._metrics: dict[str, ImageMetric] = {}
 
     def setup(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
+        if not module.detector.has_maps:
+            raise InputError(
+                "oracle works on the maps of a network, which an exported file does not give; remove oracle"
+            )
         if len(module.detector.modes.scales) > 1:
             raise InputError("oracle works on the maps of one pass; remove inference.scales")
         self._variants = oracle_variants(self.asked, module.task)
