@@ -14,6 +14,7 @@ import torch
 
 from centernet.benchmark.command import PARTS, main
 from centernet.benchmark.detect import PARTS as DETECT_PARTS
+from centernet.benchmark.detect import Detected, export_files
 from centernet.benchmark.gpu import DETECTION, TRAINING
 from centernet.benchmark.metric import coco_batches
 from centernet.benchmark.record import Record, read_record
@@ -21,6 +22,7 @@ from centernet.callbacks.profile import PARTS as STEP_PARTS
 from centernet.checkpoint import load_detector
 from centernet.data.images import read_image
 from centernet.errors import InputError
+from centernet.export.agreement import MismatchError
 from centernet.export.graph import Shape
 from centernet.export.make import export
 from centernet.module import CtdetModule
@@ -194,6 +196,19 @@ def test_detect_runs_exported_files_beside_the_network(measure):
     parts = [row.labels["part"] for row in measured.record.rows if row.labels["form"] == "onnx" and row.unit == "ms"]
     assert parts == ["read", "pre", "network", "post", "whole"]  # what the file decodes is in its network
     assert len(measured.of("memory", form="onnx")) == 1
+
+
+def test_random_weights_may_differ_in_fewer_bits_only(monkeypatch, tmp_path, capsys):
+    def differ(*given: Any) -> None:
+        raise MismatchError("3 of 4 detections of the exported file differ from PyTorch's")
+
+    monkeypatch.setattr("centernet.export.make.export", differ)
+    given = Detected([NETWORK], (64, 64), forms=["openvino_int8"])
+    made = export_files(given, [(NETWORK, "openvino_int8")], [], tmp_path)
+    assert made == {(NETWORK, "openvino_int8", 1): tmp_path / "0.xml"}
+    assert "3 of 4 detections of the exported file differ" in capsys.readouterr().out
+    with pytest.raises(InputError, match=f"detect: {NETWORK} as onnx: 3 of 4 .*; measure another form"):
+        export_files(given, [(NETWORK, "onnx")], [], tmp_path)
 
 
 def test_detect_takes_checkpoints_and_exported_files(measure, tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import resource
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -85,7 +87,7 @@ def in_own_process(work: Callable[..., Any], *given: Any) -> Any:
 
     Raises what the work raises, and ``InputError`` if the process is ended from outside.
     """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin_process) as pool:
         try:
             return pool.submit(work, *given).result()
         except BrokenProcessPool:
@@ -94,14 +96,21 @@ def in_own_process(work: Callable[..., Any], *given: Any) -> Any:
             ) from None
 
 
-def _end_with_parent() -> None:
-    """Let this process end when the one that started it does, even if that is killed."""
+def _begin_process() -> None:
+    """Let this process end when the one that started it does, even if that is killed; and without taking apart what it
+    has imported, of which some libraries have a lot to say."""
 
     def watch() -> None:
         multiprocessing.parent_process().join()
         os._exit(1)
 
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
     threading.Thread(target=watch, daemon=True).start()
+    atexit.register(leave)  # first of all, so that it is the last one
 
 
 class PeakMemory:
