@@ -25,7 +25,7 @@ from centernet.machine import available_cores
 from centernet.models.centernet import divisor_of, require_divisible
 from centernet.modes import Modes
 from centernet.module import CenterNetModule, load_module
-from centernet.plugins import AtomicCheckpointIO, Compile, NormSync
+from centernet.plugins import AtomicCheckpointIO, CheckpointActivations, Compile, NormSync
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ _DATA_PREFIX = "centernet.data."
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 # Options of ours beside those of Lightning's Trainer.
-TRAINER_EXTRAS = ("compile", "matmul_precision")
+TRAINER_EXTRAS = ("compile", "checkpoint_activations", "matmul_precision")
 # Of an evaluation, where neither the user nor the checkpoint says another.
 USUAL_BATCH = 8
 # Ways to fit images that give all inputs one size.
@@ -120,7 +120,11 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None, star
         raise InputError(
             "trainer.accelerator=gpu, but no CUDA device is available; use trainer=default or trainer=ddp_cpu"
         )
-    compiles, products = (options.pop(name, None) for name in TRAINER_EXTRAS)
+    compiles, repeats, products = (options.pop(name, None) for name in TRAINER_EXTRAS)
+    if compiles and repeats:
+        raise InputError(
+            "trainer.compile=true decides itself what is computed again; use trainer.checkpoint_activations=false"
+        )
     _set_matmul_precision(products or MATMUL_PRECISIONS[0], options["accelerator"])
     options["precision"] = _one_of("precision", options["precision"], PRECISIONS)
     if options["precision"] == "auto":
@@ -139,7 +143,8 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None, star
         callbacks = [*(callbacks or []), TimeBudget(seconds_of(limit), started)]
         options["max_epochs"] = -1  # the time decides
     plugins = [AtomicCheckpointIO(), *([NormSync()] if options.pop("sync_batchnorm") else [])]
-    callbacks = [*([Compile()] if compiles else []), *(callbacks or [])]
+    changes = [*([Compile()] if compiles else []), *([CheckpointActivations()] if repeats else [])]
+    callbacks = [*changes, *(callbacks or [])]
     nodes = plain(cfg.get("callbacks") or {})
     # A preset may set options of callbacks that an evaluation does not have.
     made = [instantiate(node, _convert_="all") for node in nodes.values() if node and "_target_" in node]

@@ -1,4 +1,5 @@
-"""Plugins of Lightning's Trainer: how checkpoints are written, batch norm is synchronized, and the network compiled."""
+"""Plugins of Lightning's Trainer: how checkpoints are written, batch norm is synchronized, the network is compiled, and
+its activations are computed twice."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins import LayerSync, TorchCheckpointIO
 
 from centernet.errors import InputError
+from centernet.models.checkpointing import checkpoint_activations
 from centernet.models.layers import separate_norms, synchronize_norms
 
 
@@ -72,3 +74,11 @@ class Compile(Callback):
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         module.detector.network.compile()
+
+
+class CheckpointActivations(Callback):
+    """Lets the network compute its activations again in the backward pass (``checkpoint_activations``)."""
+
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            checkpoint_activations(module.detector.network)

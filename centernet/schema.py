@@ -183,6 +183,7 @@ class Trainer(Open):
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "auto"] | None = None
     matmul_precision: Literal["high", "highest", "medium"] = "high"
     compile: bool = False
+    checkpoint_activations: bool = False
     deterministic: Annotated[bool | Literal["warn"], "true, false or warn"] | None = False
     benchmark: bool | None = None
     log_every_n_steps: Whole = 10

@@ -18,7 +18,7 @@ from centernet.errors import InputError
 from centernet.inference import Predictor
 from centernet.models.centernet import build_network
 from centernet.module import CtdetModule
-from centernet.plugins import Compile, NormSync
+from centernet.plugins import CheckpointActivations, Compile, NormSync
 from centernet.schedule import Schedule
 from tests import tiny
 from tests.test_configs import compose_run
@@ -131,6 +131,14 @@ def test_compiling_without_a_compiler_is_refused_at_once(monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(InputError, match="needs a C\\+\\+ compiler, and neither g\\+\\+ nor clang\\+\\+ is installed"):
         Compile()
+
+
+def test_activations_are_computed_again_in_training_only():
+    module = CtdetModule(class_names=["disc"], backbone=tiny.NETWORK)
+    for stage, count in (("validate", 0), ("fit", 1)):
+        CheckpointActivations().setup(None, module, stage)
+        changed = [part for part in module.detector.network.modules() if "forward" in vars(part)]
+        assert bool(changed) == bool(count)
 
 
 @pytest.mark.slow
