@@ -14,6 +14,7 @@ import torch
 
 from centernet.benchmark.command import PARTS, main
 from centernet.benchmark.detect import PARTS as DETECT_PARTS
+from centernet.benchmark.gpu import DETECTION, TRAINING
 from centernet.benchmark.metric import coco_batches
 from centernet.benchmark.record import Record, read_record
 from centernet.callbacks.profile import PARTS as STEP_PARTS
@@ -289,13 +290,23 @@ def test_gpu_makes_its_table_on_a_cpu_too(measure, monkeypatch):
         measured = measure("gpu", *few)
     rows = [row for row in measured.record.rows if row.quantity == "time"]
     assert [(row.labels["work"], row.labels["setting"]) for row in rows] == [
-        *(("train", setting) for setting in ("float32", "channels_last", "bf16", "fused", "compiled")),
+        *(("train", setting) for setting in ("float32", "channels_last", "bf16", "fused", "checkpointed", "compiled")),
         *(("detect", setting) for setting in ("float32", "channels_last", "fused", "bf16", "compiled")),
     ]
     assert all(row.value > 0 and row.labels["batch"] == 2 for row in rows)
-    assert len(measured.of("speed", work="train")) == 5
+    assert len(measured.of("speed", work="train")) == 6
     assert measured.of("speed", product="bfloat16 matrices")[0] > 0
     assert len(measured.output.splitlines()) == len(rows) + 2
+
+
+def test_options_add_up_except_those_that_stand_aside():
+    names = [setting.name for setting in DETECTION]
+    assert names[-4:] == ["+ bf16", "+ replayed", "+ compiled", "+ graphs"]
+    *_, bf16, replayed, compiled, graphs = DETECTION
+    assert replayed._replace(replayed=False, name="", on_cpu=True) == bf16._replace(name="")
+    assert compiled._replace(compiled=False, name="") == bf16._replace(name="")
+    assert (graphs.compiled, graphs.graphs, graphs.replayed) == (True, True, False)
+    assert [setting.checkpointed for setting in TRAINING].count(True) == 1
 
 
 def test_a_setting_that_fails_becomes_a_line(measure, monkeypatch):

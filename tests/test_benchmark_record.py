@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from centernet.benchmark.record import FORMAT, VERSION, Record, Row, read_record
 from centernet.benchmark.timing import PeakMemory, Spread, in_own_process, time_in_turns
 from centernet.data.images import read_image
 from centernet.errors import InputError
+from tests.places import ROOT
 
 MACHINE = {"cpu": "a CPU", "cores": 2, "threads": 2, "load": 0.1, "versions": {"torch": "2"}}
 
@@ -70,6 +74,34 @@ def test_a_process_that_is_ended_from_outside_is_told():
         in_own_process(os._exit, 9)
     with pytest.raises(TypeError):
         in_own_process(abs, "a")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for the process in /proc")
+def test_a_measurement_that_is_killed_leaves_no_process_behind(tmp_path):
+    shell = f"echo $PPID > {tmp_path}/part; mv {tmp_path}/part {tmp_path}/pid; sleep 60"
+    code = f"import os; from centernet.benchmark.timing import in_own_process; in_own_process(os.system, {shell!r})"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) as parent:
+        wait_for((tmp_path / "pid").exists)
+        child = int((tmp_path / "pid").read_text())
+        assert is_running(child)
+        parent.kill()
+    wait_for(lambda: not is_running(child))
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # in a container that has nobody to ask how it ended
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path):

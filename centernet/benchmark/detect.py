@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from centernet.benchmark.forms import FORMS, in_form, require_forms
-from centernet.benchmark.made import draw_photos
+from centernet.benchmark.made import draw_photos, spread_out
 from centernet.benchmark.model import require_device
 from centernet.benchmark.networks import require_size, spec_of, usual_task
 from centernet.benchmark.peers import build_peer
@@ -177,6 +177,7 @@ def _detector(given: Detected, name: str) -> tuple[Any, dict[str, Any]]:
     torch.manual_seed(0)
     names, spec = [f"class {n}" for n in range(given.classes)], spec_of(name)
     detector = build_detector(usual_task(), names, spec)
+    spread_out(detector.network, given.size)
     module = {"task": usual_task(), "class_names": names, "facts": {}, "backbone": spec, "task_options": {}}
     evaluation = {"resolution": list(given.size), "mode": "fit", "divisor": detector.network.divisor}
     return detector, {"module": {**module, "normalization": detector.normalization}, "eval": evaluation}

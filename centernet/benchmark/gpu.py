@@ -4,7 +4,7 @@ the share of what the device can multiply."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +21,8 @@ PASSES = {"train": 3, "detect": 1}
 
 
 class Setting(NamedTuple):
-    """One way to compute; each line of ``TRAINING`` and ``DETECTION`` adds one option to the line before."""
+    """One way to compute; each line of ``TRAINING`` and ``DETECTION`` adds one option to the line before, except that
+    those of ``ASIDE`` are not part of the lines after them."""
 
     name: str
     benchmark: bool = False
@@ -31,21 +32,27 @@ class Setting(NamedTuple):
     fused: bool = False
     compiled: bool = False
     graphs: bool = False
+    checkpointed: bool = False
+    replayed: bool = False
     on_cpu: bool = True  # whether the option exists on a CPU
+
+
+ASIDE = ("checkpointed", "replayed")
 
 
 def _ladder(*added: str) -> list[Setting]:
     settings = [Setting("float32")]
     for option in added:
-        on_cpu = option not in ("benchmark", "tf32", "graphs")
-        last = settings[-1]._replace(name=f"+ {option}", on_cpu=on_cpu)
+        on_cpu = option not in ("benchmark", "tf32", "graphs", "replayed")
+        last = settings[-1]._replace(name=f"+ {option}", on_cpu=on_cpu, **dict.fromkeys(ASIDE, False))
         settings.append(last._replace(**{option: True}))
     return settings
 
 
-# fused: of the optimizer; the inference form. graphs: CUDA graphs, by torch.compile's mode reduce-overhead.
-TRAINING = _ladder("benchmark", "tf32", "channels_last", "bf16", "fused", "compiled", "graphs")
-DETECTION = _ladder("benchmark", "tf32", "channels_last", "fused", "bf16", "compiled", "graphs")
+# fused: of the optimizer; the inference form. checkpointed: activations are computed again in the backward pass.
+# replayed: the whole detection as one CUDA graph. graphs: CUDA graphs by torch.compile's mode reduce-overhead.
+TRAINING = _ladder("benchmark", "tf32", "channels_last", "bf16", "fused", "checkpointed", "compiled", "graphs")
+DETECTION = _ladder("benchmark", "tf32", "channels_last", "fused", "bf16", "replayed", "compiled", "graphs")
 LADDERS = {"train": TRAINING, "detect": DETECTION}
 
 
@@ -153,6 +160,7 @@ def _measure_batch(
     device: str, network: str, work: str, setting: Setting, batch: int, side: int, rounds: int
 ) -> tuple[list[float], float]:
     from centernet.detector import build_detector  # before the memory is watched
+    from centernet.models.checkpointing import checkpoint_activations
     from centernet.tasks import task_names
 
     watched = PeakMemory(device)
@@ -164,6 +172,8 @@ def _measure_batch(
     objects = {name: value.to(device) for name, value in some_objects(batch, side, CLASSES).items()}
     if work == "detect":
         detector = detector.eval().fuse() if setting.fused else detector.eval()
+    if setting.checkpointed:
+        checkpoint_activations(detector.network)
     if setting.compiled:
         detector.network.compile(**({"mode": "reduce-overhead"} if setting.graphs else {}))
     fused = {"fused": True} if setting.fused else {}
@@ -182,7 +192,22 @@ def _measure_batch(
         with torch.inference_mode(), mixed:
             detector(images)
 
-    step: Any = train if optimizer else detect
+    step: Any = train if optimizer else _as_graph(detect) if setting.replayed else detect
     # The first rounds compile, allocate, choose algorithms; graphs are recorded in the second and third.
     taken = times(step, rounds, torch.device(device), warmup=4 if setting.graphs else 2)
     return taken, watched.growth()
+
+
+def _as_graph(work: Callable[[], None]) -> Callable[[], None]:
+    """What repeats the kernels of ``work`` from one CUDA graph, without Python. Recorded after three rounds on a stream
+    of their own, as recording asks for."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay

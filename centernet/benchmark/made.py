@@ -29,6 +29,29 @@ def some_objects(batch: int, side: int, classes: int, count: int = 8, generator:
     return stack_objects(images)
 
 
+@torch.no_grad()
+def spread_out(network: Any, size: Sequence[int]) -> None:
+    """Make a network of random weights say different things in different places, in place.
+
+    Its norms know their input (two smooth random images of ``size``), and its heads are bold. Without that, all scores
+    are nearly the same, and which cells are the strongest is decided by rounding.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rough = torch.randn(2, 3, 12, 12, generator=generator)
+    images = torch.nn.functional.interpolate(rough, tuple(size), mode="bilinear")
+    norms = [layer for layer in network.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    usual = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    network.train()(images)
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
+    for stack in network.head.stacks:
+        for branch in stack.values():
+            torch.nn.init.normal_(branch[-1].weight, std=0.1, generator=generator)
+    network.eval()
+
+
 def training_parts(overrides: Sequence[str]) -> tuple[Any, Any]:
     """The configuration of ``python train.py OVERRIDES`` with everything settled, and its data, set up."""
     from centernet.build import build_datamodule

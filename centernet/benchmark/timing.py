@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -83,13 +85,23 @@ def in_own_process(work: Callable[..., Any], *given: Any) -> Any:
 
     Raises what the work raises, and ``InputError`` if the process is ended from outside.
     """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         try:
             return pool.submit(work, *given).result()
         except BrokenProcessPool:
             raise InputError(
                 "the process of a measurement was ended from outside; perhaps memory ran out: use smaller sizes"
             ) from None
+
+
+def _end_with_parent() -> None:
+    """Let this process end when the one that started it does, even if that is killed."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class PeakMemory:
