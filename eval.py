@@ -1,4 +1,4 @@
-"""Evaluate: `python eval.py ckpt=RUN/best.ckpt`, with `data.root=DIR` on other data of the same classes."""
+"""Evaluate: `python eval.py ckpt=RUN/best.ckpt`, or `ckpt=model.onnx data=...`; `data.root=DIR`: other data."""
 
 from centernet.app import eval_main
 

@@ -73,6 +73,7 @@ COMMANDS = {
   python eval.py ckpt=RUN/best.ckpt                      on the validation data of its training
   python eval.py ckpt=RUN/best.ckpt data.root=DIR        on other data of the same classes
   python eval.py ckpt=RUN/best.ckpt data.limit=16        on a few images
+  python eval.py ckpt=model.onnx data=coco data.root=DIR an exported file
   python eval.py ckpt=RUN/best.ckpt resolution=[608,608] test_mode=keep
   python eval.py experiment=ctdet_hardnet85 ckpt=CONVERTED.ckpt data.root=COCO""",
 }

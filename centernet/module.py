@@ -266,17 +266,17 @@ class CenterNetModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         found = self.detector.find_in_images(batch)
-        has_losses = self.detector.has_maps  # an exported file gives detections only
-        parts = self.task.losses(found.outputs, self._targets(batch)) if has_losses else {}
+        has_maps = self.detector.has_maps  # an exported file gives detections only
+        parts = self.task.losses(found.outputs, self._targets(batch)) if has_maps else {}
         # The last step of an epoch may have corrupted the weights; do not save them as the last checkpoint.
-        if has_losses:
+        if has_maps:
             self._watch(parts["loss"], batch)
         self._finite.require()
         for name, value in parts.items():
             key = "val/loss" if name == "loss" else f"val/loss/{name}"
             self.log(key, value, on_step=False, on_epoch=True, batch_size=len(batch["image"]), sync_dist=True)
         self.metric.update(found.detections, batch["truth"], batch["image_id"])
-        peaks = {name: found.maps[name] for name, head in self.task.heads.items() if head.is_heatmap and has_losses}
+        peaks = {name: found.maps[name] for name, head in self.task.heads.items() if head.is_heatmap and has_maps}
         return {"detections": found.detections, "heatmaps": peaks, "maps": found.maps}
 
     def on_train_epoch_end(self) -> None:

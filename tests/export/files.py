@@ -1,4 +1,4 @@
-"""Exported files to use: one that finds filled squares of pure colors (``ColorNetwork``), and a tiny one per task."""
+"""An exported file whose detections are known: it finds filled squares of pure colors (``ColorNetwork``)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from torch import nn
 
 from centernet.detector import Detector
 from centernet.export.graph import Graph, Shape
-from centernet.export.make import FORMATS
 from centernet.export.metadata import describe
 from centernet.export.onnx_file import save_onnx, to_onnx
-from centernet.export.openvino_file import save_openvino, to_openvino
-from centernet.export.torch_file import write_torch
 from centernet.tasks.ctdet import CtdetTask
-from tests.export.exported import description_of, scratch, tiny_detector
+from tests.export.exported import scratch
 from tests.test_inference import NAMES, ColorNetwork
 from tests.tiny import NETWORK
 
@@ -53,21 +50,6 @@ def color_file(dynamic: str = "batch", mode: str = "fit") -> Path:
     }
     spec = {"resolution": [SIDE, SIDE], "mode": mode, "divisor": 32}
     save_onnx(to_onnx(graph, shape), path, describe(graph, {"module": module, "eval": spec}, shape))
-    return path
-
-
-@functools.cache
-def tiny_file(task: str, target: str = "onnx") -> Path:
-    """A tiny detector of this task as a file of this format."""
-    detector, path = tiny_detector(task), scratch() / f"tiny-{task}{FORMATS[target].suffix}"
-    graph, shape = Graph(detector), Shape(1, (SIDE, SIDE), dynamic="batch")
-    about = describe(graph, description_of(detector), shape)
-    if target == "onnx":
-        save_onnx(to_onnx(graph, shape), path, about)
-    elif target == "openvino":
-        save_openvino(to_openvino(graph, shape), path, about)
-    else:
-        write_torch(graph, shape, path, about)
     return path
 
 

@@ -14,7 +14,8 @@ import pytest
 from centernet.export.exported import load_exported
 from centernet.inference import Predictor
 from tests import tiny
-from tests.export.files import color_file, squares, tiny_file
+from tests.export.exported import artifact_of
+from tests.export.files import color_file, squares
 from tests.places import ROOT
 
 EXAMPLE = ROOT / "examples" / "onnx_detect.py"
@@ -80,7 +81,7 @@ def test_the_example_says_what_is_wrong(tmp_path, words, message):
 def test_the_example_moves_joints_into_the_picture():
     import onnxruntime
 
-    detect, path = runpy.run_path(str(EXAMPLE))["detect"], tiny_file("multi_pose")
+    detect, path = runpy.run_path(str(EXAMPLE))["detect"], artifact_of("multi_pose").path
     image = tiny.make_image(100, 140, seed=3)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     found = detect(session, image[..., ::-1], load_exported(path).artifact.metadata)

@@ -18,8 +18,8 @@ from centernet.export.exported import ExportedDetector, is_exported, load_export
 from centernet.inference import Predictor
 from centernet.module import CenterNetModule
 from tests import tiny
-from tests.export.exported import CLASSES, tiny_detector
-from tests.export.files import SIDE, color_detector, color_file, squares, tiny_file
+from tests.export.exported import CLASSES, artifact_of, detector_of
+from tests.export.files import SIDE, color_detector, color_file, squares
 from tests.places import ROOT
 from tests.test_inference import NAMES
 from tests.tiny import NETWORK
@@ -107,17 +107,18 @@ def test_what_a_file_cannot_do_is_told_in_a_sentence(options, message):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("task", "target", "about"),
+    ("task", "suffix", "about"),
     [
-        ("ctdet_iou", "openvino", {}),
-        ("ctdet_dense", "torch", {}),
-        ("multi_pose", "onnx", {}),
-        ("ddd_dle", "onnx", {"focal": 300.0}),
+        ("ctdet_iou", ".xml", {}),
+        ("ctdet_dense", ".pt2", {}),
+        ("multi_pose", ".onnx", {}),
+        ("ddd_dle", ".onnx", {"focal": 300.0}),
+        ("exdet", ".onnx", {}),
     ],
 )
-def test_a_file_of_every_task_finds_what_the_detector_finds(task, target, about):
-    file = Predictor(tiny_file(task, target))
-    network = Predictor(tiny_detector(task), CLASSES, (SIDE, SIDE))
+def test_a_file_of_every_task_finds_what_the_detector_finds(task, suffix, about):
+    file = Predictor(artifact_of(task, suffix).path)
+    network = Predictor(detector_of(task), CLASSES, (SIDE, SIDE))
     for image in (tiny.make_image(100, 140, seed=3), tiny.make_image(128, 128, seed=4)):
         found, wanted = file(image, **about), network(image, **about)
         assert found.keys() == wanted.keys()
@@ -126,6 +127,18 @@ def test_a_file_of_every_task_finds_what_the_detector_finds(task, target, about)
         for name, value in wanted[:5].items():
             if name != "names":
                 np.testing.assert_allclose(found[:5][name], value, atol=2e-2, rtol=1e-3, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_file_of_a_task_that_merges_detections_looks_at_the_mirror_image_too():
+    modes = {"flip": True}
+    file = Predictor(artifact_of("exdet").path, inference=modes)
+    network = Predictor(detector_of("exdet"), CLASSES, (SIDE, SIDE), inference=modes)
+    image = tiny.make_image(100, 140, seed=3)
+    flipped, wanted = file(image), network(image)
+    network.detector.use(None)
+    np.testing.assert_allclose(flipped.scores, wanted.scores, atol=1e-3)
+    assert not np.allclose(flipped.scores, network(image).scores, atol=1e-3)
 
 
 def test_a_file_has_no_heatmaps(predictor):
