@@ -40,6 +40,7 @@ def command(tmp_path, monkeypatch, capfd) -> Iterator[Callable[..., Result]]:
     def call(name: str, *overrides: str) -> Result:
         nonlocal runs
         runs += 1
+        _spare_the_stream_of_absl()
         monkeypatch.setenv(STAMP, f"run-{runs}")
         monkeypatch.setattr(sys, "argv", [str(ROOT / f"{name}.py"), *overrides])
         capfd.readouterr()
@@ -56,3 +57,10 @@ def command(tmp_path, monkeypatch, capfd) -> Iterator[Callable[..., Result]]:
         handlers,
         level,
     )  # Hydra's handlers write into captured streams that are closed by now
+
+
+def _spare_the_stream_of_absl() -> None:
+    """absl's handler, there since OpenVINO was imported, closes its stream when Hydra sets up logging, unless that is
+    stderr: it would be the stream of pytest itself."""
+    if (absl := sys.modules.get("absl.logging")) is not None:
+        absl.get_absl_handler().python_handler.stream = sys.stderr
