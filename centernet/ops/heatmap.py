@@ -18,6 +18,7 @@ from torch.nn import functional as F
 RADII = ("centernet", "cornernet", "proportional")
 # Cells of a grid, times objects, that are evaluated in one go: 64 MB in float32.
 CELLS_AT_ONCE = 2**24
+BLOCKS = (64, 16)  # cells that are searched together in exported graphs
 
 
 def gaussian_radius(height: Tensor, width: Tensor, min_overlap: float = 0.7, formula: str = "centernet") -> Tensor:
@@ -229,7 +230,31 @@ def suppress_non_peaks(heatmap: Tensor, kernel: int = 3) -> Tensor:
 def top_per_channel(heatmap: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k strongest cells of each channel: scores and cells ``[B, C, k']``, k' = min(k, H * W)."""
     flat = heatmap.flatten(2)
+    if block := _block_in_graph(flat.shape[-1], k):
+        return _top_of_blocks(flat, k, block)
     return torch.topk(flat, at_most(k, flat.shape[-1]))
+
+
+def _block_in_graph(count: int, k: int) -> int:
+    """Cells of a block, if a graph is exported whose maps have a fixed size and several times as many blocks as are
+    sought; else 0. Runtimes on a CPU search slowly: OpenVINO's search of whole maps took longer than a small
+    network."""
+    if not torch.compiler.is_exporting() or not isinstance(count, int):
+        return 0
+    return next((block for block in BLOCKS if count % block == 0 and count // block >= 2 * k), 0)
+
+
+def _top_of_blocks(values: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
+    """The k largest ``values [..., N]`` and their places ``[..., k]``, for N in whole blocks, of which there are at
+    least k: the k largest lie in the k blocks with the largest maxima, which are searched in the order of their places,
+    so that equal values keep it where the runtime's search does."""
+    blocks = values.unflatten(-1, (-1, block))
+    _, which = torch.topk(blocks.amax(-1), k)
+    which = which.sort(-1).values
+    rows = which[..., None].expand(*which.shape, block)
+    best, place = torch.topk(blocks.gather(-2, rows).flatten(-2), k)
+    row = torch.div(place, block, rounding_mode="floor")
+    return best, which.gather(-1, row) * block + place - row * block
 
 
 def at_most(k: int, count: int) -> int:
@@ -243,6 +268,11 @@ def find_peaks(heatmap: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     ``heatmap`` holds probabilities ``[B, C, H, W]`` with non-peaks at zero. Two stages (per channel, then over
     channels) keep the index arithmetic in small numbers, which the exported graph needs; k' = min(k, C * H * W).
     """
+    count = heatmap.shape[2] * heatmap.shape[3]
+    if block := _block_in_graph(heatmap.shape[1] * count, k):
+        best, place = _top_of_blocks(heatmap.flatten(1), k, block)
+        label = torch.div(place, count, rounding_mode="floor")
+        return best, label, place - label * count
     scores, cells = top_per_channel(heatmap, k)
     best, which = torch.topk(scores.flatten(1), at_most(k, scores.shape[1] * scores.shape[2]))
     label = torch.div(which, scores.shape[-1], rounding_mode="floor")

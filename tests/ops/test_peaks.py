@@ -98,6 +98,24 @@ def test_a_graph_holds_the_plain_way_for_any_batch():
     assert torch.equal(traced(heatmap)[0][2], cell)
 
 
+@given(st.integers(0, 10_000), st.sampled_from([(8, 16), (16, 16), (6, 8), (5, 7)]), st.sampled_from([1, 3, 40]))
+def test_exported_graphs_search_in_blocks_and_find_the_same(seed, size, k):
+    heatmap = made(seed, 3, size, 10**6 if seed % 2 else 4)
+    wanted = strongest_peaks(heatmap, k), strongest_peaks_per_channel(heatmap, k)
+    suppressed = suppress_non_peaks(heatmap)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.compiler, "is_exporting", lambda: True)
+        found = find_peaks(suppressed, k), top_per_channel(suppressed, k)
+    # The scores are the same; of equal ones torch chooses some, but none twice.
+    assert all(torch.equal(mine[0], theirs[0]) for mine, theirs in zip(wanted, found, strict=True))
+    (score, label, cell), (scores, cells) = found
+    area = size[0] * size[1]
+    assert torch.equal(suppressed.flatten(1).gather(1, label * area + cell), score)
+    assert torch.equal(suppressed.flatten(2).gather(2, cells), scores)
+    for row in (*(label * area + cell), *cells.flatten(0, 1)):
+        assert len(row.unique()) == len(row)
+
+
 def test_gradients_reach_the_scores():
     heatmap = made(0, 2, (8, 16), 10**6).requires_grad_()
     score, label, cell = strongest_peaks(heatmap, 1)
