@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -147,6 +148,12 @@ def on_host(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
+def zeros_on_host(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Zeros on a CPU. Memory that nobody writes to or reads is never touched, whereas torch writes all of it: maps of
+    many classes are almost empty."""
+    return torch.from_numpy(np.zeros(shape, np.dtype(str(dtype).removeprefix("torch."))))
+
+
 def is_recorded() -> bool:
     """Whether a graph is being recorded, which is to stay one for inputs of other sizes."""
     return torch.jit.is_tracing() or torch.jit.is_scripting() or torch.compiler.is_compiling()
@@ -168,7 +175,8 @@ def draw_gaussians(
     ``channel`` int ``[N]``, ``image`` int ``[N]`` (row of the batch).
     """
     _, channels, height, width = shape
-    flat = torch.zeros(shape, device=radius.device).view(-1)
+    empty = zeros_on_host(shape) if on_host(radius) else torch.zeros(shape, device=radius.device)
+    flat = empty.view(-1)
     start = (image * channels + channel) * (height * width)
     for owner, cell, value in _pieces(centers, radius, (height, width), 6.0, False):
         flat.scatter_reduce_(0, (start[owner] + cell).flatten(), value.flatten(), "amax")

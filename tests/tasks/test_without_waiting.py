@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from centernet.ops import heatmap
 from centernet.structures import Objects
 from centernet.tasks import Task, build_task, task_names
+from centernet.tasks.terms import base
 from tests.tasks.test_base import truth
 from tests.tiny import make_batch
 
@@ -103,7 +104,8 @@ def test_a_gpu_draws_what_the_cpu_draws(name, options, at_once, monkeypatch):
     task, objects = build_task(name, 3, **options), objects_of_a_batch()
     on_cpu = task.encode(objects, GRID)
     monkeypatch.setattr(heatmap, "CELLS_AT_ONCE", at_once)
-    monkeypatch.setattr(heatmap, "on_host", lambda tensor: False)
+    for module in (heatmap, base):
+        monkeypatch.setattr(module, "on_host", lambda tensor: False)
     on_gpu = task.encode(objects, GRID)
     for key, target in on_cpu.items():
         for field, value in vars(target).items():

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from centernet.errors import InputError
 from centernet.losses import LOSSES, soft_focal
-from centernet.ops.heatmap import dense_owner, draw_regions, on_host, points_of_cells
+from centernet.ops.heatmap import dense_owner, draw_regions, on_host, points_of_cells, zeros_on_host
 from centernet.structures import HEATMAP_BIAS, AtCells, DenseMap, Detections, Head, Objects, Outputs, Target
 
 
@@ -339,8 +339,10 @@ class Regression(Term):
             self.sharpness,
             self.unit_sum,
         )
-        weight = self.weigh(weight, owner, placed)
         rows = value.unflatten(-1, (groups, channels)).transpose(1, 2).flatten(0, 2)
+        if on_host(owner):
+            return self._in_owned_cells(owner, weight, rows, placed, groups)
+        weight = self.weigh(weight, owner, placed)
         spread = torch.cat([rows, rows.new_zeros(1, channels)])[owner]  # the last row stands for "no owner"
         if any(self.positions):
             cells = points_of_cells(torch.arange(height * width, device=value.device), width).view(height, width, 2)
@@ -349,7 +351,22 @@ class Regression(Term):
         weight = weight[:, None].expand(-1, channels, -1, -1).reshape(shape)
         return DenseMap(spread.permute(0, 3, 1, 2).reshape(shape), weight)
 
+    def _in_owned_cells(self, owner: Tensor, weight: Tensor, rows: Tensor, placed: Placed, groups: int) -> DenseMap:
+        """The same where only the cells that have an owner are computed: a few of all, but how many is not known
+        before."""
+        (planes, height, width), channels = owner.shape, rows.shape[-1]
+        shape = (planes // groups, groups * channels, height, width)
+        plane, cell = (owner.flatten(1) >= 0).nonzero().unbind(1)
+        own = owner.flatten(1)[plane, cell]
+        said, weighed = rows[own], self.weigh(weight.flatten(1)[plane, cell], own, placed)
+        if any(self.positions):
+            said = said - self._origin(points_of_cells(cell, width))
+        spread, weights = (zeros_on_host((planes, channels, height * width), said.dtype) for _ in range(2))
+        spread[plane, :, cell] = said
+        weights[plane, :, cell] = weighed[:, None].expand(-1, channels).to(said.dtype)
+        return DenseMap(spread.view(shape), weights.view(shape))
+
     def weigh(self, gaussian: Tensor, owner: Tensor, placed: Placed) -> Tensor:
-        """The weights of dense supervision ``[B * G, H, W]``, given the Gaussian of each cell's owner: its flat index
+        """The weights of dense supervision in cells ``[...]``, given the Gaussian of each cell's owner: its flat index
         among the objects ``[B, G, M]``, -1 for none."""
         return gaussian
