@@ -43,7 +43,7 @@ def _coreml(path: Path, shape: Shape, precision: str, smallest_side: int) -> str
 
 
 def _executorch(path: Path, shape: Shape, precision: str, smallest_side: int) -> str:
-    return f"""with ExecuTorch (pip install executorch, in the version for this torch):
+    return f"""with ExecuTorch (pip install executorch torchao):
   import torch
   from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
   from executorch.exir import to_edge_transform_and_lower

@@ -120,6 +120,8 @@ def _write(
             model = quantize_openvino(model, samples.batches, len(samples))
         save_openvino(model, path, told, precision == "fp16")
     else:
+        if target in HANDED_ON:  # XNNPACK, by which ExecuTorch computes, arranges weights itself
+            graph.network.to(memory_format=torch.contiguous_format)
         write_torch(graph, shape, path, told, orders_ties=target == "torch")
 
 

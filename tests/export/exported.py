@@ -19,6 +19,7 @@ from centernet.export.onnx_file import save_onnx, to_onnx
 from centernet.export.openvino_file import save_openvino, to_openvino
 from centernet.export.runtime import Artifact
 from centernet.export.torch_file import write_torch
+from centernet.models.centernet import build_network
 from centernet.tasks import build_task
 from tests.tiny import NETWORK, enliven
 
@@ -54,6 +55,13 @@ def detector_of(task: str) -> Detector:
     detector = build_detector(task, CLASSES, NETWORK, task_options=OPTIONS.get(task, {}))
     enliven(detector.network)
     return detector.eval()
+
+
+@functools.cache
+def graph_of_edges() -> Graph:
+    """A graph that goes through the grid line by line."""
+    made = build_task("exdet", len(CLASSES), heatmap={"aggregation": 0.1, "candidates": 20})
+    return Graph(Detector(build_network(NETWORK, made.heads), made))
 
 
 @functools.cache

@@ -15,7 +15,17 @@ from centernet.export.metadata import PREFIX, describe, unpack
 from centernet.export.onnx_file import to_onnx
 from centernet.export.runtime import Artifact
 from centernet.tasks import build_task
-from tests.export.exported import CLASSES, FREE, SUFFIXES, artifact_of, description_of, graph_of, pictures, scratch
+from tests.export.exported import (
+    CLASSES,
+    FREE,
+    SUFFIXES,
+    artifact_of,
+    description_of,
+    graph_of,
+    graph_of_edges,
+    pictures,
+    scratch,
+)
 from tests.tiny import NETWORK
 
 
@@ -132,3 +142,8 @@ def test_a_file_of_a_fixed_size_names_it():
 def test_a_shape_that_the_network_cannot_take_is_refused(task, shape, sentence):
     with pytest.raises(InputError, match=sentence):
         to_onnx(graph_of(task), shape)
+
+
+def test_a_task_that_goes_through_the_grid_line_by_line_has_a_fixed_size():
+    with pytest.raises(InputError, match="cannot have a free size; use --dynamic batch, or none"):
+        to_onnx(graph_of_edges(), Shape(1, (128, 128), dynamic="size"))
