@@ -119,7 +119,8 @@ def test_what_a_file_cannot_do_is_told_in_a_sentence(options, message):
 def test_a_file_of_every_task_finds_what_the_detector_finds(task, suffix, about):
     file = Predictor(artifact_of(task, suffix).path)
     network = Predictor(detector_of(task), CLASSES, (SIDE, SIDE))
-    for image in pictures(2, 100, 140).transpose(0, 2, 3, 1):
+    size = (128, 128) if task == "exdet" else (100, 140)  # in which its network finds something
+    for image in pictures(1, *size).transpose(0, 2, 3, 1):
         found, wanted = file(image, **about), network(image, **about)
         assert len(wanted)
         assert found.keys() == wanted.keys()
@@ -135,12 +136,12 @@ def test_a_file_of_a_task_that_merges_detections_looks_at_the_mirror_image_too()
     modes = {"flip": True}
     file = Predictor(artifact_of("exdet").path, inference=modes)
     network = Predictor(detector_of("exdet"), CLASSES, (SIDE, SIDE), inference=modes)
-    image = pictures(1, 100, 140)[0].transpose(1, 2, 0)
+    image = pictures(1, 128, 128)[0].transpose(1, 2, 0)
     flipped, wanted = file(image), network(image)
     assert len(wanted)
     network.detector.use(None)
     np.testing.assert_allclose(flipped.scores, wanted.scores, atol=1e-3)
-    assert not np.allclose(flipped.scores, network(image).scores, atol=1e-3)
+    assert len(flipped) > len(network(image))
 
 
 def test_a_file_has_no_heatmaps(predictor):
