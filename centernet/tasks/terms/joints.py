@@ -68,8 +68,10 @@ def vote(heatmap: Tensor, offset: Tensor, cells: Tensor) -> Tensor:
     Hough voting of arXiv:1701.01779, Sec. 3.3)."""
     height, width = heatmap.shape[-2:]
     step = torch.arange(9, device=cells.device)
-    x = (cells % width)[..., None] + step % 3 - 1
-    y = torch.div(cells, width, rounding_mode="floor")[..., None] + torch.div(step, 3, rounding_mode="floor") - 1
+    row = torch.div(cells, width, rounding_mode="floor")
+    # Not cells % width: the exporter to ONNX has no remainder by a width that is free.
+    x = (cells - row * width)[..., None] + step % 3 - 1
+    y = row[..., None] + torch.div(step, 3, rounding_mode="floor") - 1
     is_inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     # Of what lies outside, any cell: it does not count.
     near = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(2)
