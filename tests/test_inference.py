@@ -59,6 +59,20 @@ def images() -> list[np.ndarray]:
     return [tiny.make_image(*size, seed=n) for n, size in enumerate([(48, 64), (100, 60), (64, 96), (33, 77)])]
 
 
+def test_a_prediction_in_sixteen_bits_is_nearly_the_same(predictor):
+    image = tiny.make_image(64, 96)
+    halved = Predictor(predictor.detector, NAMES, (64, 96), precision="bf16-mixed")
+    wanted, found = predictor(image), halved(image)
+    assert found["scores"].dtype == found["boxes"].dtype == torch.float32
+    assert not torch.equal(found["scores"], wanted["scores"])
+    assert torch.allclose(found["scores"], wanted["scores"], atol=0.02)
+
+
+def test_an_unknown_precision_is_refused(predictor):
+    with pytest.raises(InputError, match="precision='16' is unknown; choose one of 32-true, bf16-mixed"):
+        Predictor(predictor.detector, NAMES, (64, 96), precision="16")
+
+
 def test_a_predictor_gets_the_bits_of_16_bit_images_from_the_training_or_its_caller(tmp_path):
     path = tmp_path / "deep.png"
     deep(path, 4095, 48, 64)

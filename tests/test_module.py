@@ -168,8 +168,21 @@ def test_a_predictor_needs_nothing_but_the_path(trained, shapes):
     assert len(found["scores"]) == 30
     twice = Predictor.from_checkpoint(path, resolution=(128, 128), mode="stretch", device="cpu")(image)
     assert not torch.equal(found["scores"], twice["scores"])
-    again = Predictor(module.detector, SHAPES, (64, 64))(image)
+    form = module.detector.eval().fuse().to(memory_format=torch.channels_last)
+    again = Predictor(form, SHAPES, (64, 64))(image)
     assert torch.equal(found["boxes"], again["boxes"])
+
+
+def test_a_checkpoint_is_used_in_its_inference_form_and_finds_the_same(trained, shapes):
+    module, path = trained
+    plain, ready = Predictor(module.detector, SHAPES, (64, 64)), Predictor(path, device="cpu")
+    norms = [sum(isinstance(part, torch.nn.BatchNorm2d) for part in p.detector.modules()) for p in (plain, ready)]
+    assert norms[0] > norms[1] == 0
+    image = next((shapes / "val").iterdir())
+    wanted, found = plain(image), ready(image)
+    assert torch.allclose(found["scores"], wanted["scores"], atol=1e-5)
+    best = int(wanted["scores"].argmax())
+    assert torch.allclose(found["boxes"][best], wanted["boxes"][best], atol=1e-2)
 
 
 def test_predictions_by_the_trainer_are_in_image_pixels(trained, shapes, tmp_path):

@@ -19,7 +19,7 @@ from PIL import Image
 from centernet.data.images import find_images, read_image
 from centernet.data.outputs import VideoFile
 from centernet.data.sources import open_source
-from centernet.inference import Predictor
+from centernet.inference import PRECISIONS, Predictor
 from centernet.module import CtdetModule
 from centernet.visualize.colors import PAPER
 from tests import tiny
@@ -161,6 +161,10 @@ def test_the_demo_says_what_is_missing(script, tmp_path, arguments, message):
     result = script("demo.py", *arguments)
     assert str(result.code).startswith(f"error: {message}")
     assert [path.name for path in tmp_path.iterdir()] == ["FILE"]
+
+
+def test_the_demos_precisions_are_those_of_the_package():
+    assert runpy.run_path(str(ROOT / "scripts" / "demo.py"))["PRECISIONS"] == PRECISIONS
 
 
 def test_the_demo_refuses_a_resolution_as_training_does(script, checkpoint, shapes):

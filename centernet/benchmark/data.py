@@ -16,7 +16,8 @@ def measure_data(overrides: Sequence[str], rounds: int) -> Record:
     load of the machine."""
     from centernet.data.datamodule import SeededSampler, collate
 
-    _, data = training_parts(overrides)
+    # Files are read in every round, not kept in memory after the first one; a later override may say otherwise.
+    _, data = training_parts(["data.cache=none", *overrides])
     dataset = data.datasets["train"]
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)

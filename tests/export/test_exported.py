@@ -97,6 +97,7 @@ def test_a_file_of_free_size_takes_other_resolutions_modes_and_scales():
         ({"resolution": (64, 96)}, "resolution=64x96 does not fit NAME, which takes 128x128 only; leave it out"),
         ({"mode": "keep"}, "mode keep makes inputs of several sizes, and NAME takes 128x128 only; choose fit"),
         ({"device": "cuda"}, "device=cuda: exported files run on the CPU; leave it out"),
+        ({"precision": "bf16-mixed"}, "precision=bf16-mixed: an exported file has its own; leave it out, or export"),
     ],
     ids=lambda value: "" if isinstance(value, str) else str(value),
 )
