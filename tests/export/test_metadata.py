@@ -104,6 +104,12 @@ def test_a_missing_runtime_is_named_with_the_command_that_installs_it(suffix, mo
         Artifact.load(path)
 
 
+def test_nobody_is_told_of_an_export():
+    assert artifact_of("cells", ".xml").path.is_file()
+    assert sys.modules["openvino_telemetry"] is None
+    assert not [name for name in sys.modules if name.startswith("openvino_telemetry.")]
+
+
 def test_a_missing_exporter_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(InputError, match=r'needs the package onnxscript; pip install "centernet-lightning\[export\]"'):
