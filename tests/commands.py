@@ -61,6 +61,6 @@ def command(tmp_path, monkeypatch, capfd) -> Iterator[Callable[..., Result]]:
 
 def _spare_the_stream_of_absl() -> None:
     """absl's handler, there since OpenVINO was imported, closes its stream when Hydra sets up logging, unless that is
-    stderr: it would be the stream of pytest itself."""
+    stderr: it would be the stream of pytest itself, or of a test that has ended."""
     if (absl := sys.modules.get("absl.logging")) is not None:
-        absl.get_absl_handler().python_handler.stream = sys.stderr
+        absl.get_absl_handler().python_handler.stream = sys.__stderr__
