@@ -186,6 +186,7 @@ def _quiet() -> None:
         ".*weights_only.*",
         ".*lr_scheduler.step.*",
         ".*srun.*",
+        ".*your dataloader is not resumable.*",  # ours are: they go on with the next batch
         ".*AccumulateGrad node's stream.*",  # Lightning sets DDP up in a stream of its own
     ):
         warnings.filterwarnings("ignore", pattern)
