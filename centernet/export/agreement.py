@@ -30,9 +30,9 @@ class MismatchError(RuntimeError):
 class Agreement(NamedTuple):
     """How near a file comes to PyTorch on some images.
 
-    ``rows``: detections that were compared; ``jumps``: those of them that differ by more than the tolerance;
-    ``largest``: the largest difference by output, among the others. In 8 bits: ``rows`` of at least ``SURE``, ``jumps``
-    that were not found again.
+    ``rows``: PyTorch's detections that were compared; ``jumps``: those of them that differ by more than the tolerance,
+    or, if these are more, those of the file that PyTorch does not have; ``largest``: the largest difference by output,
+    among the others. In 8 bits: ``rows`` of at least ``SURE``, ``jumps`` without a box that fits.
     """
 
     images: int
@@ -64,8 +64,10 @@ def compare(pairs: Sequence[tuple[Found, Found]], precision: str = "fp32") -> Ag
         for n in range(len(wanted["scores"])):
             images += 1
             mine, theirs = ({name: value[n] for name, value in each.items()} for each in (wanted, found))
-            count, missed, differences = (_agree_roughly if precision == "int8" else _agree)(mine, theirs, precision)
-            rows, jumps = rows + count, jumps + missed
+            agree = _agree_roughly if precision == "int8" else _agree
+            count, missed, differences = agree(mine, theirs, precision)
+            _, invented, _ = agree(theirs, mine, precision)
+            rows, jumps = rows + count, jumps + max(missed, invented)
             for name, value in differences.items():
                 largest[name] = max(largest.get(name, 0.0), value)
     agreement = Agreement(images, rows, jumps, largest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from centernet.export.graph import INPUT, Shape
@@ -31,14 +32,19 @@ def _tensorrt(path: Path, shape: Shape, precision: str, smallest_side: int) -> s
             bounds["min"][1:] = [smallest_side, smallest_side]
             bounds["max"][1:] = [2 * height, 2 * width]
         words += [f"--{name}Shapes={INPUT}:{count}x3x{h}x{w}" for name, (count, h, w) in bounds.items()]
-    return "on a machine with TensorRT (10.1 or newer for networks with deformable convolutions):\n  " + " ".join(words)
+    where = "on a machine with TensorRT (10.1 or newer for networks with deformable convolutions)"
+    return f"{where}:\n  {shlex.join(words)}"
 
 
 def _coreml(path: Path, shape: Shape, precision: str, smallest_side: int) -> str:
     return f"""with coremltools (pip install coremltools; the result runs on macOS and iOS):
   import coremltools, torch
   program = torch.export.load({str(path)!r}).run_decompositions({{}})
-  model = coremltools.convert(program, minimum_deployment_target=coremltools.target.iOS17)
+  model = coremltools.convert(
+      program,
+      minimum_deployment_target=coremltools.target.iOS17,
+      compute_precision=coremltools.precision.{"FLOAT16" if precision == "fp16" else "FLOAT32"},
+  )
   model.save({str(path.with_suffix(".mlpackage"))!r})"""
 
 

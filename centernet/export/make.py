@@ -39,6 +39,8 @@ FORMATS = {
     "coreml": Format(".pt2", ("fp32", "fp16")),
     "executorch": Format(".pt2", ("fp32",)),
 }
+CALIBRATED_AT_ONCE = 8
+"""Images of a batch of calibration: all maps of the network are kept for it."""
 HANDED_ON = ("tensorrt", "coreml", "executorch")
 """Formats of which only the first file is made here."""
 
@@ -94,7 +96,10 @@ def export(
     graph = Graph(detector)
     check_shape(graph, shape)
     told = describe(graph, {**description, "eval": evaluation}, shape, precision)
-    sampled = [Samples(some, shape, evaluation["mode"], graph.divisor) for some in (images, calibration or [])]
+    sampled = [
+        Samples(some, shape, evaluation["mode"], graph.divisor, evaluation.get("bit_depth"))
+        for some in (images, calibration or [])
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(graph, target, path, shape, precision, told, sampled[1])
     artifact = Artifact.load(path)
@@ -110,14 +115,14 @@ def _write(
     if target in ("onnx", "tensorrt"):
         model = to_onnx(graph, shape)
         if precision == "int8":
-            model = quantize_onnx(model, samples.batches, symmetric=target == "tensorrt")
+            model = quantize_onnx(model, lambda: samples.batches(CALIBRATED_AT_ONCE), symmetric=target == "tensorrt")
         elif precision == "fp16" and target == "onnx":  # TensorRT chooses itself what to halve
             model = halve_onnx(model)
         save_onnx(model, path, told)
     elif target == "openvino":
         model = to_openvino(graph, shape)
         if precision == "int8":
-            model = quantize_openvino(model, samples.batches, len(samples))
+            model = quantize_openvino(model, lambda: samples.batches(1), len(samples))  # it averages over batches
         save_openvino(model, path, told, precision == "fp16")
     else:
         if target in HANDED_ON:  # XNNPACK, by which ExecuTorch computes, arranges weights itself

@@ -25,6 +25,7 @@ def describe(graph: Graph, description: Mapping[str, Any], shape: Shape, precisi
     - ``format``, ``version`` of this package, ``precision``
     - ``task``, ``task_options``, ``facts`` (of the data, such as the joints with their flip pairs), ``num_classes``,
       ``class_names``, ``threshold`` (the usual least score), ``backbone`` (the network), ``stride``, ``divisor``
+    - ``smallest_side`` of inputs of free size
     - ``input``: name, type, ``[N, 3, H, W]`` with None where any number goes, channel order, range
     - ``outputs``: names in their order; pixels are those of the input
     - ``resolution`` (height, width) and ``transform``: how an image becomes an input (``data.transforms.EvalWarp``:
@@ -44,6 +45,7 @@ def describe(graph: Graph, description: Mapping[str, Any], shape: Shape, precisi
         "backbone": module["backbone"],
         "stride": graph.stride,
         "divisor": graph.divisor,
+        "smallest_side": graph.smallest_side,
         "input": {"name": INPUT, "dtype": shape.dtype, "shape": shape.plain, "channels": "RGB", "range": [0, 255]},
         "outputs": graph.names,
         "resolution": list(shape.size),

@@ -144,12 +144,7 @@ def quantize_onnx(model: Any, batches: Callable[[], Iterable[np.ndarray]], symme
             nodes_to_exclude=sorted(parts.sensitive),
             activation_type=quantization.QuantType.QInt8 if symmetric else quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
-            extra_options={
-                "ActivationSymmetric": symmetric,
-                "WeightSymmetric": True,
-                # Else the maps of all images are kept in memory before their ranges are taken, which are the same.
-                "CalibMaxIntermediateOutputs": 8,
-            },
+            extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True},
         )
         return onnx.load(after)
 

@@ -74,13 +74,13 @@ class Artifact(ABC):
         """Images as the file takes them."""
         wanted = self.metadata["input"]
         shape, known = tuple(images.shape), wanted["shape"]
-        divisor = self.metadata["divisor"]
+        divisor, least = self.metadata["divisor"], self.metadata["smallest_side"]
         is_right = len(shape) == 4 and shape[0] > 0 and shape[1] == known[1]
         if is_right:
             sides = zip(shape[2:], known[2:], strict=True)
-            is_right = all(side == fixed if fixed else side > 0 and side % divisor == 0 for side, fixed in sides)
+            is_right = all(side == fixed if fixed else side >= least and side % divisor == 0 for side, fixed in sides)
         if not is_right:
-            free = f"multiples of {divisor}"
+            free = f"multiples of {divisor} from {least} on"
             size = "x".join(str(side) if side else free for side in known[2:]) if all(known[2:]) else free
             raise InputError(f"{self.path.name} takes images [N, 3, H, W] with H, W = {size}, not {list(shape)}")
         if images.dtype == np.uint8:

@@ -15,11 +15,20 @@ from centernet.export.graph import Shape
 class Samples:
     """Images, by path or as RGB uint8 ``[H, W, 3]``, made into inputs as evaluation makes them.
 
-    ``mode``, ``divisor``: of ``data.transforms.EvalWarp``. Images are read when they are needed.
+    ``mode``, ``divisor``: of ``data.transforms.EvalWarp``; ``bit_depth``: the bits that 16-bit images use. Images are
+    read when they are needed.
     """
 
-    def __init__(self, images: Sequence[Path | np.ndarray], shape: Shape, mode: str, divisor: int) -> None:
+    def __init__(
+        self,
+        images: Sequence[Path | np.ndarray],
+        shape: Shape,
+        mode: str,
+        divisor: int,
+        bit_depth: int | None = None,
+    ) -> None:
         self.images, self.shape, self.mode, self.divisor = list(images), shape, mode, divisor
+        self.bit_depth = bit_depth
 
     def __len__(self) -> int:
         return len(self.images)
@@ -28,11 +37,11 @@ class Samples:
         """Each image as an input ``[1, 3, h, w]``, in the type of the graph."""
         pipeline = eval_pipeline(self.shape.size, self.mode, self.divisor)
         for image in self.images:
-            yield warp_image(pipeline, pixels_of(image))[0][None].numpy().astype(self.shape.dtype)
+            yield warp_image(pipeline, pixels_of(image, self.bit_depth))[0][None].numpy().astype(self.shape.dtype)
 
-    def batches(self) -> Iterator[np.ndarray]:
+    def batches(self, most: int | None = None) -> Iterator[np.ndarray]:
         """Inputs in batches that the graph takes: of its fixed batch, repeating images where they are too few; else
-        all images of a size that follow each other, the first one by itself."""
+        all images of a size that follow each other (at most ``most``), the first one by itself."""
         size = None if self.shape.frees_batch else self.shape.batch
         waiting: list[np.ndarray] = []
         for n, image in enumerate(self.inputs()):
@@ -40,7 +49,7 @@ class Samples:
                 yield from _full(waiting, size)
                 waiting = []
             waiting.append(image)
-            if len(waiting) == size:
+            if len(waiting) == (size or most):
                 yield np.concatenate(waiting)
                 waiting = []
         yield from _full(waiting, size)

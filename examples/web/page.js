@@ -136,9 +136,7 @@ async function open() {
   const model = asked.get("model") ?? "model.onnx";
   const answer = await fetch(model);
   if (!answer.ok) {
-    element("threshold").value = about.threshold;
-  element("shown").textContent = about.threshold.toFixed(2);
-  element("model").textContent = `There is no ${model} beside this page; drop an .onnx file.`;
+    element("model").textContent = `There is no ${model} beside this page; drop an .onnx file.`;
     return;
   }
   take(new File([await answer.blob()], model.split("/").pop()));

@@ -100,3 +100,14 @@ def test_nothing_found_agrees_with_nothing_only():
 def test_no_images_are_no_comparison():
     with pytest.raises(InputError, match="no images to compare"):
         compare([])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_what_a_file_invents_is_a_mismatch(precision):
+    wanted = some_detections()
+    wanted["scores"][:, 8:] = 0
+    found = {name: value.copy() for name, value in wanted.items()}
+    found["scores"][:, 8:14] = 0.6  # boxes that PyTorch has with a score of zero
+    found["boxes"][:, 8:14] += 100
+    with pytest.raises(MismatchError, match="6 of 8 detections of the exported file differ from PyTorch's"):
+        compare([(wanted, found)], precision)
