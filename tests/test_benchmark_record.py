@@ -122,8 +122,8 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     ("content", "sentence"),
     [
         ("no json", "is not json; give a file that scripts/benchmark.py wrote with --json"),
-        ("{}", "is no benchmark; give a file that scripts/benchmark.py wrote with --json"),
-        ("[1]", "is no benchmark; give a file that scripts/benchmark.py wrote with --json"),
+        ("{}", "is not a benchmark; give a file that scripts/benchmark.py wrote with --json"),
+        ("[1]", "is not a benchmark; give a file that scripts/benchmark.py wrote with --json"),
         (json.dumps({"format": FORMAT, "version": 99}), "has version 99 of the layout, and this is version 1"),
         (json.dumps({"format": FORMAT, "version": VERSION}), "is damaged (KeyError: 'rows'); measure again"),
         (json.dumps({"format": FORMAT, "version": VERSION, "rows": [{}]}), "is damaged (KeyError: 'better')"),

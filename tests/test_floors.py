@@ -26,7 +26,7 @@ FLOORS: dict[str, set[str]] = {
     "losses": {"ops", "structures"},
     "models": {"architectures", "errors", "joints", "ops", "structures"},
     "data": {"errors", "fields", "joints", "machine", "ops", "structures"},
-    "metrics": {"errors", "ops", "structures"},
+    "metrics": {"errors", "machine", "ops", "structures"},
     "tasks": {"errors", "fields", "joints", "losses", "metrics", "ops", "structures"},
 }
 # Above them; of the data they see how an image file becomes the network's input, and nothing of data sets.

@@ -104,7 +104,7 @@ def read_record(path: str | Path) -> Record:
     except ValueError:
         raise InputError(f"{path} is not json; give a file that scripts/benchmark.py wrote with --json") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path} is no benchmark; give a file that scripts/benchmark.py wrote with --json")
+        raise InputError(f"{path} is not a benchmark; give a file that scripts/benchmark.py wrote with --json")
     if content.get("version") != VERSION:
         raise InputError(
             f"{path} has version {content.get('version')} of the layout, and this is version {VERSION}; measure again"

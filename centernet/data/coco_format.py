@@ -5,11 +5,9 @@ Format of cocodataset.org (instances and keypoints).
 
 from __future__ import annotations
 
-import gc
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from centernet.data.masks import Masks, rings_in
 from centernet.errors import InputError, some
 from centernet.fields import FIELDS
 from centernet.joints import COCO_JOINTS, JointSet
+from centernet.machine import without_garbage_collection
 
 VERSION = 2  # of what is read; raise it when the same json is read differently
 
@@ -43,7 +42,7 @@ def read_annotations(
     data = _read_bytes(source)
 
     def read() -> Content:
-        with _without_garbage_collection():
+        with without_garbage_collection():
             content = load_json(data, source, masks or extreme_points is not None)
             if part is not None:
                 content = part.of(content, source)
@@ -71,20 +70,8 @@ def read_content(
 ) -> Content:
     """The same for COCO's three lists, made by a reader of another format; ``source`` names their files. ``flags``:
     keys of annotations that become fields of booleans."""
-    with _without_garbage_collection():
+    with without_garbage_collection():
         return _Reader(source, joints).read(content, class_names, masks, extreme_points, flags)
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Millions of new lists and no cycles: looking for garbage takes longer than reading."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -16,7 +16,7 @@ TELEMETRY = "openvino_telemetry"
 
 
 def need(name: str, purpose: str) -> ModuleType:
-    """The package (or a module of it) of this name, none of which reports its use to anybody. Raises ``InputError``
+    """The package (or a module of it) of this name, none of which may report its use. Raises ``InputError``
     with the command that installs it."""
     package = name.partition(".")[0]
     if EXTRAS[package] == "openvino":

@@ -7,15 +7,15 @@ crowds count neither way), computed by faster-coco-eval or, on request, by pycoc
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from centernet.machine import without_garbage_collection
 from centernet.metrics.rows import Columns, ImageMetric
 from centernet.metrics.voc import area_under, eleven_points, voc_curve
 from centernet.ops.boxes import xywh_from_xyxy
@@ -140,7 +140,7 @@ def _evaluate(
     sides = [_by_class(side) for side in (_best(detections, PROTOCOLS[_kind(sigmas)].most[-1]), truth)]
     starts = [np.searchsorted(side["labels"], np.arange(num_classes + 1)) for side in sides]
     parts = []
-    with _without_collection():
+    with without_garbage_collection():
         for first, end in _class_groups(sum(starts)):
             some = [
                 {name: values[start[first] : start[end]] for name, values in side.items()}
@@ -171,18 +171,6 @@ def _class_groups(starts: np.ndarray) -> list[tuple[int, int]]:
             groups.append((first, label))
             first = label
     return [*groups, (first, len(starts) - 1)]
-
-
-@contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
-    """Without garbage collection, which would look through all rows again and again, a third of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _evaluate_classes(
