@@ -270,7 +270,8 @@ def from_checkpoint(path: str | Path, cfg: DictConfig) -> tuple[CenterNetModule,
 def exported_module(
     path: str | Path, metric_options: Mapping[str, Any] | None = None
 ) -> tuple[CenterNetModule, dict[str, Any]]:
-    """A module that evaluates an exported file, and its preprocessing. Raises ``InputError``."""
+    """A module that evaluates an exported file, and its preprocessing; ``metric_options`` override those of the file.
+    Raises ``InputError``."""
     exported = load_exported(path)
     about = exported.artifact.metadata
     module = CenterNetModule(
@@ -280,7 +281,7 @@ def exported_module(
         backbone=about["backbone"],
         normalization=exported.normalization,
         task_options=about["task_options"],
-        metric_options=metric_options,
+        metric_options={**about.get("metric_options", {}), **(metric_options or {})},
         detector=exported,
     )
     return module, exported.spec

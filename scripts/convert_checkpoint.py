@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from centernet.models.convert import Conversion
     from centernet.module import CenterNetModule
 
-MODES = ("fit", "keep", "stretch", "width")  # of centernet.data.transforms, which takes seconds to import
+MODES = ("fit", "keep", "stretch", "width")  # of centernet.data.warps, which takes seconds to import
 
 
 def main() -> None:

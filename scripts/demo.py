@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from centernet.data.sources import Frame, Source
     from centernet.results import Result
 
-MODES = ("fit", "keep", "stretch", "width")  # of centernet.data.transforms, which takes seconds to import
+MODES = ("fit", "keep", "stretch", "width")  # of centernet.data.warps, which takes seconds to import
 FORMATS = ("csv", "coco", "kitti", "mot")
 PRECISIONS = ("32-true", "bf16-mixed")  # of centernet.inference, likewise
 TELL = 1.0  # seconds between two messages on the progress of a video

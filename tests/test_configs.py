@@ -23,7 +23,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from centernet import app, build
 from centernet.data.combine import Shares
-from centernet.data.transforms import WARPS, ColorJitter, train_pipeline
+from centernet.data.transforms import ColorJitter, train_pipeline
+from centernet.data.warps import WARPS
 from centernet.errors import InputError
 from centernet.models import build_network
 from centernet.models.centernet import ARCHITECTURES

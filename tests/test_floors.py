@@ -75,7 +75,7 @@ TOP_FLOOR = (
 # Libraries that have one home (a room or a file of it); all others may not import them.
 HOMES: dict[str, set[str]] = {
     "wandb": {"callbacks"},
-    "albumentations": {"data.transforms"},
+    "albumentations": {"data.warps", "data.transforms"},
     "timm": {"models", "benchmark.peers"},  # peers are measured as their library has them
     "pycocotools": {"data", "metrics"},
     "faster_coco_eval": {"data", "metrics", "app"},  # app quietens its logger

@@ -25,8 +25,9 @@ from centernet.data.coco import CocoDataModule
 from centernet.data.combine import Shares
 from centernet.data.createml import CreateMLDataModule
 from centernet.data.kitti import KittiDataModule
-from centernet.data.transforms import WARPS, ColorJitter, train_pipeline
+from centernet.data.transforms import ColorJitter, train_pipeline
 from centernet.data.voc import VocDataModule
+from centernet.data.warps import WARPS
 from centernet.data.yolo import YoloDataModule
 from centernet.detector import NORMALIZATIONS
 from centernet.errors import InputError, propose

@@ -11,7 +11,7 @@ import numpy as np
 from centernet.data.coco import CocoDataset
 from centernet.data.coco_format import load_json
 from centernet.data.datamodule import ImageDataset
-from centernet.data.transforms import EvalWarp
+from centernet.data.warps import EvalWarp
 
 
 class Raw(NamedTuple):

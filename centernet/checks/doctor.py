@@ -20,7 +20,8 @@ from centernet.cli import understand_groups
 from centernet.composition import training
 from centernet.data.datamodule import CenterNetDataModule, ImageDataset
 from centernet.data.images import read_sizes
-from centernet.data.transforms import EvalWarp, eval_pipeline
+from centernet.data.transforms import eval_pipeline
+from centernet.data.warps import EvalWarp
 from centernet.errors import InputError
 from centernet.models.centernet import divisor_of
 from centernet.sizing import AUTO, NETWORKS, SIDES, choose_resolution

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from centernet.data.combine import Shares, combine, draw_plan
 from centernet.data.extremes import complete_extreme_points, require_way
@@ -256,7 +256,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
             "one batch holds images of different sizes; data.test_mode=keep requires data.eval_batch_size=1"
         )
     samples = combine(samples)
-    images = torch.stack([sample["image"].permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
+    # `default_collate` stacks in shared memory if this is a worker, from where they need not be copied again.
+    images = default_collate([sample["image"].permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
     return {
         "image": images,
         "input_from_image": torch.stack([sample["input_from_image"] for sample in samples]),

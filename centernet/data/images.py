@@ -29,7 +29,7 @@ FLAGS = (cv2.IMREAD_COLOR_RGB if DECODES_RGB else cv2.IMREAD_COLOR) | cv2.IMREAD
 MOST_PIXELS = 2**30  # that OpenCV decodes
 # In a JPEG's scan, 0xFF is followed by 0x00 or by a restart marker (0xD0 .. 0xD7); 0xFF itself fills.
 JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
-JPEG_END = 0xD9
+JPEG_END, JPEG_SCAN = 0xD9, 0xDA
 EXIF_ORIENTATION, EXIF_TRANSPOSED = 0x0112, 5  # from this value on, width and height are exchanged
 
 
@@ -180,7 +180,9 @@ def _has_jpeg_end(data: bytes) -> bool:
     """Whether the end marker follows the last scan; those of a thumbnail lie within a segment, which is jumped over."""
     at = 2
     while marker := JPEG_MARKER.search(data, at):
-        if data[marker.start() + 1] == JPEG_END:
+        kind = data[marker.start() + 1]
+        # Nearly all files end there, and need not be searched: once a scan has begun, thumbnails are behind.
+        if kind == JPEG_END or (kind == JPEG_SCAN and data.endswith(b"\xff\xd9")):
             return True
         at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
     return False

@@ -31,7 +31,8 @@ from centernet.data.kitti_format import (
     write_detections,
 )
 from centernet.data.kitti_splits import PUBLISHED, USUAL, FrameList, published_list, read_list
-from centernet.data.transforms import EvalWarp, seed_pipeline
+from centernet.data.transforms import seed_pipeline
+from centernet.data.warps import EvalWarp
 from centernet.errors import some
 from centernet.ops.affine import Size, scale_of
 from centernet.ops.camera import project

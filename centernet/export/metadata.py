@@ -25,10 +25,11 @@ def describe(graph: Graph, description: Mapping[str, Any], shape: Shape, precisi
     - ``format``, ``version`` of this package, ``precision``
     - ``task``, ``task_options``, ``facts`` (of the data, such as the joints with their flip pairs), ``num_classes``,
       ``class_names``, ``threshold`` (the usual least score), ``backbone`` (the network), ``stride``, ``divisor``
+    - ``metric_options``, with which it is evaluated
     - ``smallest_side`` of inputs of free size
     - ``input``: name, type, ``[N, 3, H, W]`` with None where any number goes, channel order, range
     - ``outputs``: names in their order; pixels are those of the input
-    - ``resolution`` (height, width) and ``transform``: how an image becomes an input (``data.transforms.EvalWarp``:
+    - ``resolution`` (height, width) and ``transform``: how an image becomes an input (``data.warps.EvalWarp``:
       mode, divisor; padding is black), and the normalization, which is part of the graph
     """
     module, evaluation = description["module"], description["eval"] or USUAL_EVAL
@@ -39,6 +40,7 @@ def describe(graph: Graph, description: Mapping[str, Any], shape: Shape, precisi
         "task": module["task"],
         "task_options": module["task_options"] or {},
         "facts": graph.task.facts,
+        "metric_options": module.get("metric_options") or {},
         "num_classes": graph.task.num_classes,
         "class_names": list(module["class_names"]),
         "threshold": graph.task.threshold,

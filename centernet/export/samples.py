@@ -15,7 +15,7 @@ from centernet.export.graph import Shape
 class Samples:
     """Images, by path or as RGB uint8 ``[H, W, 3]``, made into inputs as evaluation makes them.
 
-    ``mode``, ``divisor``: of ``data.transforms.EvalWarp``; ``bit_depth``: the bits that 16-bit images use. Images are
+    ``mode``, ``divisor``: of ``data.warps.EvalWarp``; ``bit_depth``: the bits that 16-bit images use. Images are
     read when they are needed.
     """
 

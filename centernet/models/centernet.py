@@ -25,6 +25,8 @@ from centernet.structures import Head, InputError
 
 log = logging.getLogger(__name__)
 
+SMALL = 64  # pixels on a side that every convolutional network takes, or the next multiple of its divisor
+
 
 class CenterNet(nn.Module):
     """A network that turns images ``[B, 3, H, W]`` (normalized, RGB) into raw maps at stride ``stride``.
@@ -99,9 +101,9 @@ def build_network(
         tower=spec.get("head_tower", 0),
     )
     backbone = _Levels(body, levels)
-    size = spec["options"].get("img_size") or timm.get_pretrained_cfg(spec["body"]).input_size[1:]
-    _freeze_unused(nn.Sequential(backbone, neck), (size, size) if isinstance(size, int) else tuple(size))
-    return CenterNet(backbone, neck, head)
+    network = CenterNet(backbone, neck, head)
+    _freeze_unused(network, spec["options"].get("img_size") or timm.get_pretrained_cfg(spec["body"]).input_size[1:])
+    return network
 
 
 def divisor_of(backbone: str | Mapping[str, Any]) -> int:
@@ -147,19 +149,25 @@ class _Levels(nn.Module):
         return [features[i] for i in self.levels]
 
 
-def _freeze_unused(network: nn.Module, size: tuple[int, int]) -> None:
+def _freeze_unused(network: CenterNet, usual: int | Sequence[int]) -> None:
     """Do not train the parameters that no output depends on, such as those of levels that the neck leaves out (timm's
     HRNet): several processes would wait for their gradients.
 
-    Found by a pass of shapes without numbers, for images of ``size``; it takes a fraction of a second.
+    Found by one pass over a small image, or over one of the body's ``usual`` size if it takes no small ones.
     """
-    parameters = {
-        name: torch.empty_like(value, device="meta", requires_grad=True) for name, value in network.named_parameters()
-    }
-    buffers = {name: value.to("meta") for name, value in network.named_buffers()}
-    try:
-        outputs = torch.func.functional_call(network, parameters | buffers, torch.empty(2, 3, *size, device="meta"))
-    except (RuntimeError, NotImplementedError):  # it needs numbers; nothing is known
+    if any(parameter.is_meta for parameter in network.parameters()):
+        return  # it is not going to be trained
+    side = -(-SMALL // network.divisor) * network.divisor
+    body = nn.Sequential(network.backbone, network.neck)
+    for size in ((side, side), (usual, usual) if isinstance(usual, int) else tuple(usual)):
+        buffers = {name: value.clone() for name, value in body.named_buffers()}  # batch norms write to theirs
+        try:
+            with torch.random.fork_rng(devices=[]), torch.enable_grad():
+                outputs = torch.func.functional_call(body, buffers, torch.zeros(2, 3, *size))
+            break
+        except (RuntimeError, AssertionError, ValueError):
+            continue
+    else:
         return
     used, waiting, seen = set(), [output.grad_fn for output in outputs], set()
     while waiting:
@@ -168,8 +176,8 @@ def _freeze_unused(network: nn.Module, size: tuple[int, int]) -> None:
         seen.add(node)
         used.add(id(getattr(node, "variable", None)))
         waiting += [following for following, _ in node.next_functions]
-    for name, parameter in network.named_parameters():
-        if id(parameters[name]) not in used:
+    for parameter in body.parameters():
+        if id(parameter) not in used:
             parameter.requires_grad_(False)
 
 

@@ -15,7 +15,8 @@ import torch
 from centernet.data.kitti import KittiDataModule, KittiDataset
 from centernet.data.kitti_format import read_labels, read_split, write_calibration
 from centernet.data.kitti_splits import published_list
-from centernet.data.transforms import EvalWarp, eval_pipeline
+from centernet.data.transforms import eval_pipeline
+from centernet.data.warps import EvalWarp
 from centernet.ops.affine import flip_matrix
 from centernet.structures import InputError
 from tests import tiny

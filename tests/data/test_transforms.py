@@ -14,17 +14,13 @@ from centernet.data.transforms import (
     PCA_VALUES,
     PCA_VECTORS,
     ColorJitter,
-    EvalWarp,
-    JitterWarp,
-    RandomCropWarp,
-    StretchWarp,
-    ZoomWarp,
     _turn_around_gray,
     eval_pipeline,
     seed_pipeline,
     train_pipeline,
     warp_image,
 )
+from centernet.data.warps import EvalWarp, JitterWarp, RandomCropWarp, Spans, StretchWarp, ZoomWarp, span
 from centernet.fields import move
 from centernet.ops.affine import fit_extent, flip_matrix, is_mirrored, transform_points
 from centernet.structures import InputError
@@ -391,16 +387,57 @@ def test_the_zoom_draws_scale_and_aspect_from_their_ranges_and_wastes_no_room(se
     matrix = warp.matrix((300, 500))
     sx, sy = matrix[0, 0], matrix[1, 1]
     fitted = 128 / fit_extent((300, 500), (96, 128))
-    assert 0.5 - 1e-9 <= (sx * sy) ** 0.5 / fitted <= 2.0 + 1e-9
-    assert 0.8 - 1e-9 <= sx / sy <= 1.25 + 1e-9
+    rounded = 0.02  # half a pixel of 30, the smallest height that is drawn
+    assert 0.5 * (1 - rounded) <= (sx * sy) ** 0.5 / fitted <= 2.0 * (1 + rounded)
+    assert 0.8 * (1 - rounded) <= sx / sy <= 1.25 * (1 + rounded)
     for side, scale, shift, room in ((500, sx, matrix[0, 2], 128), (300, sy, matrix[1, 2], 96)):
-        low, high = shift, shift + side * scale
+        # Edges of pixels lie half a pixel before their centers.
+        low, high = scale * -0.5 + shift + 0.5, scale * (side - 0.5) + shift + 0.5
+        assert round(low, 6) == round(low) or low < 0
         if side * scale <= room:  # all of it is in sight
             assert low >= -1e-6
             assert high <= room + 1e-6
         else:  # it fills the input
             assert low <= 1e-6
             assert high >= room - 1e-6
+
+
+@given(side=st.integers(1, 700), room=st.integers(1, 700), scale=st.floats(0.01, 20), share=st.floats(0, 1))
+def test_whole_pixels_become_whole_pixels_near_the_place_that_was_drawn(side, room, scale, share):
+    reach = abs(side * scale - room) / 2
+    middle = room / 2 + (2 * share - 1) * reach
+    found = span(side, scale, middle, room)
+    (first, last), (start, end) = found
+    assert 0 <= first < last <= side
+    assert 0 <= start < end <= room
+    assert (first, last) == (0, side) or (start, end) == (0, room)
+    factor, shift = found.line
+    assert factor * (first - 0.5) + shift == pytest.approx(start - 0.5)
+    assert factor * (last - 0.5) + shift == pytest.approx(end - 0.5)
+    if min(last - first, end - start) > 20:
+        assert factor == pytest.approx(scale, rel=0.03)
+        assert abs(factor * (side / 2 - 0.5) + shift - (middle - 0.5)) < 1.5 * max(1, scale) + 0.03 * side * scale
+
+
+@pytest.mark.parametrize("mirrored", [None, 50])
+def test_resizing_agrees_with_the_warp_of_the_same_matrix(mirrored):
+    image = cv2.GaussianBlur(make_image(40, 50, seed=3), (0, 0), 2)
+    for rows, columns in (
+        (span(40, 0.7, 20.0, 48), span(50, 0.9, 30.0, 64)),  # black on all sides
+        (span(40, 2.3, 20.0, 48), span(50, 2.0, 30.0, 64)),  # cropped on all sides
+        (span(40, 1.1, 20.0, 48), span(50, 2.0, 40.0, 64)),  # both
+    ):
+        spans = Spans(rows, columns, mirrored)
+        found = spans.resize(image, (48, 64))
+        warped = cv2.warpAffine(image, spans.matrix[:2], (64, 48), borderMode=cv2.BORDER_REPLICATE)
+        (y, below), (x, after) = rows.target, columns.target
+        inside = np.zeros((48, 64), bool)
+        inside[y:below, x:after] = True
+        assert not found[~inside].any()
+        # The warp rounds its places to a 32nd of a pixel; at a crop's edge, it sees pixels that are cut off.
+        difference = np.abs(found.astype(int) - warped)[y + 2 : below - 2, x + 2 : after - 2]
+        assert difference.max() <= 4
+        assert difference.mean() < 0.6
 
 
 def test_small_and_large_zooms_are_equally_likely():

@@ -76,6 +76,7 @@ def description_of(task: str) -> dict[str, Any]:
         "task": detector.task.name,
         "task_options": OPTIONS.get(task, {}),
         "facts": {},
+        "metric_options": {"backend": "pycocotools"} if detector.task.name == "ctdet" else {},
         "class_names": CLASSES,
         "backbone": NETWORK,
         "normalization": detector.normalization,

@@ -65,6 +65,8 @@ def test_the_example_finds_what_the_predictor_finds_without_torch(tmp_path, dyna
     [
         (["nothing.onnx", "photo.png"], "error: nothing.onnx does not exist; make it with scripts/export.py"),
         (["nothing.onnx", "text.png"], "error: text.png is no image that OpenCV reads; give another"),
+        (["text.png", "photo.png"], "give a file of scripts/export.py, an image, a file, a number"),
+        (["text.png", "photo.png", "drawn.png", "high"], "could not convert string to float: 'high'"),
         ([], "Detect with an exported file, without torch"),
     ],
 )

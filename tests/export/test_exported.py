@@ -12,6 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from centernet.build import exported_module
 from centernet.data.coco import CocoDataModule
 from centernet.errors import InputError
 from centernet.export.exported import ExportedDetector, is_exported, load_exported
@@ -56,6 +57,13 @@ def test_a_file_of_free_batch_finds_what_the_detector_finds(batch_size):
     for found, wanted in zip(file.predict(squares()), network.predict(squares()), strict=True):
         assert_same(found, wanted)
         assert found.image_size == wanted.image_size
+
+
+def test_a_file_is_evaluated_with_the_options_that_its_training_had():
+    module, _ = exported_module(artifact_of("cells").path)
+    assert module.metric_options == {"backend": "pycocotools"}
+    module, _ = exported_module(artifact_of("cells").path, {"backend": "faster-coco-eval"})
+    assert module.metric_options == {"backend": "faster-coco-eval"}
 
 
 def test_the_square_is_found_in_the_pixels_of_the_picture(predictor):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from centernet.models import ARCHITECTURES, CenterNet, build_network
+from centernet.models import ARCHITECTURES, CenterNet, build_network, centernet
 from centernet.models.layers import DeformConv2d
 from centernet.models.necks import FPN
 from centernet.structures import HEATMAP_BIAS, Head, InputError
@@ -214,3 +216,47 @@ def test_every_parameter_that_is_trained_gets_a_gradient(name):
     frozen = [key for key, value in network.named_parameters() if not value.requires_grad]
     # With the coarsest level alone, HRNet's other branches end in layers that nobody reads.
     assert bool(frozen) == (name == "hrnet_w18_small")
+
+
+def test_the_look_for_unused_parameters_leaves_no_trace(monkeypatch):
+    name = {"name": "test_efficientnet", "options": {"drop_path_rate": 0.5}}
+    torch.manual_seed(0)
+    network = build_network(name, HEADS)
+    drawn = torch.rand(3)
+    assert not network.backbone.body.bn1.num_batches_tracked
+    assert not network.backbone.body.bn1.running_mean.any()
+    monkeypatch.setattr(centernet, "_freeze_unused", lambda *_: None)
+    torch.manual_seed(0)
+    build_network(name, HEADS)
+    assert (torch.rand(3) == drawn).all()
+
+
+class OneSize(nn.Module):
+    """Takes images of 96x96 only, and has a layer that nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.unread = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        assert images.shape[-2:] == (96, 96)
+        return [self.read(images)]
+
+
+@pytest.mark.parametrize(("usual", "is_known"), [(96, True), ((96, 96), True), ((96, 128), False)])
+def test_networks_that_take_one_size_only_are_looked_at_in_that_size(usual, is_known):
+    network = nn.Module()
+    network.backbone, network.neck, network.divisor = OneSize(), nn.Identity(), 32
+    centernet._freeze_unused(network, usual)
+    assert network.backbone.read.weight.requires_grad
+    # Where nothing is known, everything is trained.
+    assert network.backbone.unread.weight.requires_grad is not is_known
+
+
+def test_building_a_network_does_not_import_what_only_compilers_need():
+    code = (
+        "import sys; from centernet.deferred import defer_compiler; defer_compiler();"
+        "from centernet.models.centernet import build_network; build_network('lcnet_050', {});"
+        "sys.exit('sympy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

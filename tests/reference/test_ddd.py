@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from centernet.data.transforms import EvalWarp
+from centernet.data.warps import EvalWarp
 from centernet.fields import move
 from centernet.losses import mean_l1, mean_multi_bin
 from centernet.ops.affine import crop_matrix

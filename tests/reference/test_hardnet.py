@@ -15,7 +15,8 @@ from torch import nn
 from centernet.data.combine import join_quadrants
 from centernet.data.images import read_image
 from centernet.data.masks import Masks, visible_bitmap_box
-from centernet.data.transforms import EvalWarp, eval_pipeline, trim_objects, warp_image
+from centernet.data.transforms import eval_pipeline, trim_objects, warp_image
+from centernet.data.warps import EvalWarp
 from centernet.detector import Detector
 from centernet.fields import move
 from centernet.ops.affine import flip_matrix, place_matrix, transform_points

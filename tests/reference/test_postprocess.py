@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from centernet.data.transforms import EvalWarp, eval_pipeline, warp_image
+from centernet.data.transforms import eval_pipeline, warp_image
+from centernet.data.warps import EvalWarp
 from centernet.detector import Detector
 from centernet.ops.affine import crop_matrix, fit_extent
 from centernet.tasks.ctdet import CtdetTask
