@@ -153,9 +153,11 @@ def _quiet() -> None:
     import faster_coco_eval  # noqa: F401  (it sets its own log level on import, as Lightning does)
 
     # Seconds of imports that are of no use here, or not yet: torch's compiler; torchmetrics restores a window function
-    # of scipy for another library, and timm looks for a logger, which is imported where it is wanted.
+    # of scipy for another library, torch's counter of operations looks for kernels of triton, and timm for a logger,
+    # which are imported where they are wanted.
     defer_compiler()
-    with hidden("scipy.signal", "hamming"):
+    logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)
+    with hidden("scipy.signal", "hamming"), hidden("triton"):
         import pytorch_lightning  # noqa: F401
     with hidden("wandb"):
         from centernet import models  # noqa: F401

@@ -52,6 +52,43 @@ def test_what_lightning_makes_of_ctrl_c_ends_in_the_same_way(capfd):
     assert capfd.readouterr().err == "\ninterrupted\n"
 
 
+LEFT_BEHIND = """
+import atexit, gc, sys
+from centernet.command import run_command
+
+class Writer:
+    def __init__(self):
+        self.itself = self  # only a search for garbage finds it
+    def __del__(self):
+        open(sys.argv[1], "w").write("the end")
+
+def main():
+    gc.disable()
+    Writer()
+
+atexit.register(lambda: print(gc.get_freeze_count()))  # after all that is registered later
+{}
+run_command(main)
+"""
+
+
+def left_behind(tmp_path: Path, loaded: str) -> int:
+    """How many objects the interpreter leaves uncollected at its end."""
+    code = LEFT_BEHIND.format(loaded)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "file")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def test_what_a_command_leaves_behind_is_collected_and_all_imports_are_not_searched_again(tmp_path):
+    assert left_behind(tmp_path, "") > 1000
+    assert (tmp_path / "file").read_text() == "the end"
+
+
+def test_with_triton_whose_types_want_to_be_collected_everything_is(tmp_path):
+    assert left_behind(tmp_path, "sys.modules['triton'] = sys") == 0
+
+
 @pytest.mark.parametrize("code", [0, 1, 3, "error: some"])
 def test_other_ends_stay_what_they_are(code):
     def main() -> None:

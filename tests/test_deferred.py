@@ -78,3 +78,16 @@ def test_nothing_is_deferred_once_the_compiler_is_there():
         [sys.executable, "-c", "import torch._dynamo\n" + BEGIN + code], capture_output=True, text=True
     )
     assert done.stdout == "module\n"
+
+
+@pytest.mark.slow
+def test_what_a_command_does_not_need_is_not_imported_and_can_be_afterward():
+    shown = run(
+        "from centernet.app import _quiet\n"
+        "_quiet()\n"
+        "print([name for name in ('triton', 'sympy', 'scipy.signal', 'wandb') if name in sys.modules])\n"
+        "from importlib.util import find_spec\n"
+        "from torch.utils._triton import has_triton_package\n"
+        "print(has_triton_package() == (find_spec('triton') is not None))\n"
+    )
+    assert shown == "[]\nTrue\n"
