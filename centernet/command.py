@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import select
 import signal
 import sys
 import threading
@@ -25,12 +26,21 @@ INTERRUPTED = 128 + signal.SIGINT
 """Exit status that a shell expects of a command that Ctrl-C ended."""
 
 
+UNREAD = 128 + 13
+"""Exit status that a shell expects of a command whose output nobody reads any more (SIGPIPE), as in `... | head`."""
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run the main function of a command to an end that its user can read."""
     atexit.unregister(_leave_the_rest)  # once is enough, however many commands a process runs
     atexit.register(_leave_the_rest)
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_unread():
+            raise
+        sys.exit(UNREAD)
     except KeyboardInterrupt:
         say_interrupted()
         sys.exit(INTERRUPTED)
@@ -41,6 +51,18 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(INTERRUPTED)
     except InputError as error:
         fail(error)
+
+
+def _is_unread() -> bool:
+    """Whether the reader of the output is gone; if so, what is still to be written goes nowhere."""
+    if not hasattr(select, "poll"):
+        return False
+    output = select.poll()
+    output.register(1, select.POLLOUT)
+    if not any(events & select.POLLERR for _, events in output.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return True
 
 
 def _leave_the_rest() -> None:

@@ -80,6 +80,22 @@ def left_behind(tmp_path: Path, loaded: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_output_that_nobody_reads_ends_a_command_without_a_word(lines):
+    code = f"from centernet.command import run_command; run_command(lambda: print('a line\\n' * {lines}))"
+    command = f'({sys.executable} -c "import time; time.sleep(0.5); {code}"; echo status $? >&2) | true'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stderr == "status 141\n"
+
+
+def test_another_broken_pipe_is_an_error_as_ever():
+    def main() -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        ending.run_command(main)
+
+
 def test_what_a_command_leaves_behind_is_collected_and_all_imports_are_not_searched_again(tmp_path):
     assert left_behind(tmp_path, "") > 1000
     assert (tmp_path / "file").read_text() == "the end"
