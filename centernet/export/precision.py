@@ -1,16 +1,17 @@
 """Files in 16 and 8 bits: which parts of a graph bear it, and the conversion of ONNX and OpenVINO models.
 
 8 bits come after training, by the range of values on real images. In both precisions, pixels and decoding stay in 32
-bits. In 8 bits the last convolutions of the heads do too, as their values are the results, and those that predict the
-offsets of deformable convolutions, which are positions.
+bits, and so do the last convolutions of the heads, as their values are the results; in 8 bits also those that predict
+the offsets of deformable convolutions, which are positions.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,10 +36,11 @@ class Step(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """Names of operators: ``network``, from the first to the last convolutions, and ``sensitive``, those that stay in
-    float in 8 bits."""
+    """Names of operators: ``network``, from the first to the last convolutions; ``last``, these last ones; and
+    ``sensitive``, those that stay in float in 8 bits."""
 
     network: set[str]
+    last: set[str]
     sensitive: set[str]
 
 
@@ -59,7 +61,8 @@ def parts_of(steps: Sequence[Step]) -> Parts:
         if any(name in before or name in convolutions for name in readers.get(step.name, ())):
             before.add(step.name)
     network = convolutions | (after & before)
-    sensitive = {step.name for step in steps} - network | {name for name in convolutions if name not in before}
+    last = convolutions - before
+    sensitive = {step.name for step in steps} - network | last
     # Back from each deformable convolution's offsets and masks to the convolution that predicts them.
     inputs = {step.name: step.reads for step in steps}
     for step in steps:
@@ -71,7 +74,7 @@ def parts_of(steps: Sequence[Step]) -> Parts:
                 if name not in sensitive:
                     sensitive.add(name)
                     waiting += [] if kinds[name] in CONVOLUTIONS else [one for one in inputs[name] if one in network]
-    return Parts(network, sensitive)
+    return Parts(network, last, sensitive)
 
 
 def steps_of_onnx(model: Any) -> list[Step]:
@@ -98,18 +101,54 @@ def steps_of_openvino(model: Any) -> list[Step]:
 def halve_onnx(model: Any) -> Any:
     """An ONNX model whose network computes in float16; inputs and outputs keep their types."""
     float16 = need("onnxruntime.transformers.float16", "--precision fp16")
-    network = parts_of(steps_of_onnx(model)).network
-    others = [node.name for node in model.graph.node if node.name not in network]
+    parts = parts_of(steps_of_onnx(model))
+    # Results of the last convolutions need all bits: rounded to 11, neighboring cells of a heatmap may be equal, and
+    # each of them is a peak then.
+    others = [node.name for node in model.graph.node if node.name not in parts.network - parts.last]
     # Sums over whole maps exceed the range of float16 (HarDNet's context). Some runtimes have no deformable convolution
     # in 16 bits, and positions lose precision in it.
     blocked = [*float16.DEFAULT_OP_BLOCK_LIST, "ReduceSum", "DeformConv"]
     sorting = need("onnxruntime.transformers.onnx_model", "--precision fp16")
+    constants = {each.name: copy.deepcopy(each) for each in model.graph.initializer}
     with quiet(), contextlib.redirect_stdout(io.StringIO()):
         halved = float16.convert_float_to_float16(
             model, keep_io_types=True, op_block_list=blocked, node_block_list=others
         )
-        sorting.OnnxModel(halved).topological_sort()  # the conversion appends its casts at the end
+        _spare_others(halved, constants)
+        made = sorting.OnnxModel(halved)
+        made.topological_sort()  # the conversion appends its casts at the end
+        made.remove_unused_constant()
+        del halved.graph.value_info[:]  # which have the kinds from before
     return halved
+
+
+def _spare_others(model: Any, constants: Mapping[str, Any]) -> None:
+    """Let what stays in 32 bits read and pass on 32 bits.
+
+    The conversion takes every value between two such operators to 16 bits and back, and makes all ``constants`` (of the
+    model before) so small: places of cells beyond 2048 would be others.
+    """
+    onnx = need("onnx", "--precision fp16")
+    halves, floats = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    graph = model.graph
+    to_half = {node.output[0]: node for node in graph.node if _casts_to(node, halves)}
+    halved = {each.name for each in graph.initializer if each.data_type == halves}
+    for node in graph.node:
+        if not _casts_to(node, floats):
+            continue
+        read = node.input[0]
+        if read in to_half:
+            node.input[0] = to_half[read].input[0]
+        elif read in halved and constants[read].data_type == floats:
+            whole = constants[read]
+            whole.name = f"{read}_in_32_bits"
+            if whole.name not in {each.name for each in graph.initializer}:
+                graph.initializer.append(whole)
+            node.input[0] = whole.name
+
+
+def _casts_to(node: Any, kind: int) -> bool:
+    return node.op_type == "Cast" and any(each.name == "to" and each.i == kind for each in node.attribute)
 
 
 def quantize_onnx(model: Any, batches: Callable[[], Iterable[np.ndarray]], symmetric: bool = False) -> Any:

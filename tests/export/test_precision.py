@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from centernet.export.agreement import compare
+from centernet.export.graph import Shape
 from centernet.export.metadata import describe
 from centernet.export.onnx_file import save_onnx, to_onnx
 from centernet.export.openvino_file import save_openvino, to_openvino
@@ -34,6 +35,10 @@ STEPS = [
 def test_the_network_lies_between_its_first_and_last_convolutions():
     network = parts_of(STEPS).network
     assert {step.name for step in STEPS} - network == {"pixels", "peaks", "boxes"}
+
+
+def test_the_last_convolutions_are_those_of_the_heads():
+    assert parts_of(STEPS).last == {"size", "heatmap"}
 
 
 def test_results_and_positions_stay_in_float():
@@ -63,6 +68,35 @@ def test_onnx_in_16_bits_finds_the_same_in_half_the_size(onnx_model, tmp_path):
     found = Artifact.load(half).run(images)
     assert found["boxes"].dtype == np.float32
     assert compare([(found_by_torch("ctdet", images), found)], "fp16").rows > 50
+
+
+def test_only_the_network_reads_and_writes_16_bits(onnx_model):
+    import onnx
+
+    halved = onnx.shape_inference.infer_shapes(halve_onnx(copy.deepcopy(onnx_model)), strict_mode=True)
+    kinds = {each.name: each.type.tensor_type.elem_type for each in halved.graph.value_info}
+    kinds |= {each.name: each.data_type for each in halved.graph.initializer}
+    parts = parts_of(steps_of_onnx(onnx_model))
+    others = [node for node in halved.graph.node if node.name not in parts.network and node.op_type != "Cast"]
+    assert len(others) > 20
+    for node in others:
+        assert onnx.TensorProto.FLOAT16 not in {kinds.get(name) for name in [*node.input, *node.output]}, node.name
+    rounded = {node.output[0] for node in halved.graph.node if node.op_type == "Cast" and node.attribute[0].i == 10}
+    for node in halved.graph.node:  # nothing is taken to 16 bits to come back at once
+        assert node.op_type != "Cast" or node.attribute[0].i != 1 or node.input[0] not in rounded, node.name
+    weights = [kinds[node.input[1]] for node in halved.graph.node if node.op_type == "Conv"]
+    assert weights.count(onnx.TensorProto.FLOAT16) > weights.count(onnx.TensorProto.FLOAT) > 0
+
+
+@pytest.mark.parametrize("task", ["ctdet", "ctdet_iou"])
+def test_places_of_a_map_of_more_cells_than_16_bits_can_count_are_exact(task, tmp_path):
+    shape = Shape(1, (256, 512), dynamic="none")  # 64 x 128 cells
+    save_onnx(halve_onnx(to_onnx(graph_of(task), shape)), tmp_path / "half.onnx", told("fp16"))
+    images = pictures(1, 256, 512, seed=3)
+    found = Artifact.load(tmp_path / "half.onnx").run(images)
+    agreement = compare([(found_by_torch(task, images), found)], "fp16")
+    assert agreement.rows > 50
+    assert agreement.jumps <= 0.02 * agreement.rows
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
