@@ -48,10 +48,11 @@ def measure_train(overrides: Sequence[str], rounds: int, warmup: int = 3, operat
 def _train(overrides: list[str], rounds: int, warmup: int, operators: int) -> dict[str, Any]:
     """Seconds of every step by part, the largest operators, and megabytes at the peak."""
     from centernet.app import _quiet
+
+    _quiet()  # before anything imports Lightning
     from centernet.build import build_module, build_trainer
     from centernet.callbacks.profile import Profile
 
-    _quiet()
     steps = warmup + rounds + TRACED
     words = ["debug=profile", *overrides, "logger=csv", f"trainer.max_steps={steps}"]
     words += [f"callbacks.profile.{key}={n}" for key, n in (("warmup", warmup), ("steps", rounds), ("traced", TRACED))]
