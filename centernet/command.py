@@ -25,7 +25,6 @@ from centernet.runs import in_one_line
 INTERRUPTED = 128 + signal.SIGINT
 """Exit status that a shell expects of a command that Ctrl-C ended."""
 
-
 UNREAD = 128 + 13
 """Exit status that a shell expects of a command whose output nobody reads any more (SIGPIPE), as in `... | head`."""
 
@@ -36,7 +35,8 @@ def run_command(main: Callable[[], None]) -> None:
     atexit.register(_leave_the_rest)
     try:
         main()
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         if not _is_unread():
             raise
@@ -66,11 +66,19 @@ def _is_unread() -> bool:
 
 
 def _leave_the_rest() -> None:
-    """Collect what the command left behind, and let the interpreter end without doing so again: it
-    would look through all that was imported several times more, for over a second.
+    """Write what is left to be written, without a word if nobody reads it; collect what the command left behind, and
+    let the interpreter end without doing so again: it would look through all that was imported several times more, for
+    over a second.
 
-    Types of triton would report that they are still there, so with it everything ends as ever.
+    Types of triton would report that they are still there, so with it everything is collected as ever.
     """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _is_unread()
+    except (OSError, ValueError):  # a full disk is told by the interpreter; a closed stream has nothing left
+        pass
     if "triton" not in sys.modules:
         gc.collect()
         gc.freeze()
@@ -85,7 +93,7 @@ def fail(error: Exception) -> NoReturn:
 def say_interrupted() -> None:
     """Written past Python's streams, which a signal may have stopped in the middle of a print."""
     if is_first_process():
-        with suppress(OSError):  # its reader may be gone
+        with suppress(OSError, AttributeError):  # its reader may be gone, or there is none
             sys.stdout.flush()
         os.write(2, b"\ninterrupted\n")
 

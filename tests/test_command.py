@@ -88,6 +88,22 @@ def test_output_that_nobody_reads_ends_a_command_without_a_word(lines):
     assert done.stderr == "status 141\n"
 
 
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_command_that_ends_by_itself_keeps_its_status_when_nobody_reads(code):
+    lines = "import sys, time\ntime.sleep(0.5)\nfrom centernet.command import run_command\n"
+    lines += f"def main():\n    print('a line')\n    sys.exit({code})\nrun_command(main)\n"
+    command = f"({sys.executable} -c '{lines.replace(chr(39), chr(34))}'; echo status $? >&2) | true"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=buffered)
+    assert done.stderr == f"status {code}\n"
+
+
+def test_a_command_without_any_output_stream_ends_well():
+    code = "from centernet.command import run_command; run_command(lambda: print('a line'))"
+    done = subprocess.run(["bash", "-c", f'{sys.executable} -c "{code}" >&-'], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_another_broken_pipe_is_an_error_as_ever():
     def main() -> None:
         raise BrokenPipeError

@@ -206,7 +206,7 @@ def export_files(
             # The file is written, and as fast as any.
             if name.endswith(".ckpt"):
                 raise InputError(f"detect: {name} as {form}: {error}; measure another form") from None
-            print(f"{name} as {form}: {error}, as is to be expected of random weights")
+            print(f"{name} as {form}: {error}, as may be with random weights; a checkpoint would verify it")
         made[name, form, batch] = path
     return made
 

@@ -225,7 +225,7 @@ class ZoomWarp(Warp):
     it can; flipped with probability ``flip``, turned by up to ``rotation`` degrees.
 
     Without rotation, whole pixels of the image become whole pixels of the input (scale and place are rounded to that),
-    which takes a third of a warp's time.
+    which takes half of a warp's time.
     """
 
     def __init__(

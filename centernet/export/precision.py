@@ -1,8 +1,9 @@
 """Files in 16 and 8 bits: which parts of a graph bear it, and the conversion of ONNX and OpenVINO models.
 
-8 bits come after training, by the range of values on real images. In both precisions, pixels and decoding stay in 32
-bits, and so do the last convolutions of the heads, as their values are the results; in 8 bits also those that predict
-the offsets of deformable convolutions, which are positions.
+8 bits come after training, by the range of values on real images. In ONNX, and in 8 bits, pixels and decoding stay in
+32 bits, and so do the last convolutions of the heads, as their values are the results; in 8 bits also those that
+predict the offsets of deformable convolutions, which are positions. OpenVINO in 16 bits has weights of 16 bits, and its
+runtime chooses in what it computes.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def halve_onnx(model: Any) -> Any:
         _spare_others(halved, constants)
         made = sorting.OnnxModel(halved)
         made.topological_sort()  # the conversion appends its casts at the end
-        made.remove_unused_constant()
+        made.prune_graph()
         del halved.graph.value_info[:]  # which have the kinds from before
     return halved
 
@@ -133,18 +134,31 @@ def _spare_others(model: Any, constants: Mapping[str, Any]) -> None:
     graph = model.graph
     to_half = {node.output[0]: node for node in graph.node if _casts_to(node, halves)}
     halved = {each.name for each in graph.initializer if each.data_type == halves}
+    results = {each.name for each in graph.output}
+    instead: dict[str, str] = {}
     for node in graph.node:
         if not _casts_to(node, floats):
             continue
         read = node.input[0]
         if read in to_half:
-            node.input[0] = to_half[read].input[0]
+            source = to_half[read].input[0]
         elif read in halved and constants[read].data_type == floats:
             whole = constants[read]
             whole.name = f"{read}_in_32_bits"
             if whole.name not in {each.name for each in graph.initializer}:
                 graph.initializer.append(whole)
-            node.input[0] = whole.name
+            source = whole.name
+        else:
+            continue
+        if node.output[0] in results:
+            node.input[0] = source
+        else:
+            instead[node.output[0]] = source
+    for node in graph.node:
+        for n, name in enumerate(node.input):
+            while name in instead:
+                name = instead[name]
+            node.input[n] = name
 
 
 def _casts_to(node: Any, kind: int) -> bool:

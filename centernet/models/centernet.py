@@ -25,7 +25,7 @@ from centernet.structures import Head, InputError
 
 log = logging.getLogger(__name__)
 
-SMALL = 64  # pixels on a side that every convolutional network takes, or the next multiple of its divisor
+SMALL = 64  # pixels on a side that nearly all convolutional networks take, or the next multiple of their divisor
 
 
 class CenterNet(nn.Module):
@@ -153,19 +153,22 @@ def _freeze_unused(network: CenterNet, usual: int | Sequence[int]) -> None:
     """Do not train the parameters that no output depends on, such as those of levels that the neck leaves out (timm's
     HRNet): several processes would wait for their gradients.
 
-    Found by one pass over a small image, or over one of the body's ``usual`` size if it takes no small ones.
+    Found by one pass over a small image, or over one of the body's ``usual`` size if it takes no small ones. Where
+    neither works, nothing is known and everything is trained.
     """
     if any(parameter.is_meta for parameter in network.parameters()):
         return  # it is not going to be trained
     side = -(-SMALL // network.divisor) * network.divisor
     body = nn.Sequential(network.backbone, network.neck)
-    for size in ((side, side), (usual, usual) if isinstance(usual, int) else tuple(usual)):
+    device = next(body.parameters()).device
+    dice = [device] if device.type == "cuda" else []
+    for shape in ((2, 3, side, side), (1, 3, *((usual, usual) if isinstance(usual, int) else usual))):
         buffers = {name: value.clone() for name, value in body.named_buffers()}  # batch norms write to theirs
         try:
-            with torch.random.fork_rng(devices=[]), torch.enable_grad():
-                outputs = torch.func.functional_call(body, buffers, torch.zeros(2, 3, *size))
+            with torch.random.fork_rng(dice), torch.enable_grad():
+                outputs = torch.func.functional_call(body, buffers, torch.zeros(shape, device=device))
             break
-        except (RuntimeError, AssertionError, ValueError):
+        except Exception:  # whatever a library's network raises for a size that it does not take
             continue
     else:
         return

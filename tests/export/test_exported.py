@@ -66,6 +66,13 @@ def test_a_file_is_evaluated_with_the_options_that_its_training_had():
     assert module.metric_options == {"backend": "faster-coco-eval"}
 
 
+def test_a_file_that_does_not_say_how_to_be_evaluated_is_as_usual(monkeypatch):
+    exported = load_exported(artifact_of("cells").path)
+    del exported.artifact.metadata["metric_options"]
+    monkeypatch.setattr("centernet.build.load_exported", lambda path: exported)
+    assert exported_module("old.onnx")[0].metric_options == {}
+
+
 def test_the_square_is_found_in_the_pixels_of_the_picture(predictor):
     for n, image in enumerate(squares()[:3]):
         best = predictor(image, threshold=0.3)[0]

@@ -84,6 +84,8 @@ def test_only_the_network_reads_and_writes_16_bits(onnx_model):
     rounded = {node.output[0] for node in halved.graph.node if node.op_type == "Cast" and node.attribute[0].i == 10}
     for node in halved.graph.node:  # nothing is taken to 16 bits to come back at once
         assert node.op_type != "Cast" or node.attribute[0].i != 1 or node.input[0] not in rounded, node.name
+    read = {name for node in halved.graph.node for name in node.input} | {each.name for each in halved.graph.output}
+    assert not [node.name for node in halved.graph.node if not read & set(node.output)]
     weights = [kinds[node.input[1]] for node in halved.graph.node if node.op_type == "Conv"]
     assert weights.count(onnx.TensorProto.FLOAT16) > weights.count(onnx.TensorProto.FLOAT) > 0
 
