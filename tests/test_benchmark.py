@@ -12,6 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from centernet.benchmark import detect
 from centernet.benchmark.command import PARTS, main
 from centernet.benchmark.detect import PARTS as DETECT_PARTS
 from centernet.benchmark.detect import Detected, export_files
@@ -199,17 +200,21 @@ def test_detect_runs_exported_files_beside_the_network(measure):
     assert len(measured.of("memory", form="onnx")) == 1
 
 
-def test_random_weights_may_differ_in_fewer_bits_only(monkeypatch, tmp_path, capsys):
+def test_random_weights_may_differ_and_trained_ones_may_not(monkeypatch, tmp_path, capsys):
     def differ(*given: Any) -> None:
         raise MismatchError("3 of 4 detections of the exported file differ from PyTorch's")
 
     monkeypatch.setattr("centernet.export.make.export", differ)
-    given = Detected([NETWORK], (64, 64), forms=["openvino_int8"])
-    made = export_files(given, [(NETWORK, "openvino_int8")], [], tmp_path)
-    assert made == {(NETWORK, "openvino_int8", 1): tmp_path / "0.xml"}
-    assert "3 of 4 detections of the exported file differ" in capsys.readouterr().out
-    with pytest.raises(InputError, match=f"detect: {NETWORK} as onnx: 3 of 4 .*; measure another form"):
-        export_files(given, [(NETWORK, "onnx")], [], tmp_path)
+    given = Detected([NETWORK], (64, 64))
+    for form, suffix in (("openvino_int8", ".xml"), ("onnx", ".onnx")):
+        made = export_files(given, [(NETWORK, form)], [], tmp_path)
+        assert made == {(NETWORK, form, 1): tmp_path / f"0{suffix}"}
+        assert f"{NETWORK} as {form}: 3 of 4 detections of the exported file differ" in capsys.readouterr().out
+    random = detect._detector(given, NETWORK)
+    monkeypatch.setattr(detect, "_detector", lambda given, name: random)
+    for form in ("openvino_int8", "onnx"):
+        with pytest.raises(InputError, match=f"detect: best.ckpt as {form}: 3 of 4 .*; measure another form"):
+            export_files(given, [("best.ckpt", form)], [], tmp_path)
 
 
 def test_detect_takes_checkpoints_and_exported_files(measure, tmp_path):
