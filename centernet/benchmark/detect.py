@@ -202,8 +202,8 @@ def export_files(
         try:
             export(detector, description, target, path, shape, list(files)[:batch], precision, list(files))
         except MismatchError as error:
-            # In flat regions, such as the black beside an image, all cells are equal up to rounding. Random weights may
-            # prefer them, and rounding then decides which are peaks. The file is written, and as fast as any.
+            # Scores of random weights are saturated in places: neighboring cells are then equal up to rounding, which
+            # decides which of them are peaks. The file is written, and as fast as any.
             if name.endswith(".ckpt"):
                 raise InputError(f"detect: {name} as {form}: {error}; measure another form") from None
             print(f"{name} as {form}: {error}, as may be with random weights; a checkpoint would verify it")
