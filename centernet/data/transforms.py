@@ -1,7 +1,6 @@
 """From images to the network's input: one warp, a color map, and objects moved with the image.
 
-Augmentation of Objects as Points, Sec. 5 (flip, scale 0.6 to 1.3, crop, color); the color terms are those of AlexNet
-(PCA lighting) and of CornerNet.
+Augmentation of Objects as Points, Sec. 5; the color terms are those of AlexNet (PCA lighting) and of CornerNet.
 
 Convention: see ``centernet.ops.affine``; ``input_from_image`` is the only geometric state; ``centernet.fields.move``
 moves objects with it, never albumentations. The warps are in ``centernet.data.warps``.

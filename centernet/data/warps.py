@@ -1,5 +1,7 @@
 """Geometric augmentation: where an image lies in the input, and its pixels there, in one pass.
 
+Flip, scale 0.6 to 1.3 and crop of Objects as Points, Sec. 5 (``RandomCropWarp``), and what others use instead.
+
 Convention: see ``centernet.ops.affine``; ``input_from_image`` is the only geometric state.
 """
 

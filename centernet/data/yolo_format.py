@@ -21,13 +21,13 @@ from centernet.errors import InputError, some
 
 NAMES = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
 CLASS_FILES = ("classes.txt", "obj.names")
-# The images of a split, where there is no yaml.
+# The folders of a split's images in data without a yaml file.
 FOLDERS = ("images/{}", "{}/images", "{}")
 SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 # Shares beyond 0 .. 1 by more than this are pixels, or a mistake; less is rounding.
 SLACK = 0.01
 
-# All that pyyaml raises for what is no YAML.
+# Everything that pyyaml raises for a file that is not YAML.
 UNREADABLE = (YAMLError, ValueError, RecursionError, TypeError, AttributeError, LookupError, ArithmeticError)
 
 

@@ -161,11 +161,11 @@ def _freeze_unused(network: CenterNet, usual: int | Sequence[int]) -> None:
     side = -(-SMALL // network.divisor) * network.divisor
     body = nn.Sequential(network.backbone, network.neck)
     device = next(body.parameters()).device
-    dice = [device] if device.type == "cuda" else []
+    cuda = [device] if device.type == "cuda" else []
     for shape in ((2, 3, side, side), (1, 3, *((usual, usual) if isinstance(usual, int) else usual))):
         buffers = {name: value.clone() for name, value in body.named_buffers()}  # batch norms write to theirs
         try:
-            with torch.random.fork_rng(dice), torch.enable_grad():
+            with torch.random.fork_rng(cuda), torch.enable_grad():
                 outputs = torch.func.functional_call(body, buffers, torch.zeros(shape, device=device))
             break
         except Exception:  # whatever a library's network raises for a size that it does not take

@@ -76,7 +76,7 @@ def _around(place: Tensor, length: int) -> tuple[tuple[Tensor, Tensor], tuple[Te
     place = place.clamp(-2, length + 1)  # all the same outside, infinity included
     low = place.detach().floor()
     share = place - low
-    low = low.int().clamp(-2, length + 1)  # also of what is no number, whose share is none either
+    low = low.int().clamp(-2, length + 1)  # NaN becomes some integer; its share is NaN
     high = low + 1
     shares = ((1 - share) * ((low >= 0) & (low < length)), share * ((high >= 0) & (high < length)))
     return (low.clamp(0, length - 1), high.clamp(0, length - 1)), shares
