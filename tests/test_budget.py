@@ -118,6 +118,52 @@ def test_progress_never_falls_and_ends_at_one(monkeypatch):
     assert trainer.check_val_every_n_epoch == 1
 
 
+def test_a_slow_first_step_neither_ends_the_training_nor_moves_the_schedule_far(monkeypatch):
+    clock = Time(monkeypatch)
+    given = TimeBudget(600.0, clock.now)
+    data = SimpleNamespace(datasets={"val": [None] * 5000})
+    trainer = SimpleNamespace(world_size=1, datamodule=data, should_stop=False, check_val_every_n_epoch=1)
+    given.on_train_start(trainer, None)
+    given.on_train_epoch_start(trainer, None)
+    batch, seen = {"image": [0] * 8}, []
+    for step, seconds in enumerate([30.0, 0.1, 0.1, 20.0, *[0.1] * 96]):  # a compiled network is compiled twice
+        clock.now += seconds
+        given.on_train_batch_end(trainer, None, None, batch, step)
+        seen.append(given.progress)
+    assert not trainer.should_stop
+    # The two final validations of 5000 images at half the time of a step's are set aside: 62.5 seconds.
+    assert seen[0] == pytest.approx(30.0 / (600 - budget.CLOSING))
+    assert seen[-1] == pytest.approx((50.0 + 98 * 0.1) / (600 - 62.5 - budget.CLOSING), rel=1e-6)
+
+
+def test_the_time_of_a_validation_is_not_taken_for_that_of_a_step(monkeypatch):
+    clock = Time(monkeypatch)
+    given = TimeBudget(600.0, clock.now)
+    data = SimpleNamespace(datasets={"val": [None] * 10})
+    trainer = SimpleNamespace(world_size=1, datamodule=data, should_stop=False, check_val_every_n_epoch=1)
+    given.on_train_start(trainer, None)
+    for epoch in range(3):
+        given.on_train_epoch_start(trainer, None)
+        clock.now += 1.0
+        given.on_train_batch_end(trainer, None, None, {"image": [0]}, epoch)
+        clock.now += 100.0  # one that is not told
+    assert given._reserve(trainer) == pytest.approx(2 * 0.5 * 10 * 1.0 + budget.CLOSING)
+
+
+def test_a_slow_first_validation_is_forgotten(monkeypatch):
+    clock = Time(monkeypatch)
+    given = TimeBudget(600.0, clock.now)
+    trainer = SimpleNamespace(world_size=1, datamodule=None, should_stop=False, check_val_every_n_epoch=1)
+    given.on_train_start(trainer, None)
+    reserves = []
+    for seconds in (50.0, 2.0, 3.0, 2.0):
+        given.on_validation_start(trainer, None)
+        clock.now += seconds
+        given.on_validation_end(trainer, None)
+        reserves.append(given._reserve(trainer) - budget.CLOSING)
+    assert reserves == [100.0, 100.0, 100.0, 6.0]
+
+
 @pytest.mark.parametrize(
     ("given", "seconds"), [("00:00:20:00", 1200), ("00:01:00:30", 3630), ("2:00:00:00", 172800), ("00:00:00:05", 5)]
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 import time
+from collections import deque
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,6 +21,8 @@ FINAL_VALIDATIONS = 2
 CLOSING = 4.0
 # Without a measurement: time of an image in validation, relative to training.
 GUESS = 0.5
+# How many steps and validations the estimates look back on: enough to pass over slow ones, few enough to see a change.
+STEPS, VALIDATIONS = 31, 3
 
 
 def seconds_of(given: Any) -> float:
@@ -39,9 +43,11 @@ class TimeBudget(Callback):
     """Ends the whole command after ``seconds``, counted from ``started`` (of ``time.perf_counter``), with a complete
     schedule: the learning rate follows the share of the time that is gone (``progress``).
 
-    The time of the final evaluation is set aside, as measured in the validations so far; a validation takes place when
-    all of them together take at most ``validation_share`` of the time. Several processes follow the clock of the first
-    one. A continued run has what is left.
+    The time of the final evaluation is set aside: the longest of the last validations, or, before the first one, an
+    estimate from the median of the last steps. The very first step is not counted, since compiling, starting a GPU and
+    choosing algorithms can take as long as hundreds of steps. A validation takes place when all of them together take at
+    most ``validation_share`` of the time. Several processes follow the clock of the first one. A continued run has what
+    is left.
     """
 
     def __init__(self, seconds: float, started: float | None = None, validation_share: float = 0.1) -> None:
@@ -52,17 +58,26 @@ class TimeBudget(Callback):
         self._before = 0.0  # seconds that a run took before it was continued
         self._begin = 0.0  # progress at the first step
         self._first: float | None = None  # when the first step began
-        self._validation: float | None = None  # seconds of the longest one
+        self._validations: deque[float] = deque(maxlen=VALIDATIONS)  # seconds of each
         self._since = 0.0
         self._epoch = [0.0, 0.0]  # when it began, and its seconds of validation
-        self._images = 0
+        self._steps: deque[float] = deque(maxlen=STEPS)  # seconds per image, of all processes together
+        self._stepped: float | None = None  # when the last step ended, or the epoch began
         self._group: Any = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self._elapsed(), "progress": self.progress, "validation": self._validation}
 
+    @property
+    def _validation(self) -> float | None:
+        """Seconds that a validation takes, as far as it is known."""
+        return max(self._validations, default=None)
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._before, self._begin, self._validation = state["seconds"], state["progress"], state["validation"]
+        self._before, self._begin = state["seconds"], state["progress"]
+        self._validations.clear()
+        if state["validation"] is not None:
+            self._validations.append(state["validation"])
         self.progress = self._begin
 
     def _elapsed(self) -> float:
@@ -77,11 +92,19 @@ class TimeBudget(Callback):
             self._group = torch.distributed.new_group(backend="gloo")  # between the hosts: nothing waits for a device
         self._first, self.progress = time.perf_counter(), self._begin
         self._epoch = [self._first, 0.0]
-        self._images = 0
+        self._steps.clear()
+        self._stepped = None
         self._follow(trainer)
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: Any) -> None:
+        if self._stepped is not None:
+            self._stepped = time.perf_counter()  # not the validation in between
+
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
-        self._images += len(batch["image"]) * trainer.world_size
+        now, images = time.perf_counter(), len(batch["image"]) * trainer.world_size
+        if self._stepped is not None:
+            self._steps.append((now - self._stepped) / max(images, 1))
+        self._stepped = now
         self._follow(trainer)
         if self.progress >= 1 and not trainer.should_stop:
             trainer.should_stop = True
@@ -98,10 +121,9 @@ class TimeBudget(Callback):
         """Seconds to set aside for the end."""
         each = self._validation
         if each is None:
-            trained = time.perf_counter() - self._first
             data = getattr(trainer, "datamodule", None)
             images = len(data.datasets["val"]) if data is not None else 0
-            each = GUESS * images * trained / max(self._images, 1)
+            each = GUESS * images * statistics.median(self._steps) if self._steps else 0.0
         return FINAL_VALIDATIONS * each + CLOSING
 
     def _of_first(self, value: float) -> float:
@@ -120,7 +142,7 @@ class TimeBudget(Callback):
         if self._first is None:
             return
         took = time.perf_counter() - self._since
-        self._validation = max(took, self._validation or 0.0)
+        self._validations.append(took)
         self._epoch[1] += took
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
