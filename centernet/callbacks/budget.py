@@ -45,9 +45,9 @@ class TimeBudget(Callback):
 
     The time of the final evaluation is set aside: the longest of the last validations, or, before the first one, an
     estimate from the median of the last steps. The very first step is not counted, since compiling, starting a GPU and
-    choosing algorithms can take as long as hundreds of steps. A validation takes place when all of them together take at
-    most ``validation_share`` of the time. Several processes follow the clock of the first one. A continued run has what
-    is left.
+    choosing algorithms can take as long as hundreds of steps. A validation takes place when all of them together take
+    at most ``validation_share`` of the time. Several processes follow the clock of the first one. A continued run has
+    what is left.
     """
 
     def __init__(self, seconds: float, started: float | None = None, validation_share: float = 0.1) -> None:
