@@ -63,6 +63,7 @@ class Term(Open):
     offset_weight: NotNegative = 0
     quality: Below1 = 0
     quality_weight: NotNegative = 1.0
+    smoothing: NotNegative = 0
     share: Below1 = 0
     focal: Positive | Literal["data"] | None = None
     means: Annotated[list[Any] | Literal["data"], "[h, w, l] in meters of each class, or data"] | None = None

@@ -21,7 +21,6 @@ from centernet.errors import InputError, did_you_mean
 from centernet.fields import move, partners_of, sources
 from centernet.metrics.rows import ImageMetric
 from centernet.ops.affine import Size, flip_matrix
-from centernet.ops.heatmap import gather_cells
 from centernet.structures import AtCells, Batch, Detections, Head, Objects, Outputs, Target, Targets
 from centernet.tasks._spread import spread
 from centernet.tasks.terms.base import About, Peaks, Placed, Term
@@ -51,6 +50,8 @@ class Task:
     """Whether flip testing averages maps (``merge_flipped``) or puts the detections of both images together."""
     suppression: ClassVar[str | None] = None
     """The suppression of overlapping detections that one pass needs (``centernet.ops.nms``)."""
+    clips_boxes: ClassVar[bool] = False
+    """Whether detected boxes end at the image, as annotated ones do. The original's do not."""
     threshold: ClassVar[float] = 0.3
     """Default minimum score for drawing detections."""
 
@@ -103,8 +104,14 @@ class Task:
         return found
 
     def lift(self, detections: Detections, batch: Batch) -> Detections:
-        """Detections from input to image pixels, by the inverse of ``batch["input_from_image"]``."""
-        return move(detections, torch.linalg.inv(batch["input_from_image"]), partners_of(self.facts))
+        """Detections from input to image pixels, by the inverse of ``batch["input_from_image"]``. With ``clips_boxes``,
+        boxes end at the image (``batch["image_size"]``)."""
+        found = move(detections, torch.linalg.inv(batch["input_from_image"]), partners_of(self.facts))
+        if self.clips_boxes:
+            height, width = batch["image_size"].to(found["boxes"]).unbind(-1)
+            ends = torch.stack([width, height, width, height], -1)[:, None]
+            found["boxes"] = found["boxes"].clamp(min=0).minimum(ends)
+        return found
 
     def settle(self, found: Detections) -> Detections:
         """The last step, on the detections of all passes together, in image pixels."""
@@ -202,7 +209,7 @@ class Task:
         found: Detections = {}
         for name, term in self.terms.items():
             if term.reads_peaks:
-                found |= term.read(gather_cells(maps[name], peaks.cell), peaks)
+                found |= term.read(term.at_peaks(maps[name], peaks), peaks)
         found.setdefault("center", (peaks.corner + 0.5) * self.stride)
         half = found.setdefault("size", torch.zeros_like(found["center"])) / 2
         boxes = torch.cat([found["center"] - half, found["center"] + half], -1)

@@ -21,6 +21,7 @@ class CtdetIouTask(Task):
 
     name = "ctdet_iou"
     TERMS = {"heatmap": EllipsePoints, "box": Sides}
+    clips_boxes = True
     threshold = 0.5  # the predicted overlap, rarely below a half, raises low scores
 
     def metric(self, class_names: Sequence[str], **options: Any) -> CocoAP:

@@ -39,6 +39,7 @@ class MultiPoseIouTask(Task):
     """
 
     name = "multi_pose_iou"
+    clips_boxes = True
     TERMS = {
         "heatmap": EllipsePoints,
         "box": Sides,

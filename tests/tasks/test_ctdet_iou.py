@@ -19,8 +19,9 @@ from tests.tiny import make_batch, make_objects
 
 @settings(max_examples=25)
 @given(data=st.lists(images(), min_size=1, max_size=3))
-@pytest.mark.parametrize("options", [{}, {"box": {"quality": 0}}])
+@pytest.mark.parametrize("options", [{"box": {"smoothing": 0}}, {"box": {"smoothing": 0, "quality": 0}}])
 def test_what_is_encoded_is_decoded_again(options, data):
+    # Without smoothing, which mixes the boxes of two objects whose centers are in neighboring cells.
     task = CtdetIouTask(CLASSES, heatmap={"max_detections": 20}, **options)
     targets = task.encode(make_batch(*data), (HEIGHT, WIDTH))
     detections = task.detect(task.perfect(targets, (HEIGHT, WIDTH)))
@@ -92,6 +93,61 @@ def test_a_score_is_the_peak_and_the_quality_of_its_box():
     assert found["boxes"][0, 0].tolist() == [20, 20, 24, 24]
 
 
+def maps_of(box: list[float], x: int, y: int) -> dict[str, torch.Tensor]:
+    """A peak in this cell of an 8x8 grid, where every cell predicts the same box (in cells)."""
+    rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    left, top, right, bottom = box
+    sides = torch.stack([columns + 1 - left, rows + 1 - top, right - columns, bottom - rows])
+    maps = {"heatmap": torch.zeros(1, 1, 8, 8), "box": torch.cat([sides, torch.ones(1, 8, 8)])[None]}
+    maps["heatmap"][0, 0, y, x] = 0.9
+    return maps
+
+
+@pytest.mark.parametrize(("x", "y"), [(3, 4), (0, 0), (7, 0), (0, 7), (7, 7)])
+def test_smoothing_leaves_a_box_that_all_cells_agree_on(x, y):
+    box = [-1.5, 0.25, 9.0, 8.5]
+    found = CtdetIouTask(1, heatmap={"max_detections": 1}, box={"smoothing": 1.0}).decode(maps_of(box, x, y))
+    assert found["boxes"][0, 0].tolist() == pytest.approx([4 * side for side in box], abs=1e-4)
+
+
+def test_a_box_is_the_mean_of_those_around_the_peak_by_distance_and_overlap():
+    maps = maps_of([0, 0, 8, 6], 3, 3)
+    maps["box"][0, 2, 3, 4] += 2  # the right neighbor's box is 10 cells wide
+    maps["box"][0, 1, 2, 3] -= 3  # the upper one's begins 3 cells lower
+    maps["box"][0, :4, 2, 2] = torch.tensor([100.0, -90, 0, 0])  # another object's
+    one, two = (math.exp(-0.5 / (0.1 * side) ** 2) * overlap**2 for side, overlap in ((8, 48 / 60), (6, 24 / 48)))
+    sums = torch.zeros(4) + torch.tensor([0.0, 3 * two, 2 * one, 0])
+    # Of the neighbors that predict the same box: left, below, and three corners.
+    beside, below = math.exp(-0.5 / 0.8**2), math.exp(-0.5 / 0.6**2)
+    total = 1 + one + two + beside + below + 3 * beside * below
+    found = CtdetIouTask(1, heatmap={"max_detections": 1}, box={"smoothing": 0.1}).decode(maps)
+    expected = (torch.tensor([0.0, 0, 8, 6]) + sums / total) * 4
+    torch.testing.assert_close(found["boxes"][0, 0], expected, rtol=0, atol=1e-4)
+    plain = CtdetIouTask(1, heatmap={"max_detections": 1}, box={"smoothing": 0}).decode(maps)
+    assert plain["boxes"][0, 0].tolist() == [0, 0, 32, 24]
+
+
+@pytest.mark.parametrize("width", [0.0, -3.0])
+def test_a_box_turned_inside_out_stays_a_number(width):
+    found = CtdetIouTask(1, heatmap={"max_detections": 1}).decode(maps_of([4, 2, 4 + width, 6], 3, 3))
+    assert torch.isfinite(found["boxes"]).all()
+
+
+@pytest.mark.parametrize("name", ["ctdet_iou", "multi_pose_iou"])
+def test_boxes_end_at_the_image(name):
+    task = build_task(name, 1)
+    found = {"boxes": torch.tensor([[[-8.0, 4, 60, 90], [10, 10, 20, 20]], [[-8.0, 4, 60, 90], [70, 4, 90, 5]]])}
+    batch = {
+        "input_from_image": torch.diag(torch.tensor([2.0, 2, 1])).double().repeat(2, 1, 1),
+        "image_size": torch.tensor([[40, 25], [100, 40]]),
+    }
+    assert task.lift(found, batch)["boxes"].tolist() == [
+        [[0, 2, 25, 40], [5, 5, 10, 10]],
+        [[0, 2, 30, 45], [35, 2, 40, 2.5]],
+    ]
+    assert build_task("ctdet", 1).lift(found, batch)["boxes"][0, 0].tolist() == [-4, 2, 30, 45]  # as in the original
+
+
 def test_a_block_of_cells_is_the_center_where_the_gaussian_reaches_that_far():
     task = CtdetIouTask(2, heatmap={"center": "block"})
     large, flat = [8, 8, 40, 40], [48, 24, 76, 28]
@@ -123,6 +179,7 @@ def test_the_parts_of_the_loss_and_their_weights():
     ("options", "message"),
     [
         ({"box": {"loss": "siou"}}, "task ctdet_iou: box.loss='siou' is unknown; choose one of giou, iou, diou, ciou"),
+        ({"box": {"smoothing": -1}}, "task ctdet_iou: box.smoothing=-1 must be a number of at least 0"),
         ({"box": {"quality": 1}}, "task ctdet_iou: box.quality=1 must be a number of at least 0 and below 1"),
         ({"heatmap": {"center": 3}}, "task ctdet_iou: heatmap.center=3 is unknown; choose one of cell, block"),
         ({"heatmap": {"extent": 0}}, "task ctdet_iou: heatmap.extent=0 must be a number above 0"),

@@ -52,6 +52,7 @@ def test_detections_of_the_same_maps_are_the_same_in_any_precision(name):
     maps = {head: torch.randn(2, about.channels, 16, 20) for head, about in task.heads.items()}
     batch = {
         "input_from_image": torch.tensor([[[0.5, 0.1, 3], [-0.1, 0.5, 2], [0, 0, 1]]]).double().repeat(2, 1, 1),
+        "image_size": torch.tensor([[60, 80], [40, 50]]),
         "calibration": torch.tensor([[[700.0, 0, 40, 0], [0, 700, 32, 0], [0, 0, 1, 0]]]).repeat(2, 1, 1),
     }
     exact = task.lift(task.detect(maps), batch)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from centernet.errors import InputError
 from centernet.losses import LOSSES, soft_focal
-from centernet.ops.heatmap import dense_owner, draw_regions, on_host, points_of_cells, zeros_on_host
+from centernet.ops.heatmap import dense_owner, draw_regions, gather_cells, on_host, points_of_cells, zeros_on_host
 from centernet.structures import HEATMAP_BIAS, AtCells, DenseMap, Detections, Head, Objects, Outputs, Target
 
 
@@ -150,8 +150,12 @@ class Term:
                     f"the teacher was trained with task.{self.name}.{option}={a}, this run uses {b}; use the teacher's"
                 )
 
+    def at_peaks(self, values: Tensor, peaks: Peaks) -> Tensor:
+        """The values ``[B, K, C]`` that the activated map ``[B, C, H, W]`` has for the peaks."""
+        return gather_cells(values, peaks.cell)
+
     def read(self, values: Tensor, peaks: Peaks) -> Detections:
-        """Fields of detections, in input pixels, from the values ``[B, K, C]`` of the activated map at the peaks.
+        """Fields of detections, in input pixels, from the values ``[B, K, C]`` of the activated map for the peaks.
 
         ``center [B, K, 2]`` and ``size [B, K, 2]`` become boxes; other fields keep their names.
         """

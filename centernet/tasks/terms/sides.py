@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from centernet.losses import LOSSES, box_quality
-from centernet.ops.boxes import OVERLAPS, box_area
+from centernet.ops.boxes import OVERLAPS, box_area, box_sides, overlap
+from centernet.ops.heatmap import gather_cells
 from centernet.structures import DenseMap, Detections, Head, Objects, Target
 from centernet.tasks.terms.base import About, Peaks, Placed, Regression
 
@@ -36,6 +37,9 @@ class Sides(Regression):
     ``loss``: the overlap that is maximized: ``giou``, ``iou``, ``diou``, ``ciou``. Cells weigh as the Gaussian, objects
     as the logarithm of their area in input pixels. ``quality``: a fifth channel predicts the box's IoU, and a score is
     peak^(1 - q) * IoU^q with q = ``quality`` (0: no such channel); ``quality_weight``: its weight in the total loss.
+    ``smoothing``: a detection's box is the mean of those that the peak's cell and its eight neighbors predict, which
+    have learned the same box. A neighbor weighs as a Gaussian of its distance, with this standard deviation relative to
+    the box's width and height, times the square of the overlap of both boxes (0: the box of the peak's cell).
     """
 
     known_losses = ("giou", "iou", "diou", "ciou")
@@ -50,8 +54,10 @@ class Sides(Regression):
         loss: str = "giou",
         quality: float = 0.5,
         quality_weight: float = 1.0,
+        smoothing: float = 0.08,
     ) -> None:
         super().__init__(name, about, weight, "dense", loss)
+        self.smoothing = self.number("smoothing", smoothing, least=0)
         self.quality = self.number("quality", quality, least=0, below=1)
         self.quality_weight = self.number("quality_weight", quality_weight, least=0)
         self.channels = 5 if self.quality else 4
@@ -98,6 +104,26 @@ class Sides(Regression):
             quality = DenseMap(target.value[:, 4:], target.weight[:, 4:])
             found["quality"] = LOSSES["dense_l1"](values[:, 4:], quality)
         return found
+
+    def at_peaks(self, values: Tensor, peaks: Peaks) -> Tensor:
+        here = gather_cells(values, peaks.cell)
+        if not self.smoothing:
+            return here
+        height, width = values.shape[-2:]
+        line = torch.arange(-1, 2, dtype=values.dtype, device=values.device)
+        steps = torch.cartesian_prod(line, line)  # [9, 2], x and y to each neighbor, and to the cell itself
+        x, y = (peaks.corner[:, :, None] + steps).unbind(-1)  # [B, K, 9]
+        is_neighbor = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (steps != 0).any(-1)
+        cells = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).long()
+        # As distances from the peak's cell.
+        near = gather_cells(values[:, :4], cells.flatten(1)).unflatten(1, (-1, len(steps)))
+        near = near + torch.cat([-steps, steps], -1)
+        own = here[:, :, None, :4]
+        boxes = [torch.cat([1 - each[..., :2], each[..., 2:]], -1) for each in (near, own)]
+        spread = self.smoothing * torch.stack(box_sides(boxes[1]), -1).clamp(min=LEAST)
+        weight = (-0.5 * (steps / spread).square().sum(-1)).exp() * overlap(*boxes).square() * is_neighbor
+        total = own.squeeze(2) + (weight[..., None] * near).sum(2)
+        return torch.cat([total / (1 + weight.sum(2))[..., None], here[..., 4:]], -1)
 
     def read(self, values: Tensor, peaks: Peaks) -> Detections:
         low, high = peaks.corner + 1 - values[..., :2], peaks.corner + values[..., 2:4]
