@@ -26,6 +26,12 @@ class Time:
         monkeypatch.setattr(budget, "time", SimpleNamespace(perf_counter=lambda: self.now))
 
 
+def fake_trainer(val_images: int | None = None) -> SimpleNamespace:
+    """What a budget asks of a trainer; ``val_images``: None without a data module."""
+    data = None if val_images is None else SimpleNamespace(datasets={"val": [None] * val_images})
+    return SimpleNamespace(world_size=1, datamodule=data, should_stop=False, check_val_every_n_epoch=1)
+
+
 class Ticking(CtdetModule):
     """Needs a second for every step, and two for every batch of a validation."""
 
@@ -101,7 +107,7 @@ def test_a_continued_run_has_what_is_left(shapes, tmp_path, monkeypatch):
 def test_progress_never_falls_and_ends_at_one(monkeypatch):
     clock = Time(monkeypatch)
     given = TimeBudget(100.0, clock.now)
-    trainer = SimpleNamespace(world_size=1, datamodule=None, should_stop=False, check_val_every_n_epoch=1)
+    trainer = fake_trainer()
     given.on_train_start(trainer, None)
     seen = []
     for step in range(120):
@@ -121,8 +127,7 @@ def test_progress_never_falls_and_ends_at_one(monkeypatch):
 def test_a_slow_first_step_neither_ends_the_training_nor_moves_the_schedule_far(monkeypatch):
     clock = Time(monkeypatch)
     given = TimeBudget(600.0, clock.now)
-    data = SimpleNamespace(datasets={"val": [None] * 5000})
-    trainer = SimpleNamespace(world_size=1, datamodule=data, should_stop=False, check_val_every_n_epoch=1)
+    trainer = fake_trainer(val_images=5000)
     given.on_train_start(trainer, None)
     given.on_train_epoch_start(trainer, None)
     batch, seen = {"image": [0] * 8}, []
@@ -139,8 +144,7 @@ def test_a_slow_first_step_neither_ends_the_training_nor_moves_the_schedule_far(
 def test_the_time_of_a_validation_is_not_taken_for_that_of_a_step(monkeypatch):
     clock = Time(monkeypatch)
     given = TimeBudget(600.0, clock.now)
-    data = SimpleNamespace(datasets={"val": [None] * 10})
-    trainer = SimpleNamespace(world_size=1, datamodule=data, should_stop=False, check_val_every_n_epoch=1)
+    trainer = fake_trainer(val_images=10)
     given.on_train_start(trainer, None)
     for epoch in range(3):
         given.on_train_epoch_start(trainer, None)
@@ -153,7 +157,7 @@ def test_the_time_of_a_validation_is_not_taken_for_that_of_a_step(monkeypatch):
 def test_a_slow_first_validation_is_forgotten(monkeypatch):
     clock = Time(monkeypatch)
     given = TimeBudget(600.0, clock.now)
-    trainer = SimpleNamespace(world_size=1, datamodule=None, should_stop=False, check_val_every_n_epoch=1)
+    trainer = fake_trainer()
     given.on_train_start(trainer, None)
     reserves = []
     for seconds in (50.0, 2.0, 3.0, 2.0):

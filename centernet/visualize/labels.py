@@ -129,7 +129,7 @@ COVERS = 4.0
 
 def place_labels(sizes: np.ndarray, boxes: np.ndarray, picture: tuple[int, int]) -> list[tuple[int, int] | None]:
     """Top left corners (x, y) of plates with these sizes (width, height) ``[N, 2]`` for boxes ``[N, 4]`` in a picture
-    (height, width): inside it and without overlaps; None where there is no room, or no box."""
+    (height, width): inside it and without overlaps; None if a plate does not fit, or its box is outside."""
     low, high = boxes[:, :2].round(), boxes[:, 2:].round()
     is_seen = ((high >= 0) & (low < picture[::-1])).all(1)
     (left, top), (right, bottom) = low.T, high.T

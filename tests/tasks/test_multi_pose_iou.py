@@ -209,7 +209,7 @@ def test_neighbors_of_a_peak_vote_for_where_the_joint_is():
     offset[0, 2:, 2, 4] = torch.tensor([-0.35, 0.9])
     everywhere = torch.arange(20).expand(1, 2, 20)
     positions = vote(heatmap, offset, everywhere)
-    # (3.25, 2.5) three times and (3.65, 2.9) once; the cell two rows above is no neighbor.
+    # (3.25, 2.5) three times and (3.65, 2.9) once; the cell two rows above is not a neighbor.
     assert positions[0, 1, 2 * 5 + 3].tolist() == pytest.approx([3.35, 2.6])
     assert torch.isfinite(positions).all()
     assert torch.equal(vote(heatmap, offset, everywhere[..., 13:14]), positions[:, :, 13:14])
