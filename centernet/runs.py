@@ -7,7 +7,7 @@ import json
 import os
 import statistics
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,7 +18,10 @@ from centernet.errors import InputError, NonFiniteLossError, did_you_mean
 from centernet.folders import overrides_of
 from centernet.ladder import compared_with
 
-STATUS, METRICS, SWEEP = "status.json", "metrics.json", "sweep.json"
+STATUS, METRICS, SWEEP, HISTORY = "status.json", "metrics.json", "sweep.json", "history.csv"
+
+SLOW = 1.3  # times the median duration: an epoch that something else on the machine has probably slowed
+DISTURBED = 0.03  # of the time lost to such epochs: results in equal time are no longer comparable
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Run:
     metrics: dict[str, float | None] = field(default_factory=dict)
     train_seconds: float | None = None
     parameters: int | None = None
+    share_lost: float = 0.0  # of the time of its training epochs, as in `share_lost`
 
     @property
     def finished(self) -> bool:
@@ -100,6 +104,38 @@ def read_run(folder: Path, overrides: Sequence[str] | None = None) -> Run:
         metrics if state == "finished" else {},
         content.get("train_seconds"),
         content.get("parameters"),
+        _share_lost_in(folder / HISTORY),
+    )
+
+
+def share_lost(durations: Sequence[float]) -> float:
+    """The share of a training's time that its slow epochs took beyond the median duration of an epoch.
+
+    ``durations``: of the epochs in their order, in any unit. The first one does not count, as it may compile and fill
+    caches; of fewer than four epochs nothing can be said, and the share is 0.
+    """
+    if len(durations) < 4:
+        return 0.0
+    usual = statistics.median(durations)
+    return sum(taken - usual for taken in durations[1:] if taken > SLOW * usual) / sum(durations)
+
+
+def _share_lost_in(history: Path) -> float:
+    """``share_lost`` of a run by the images per second of its ``history.csv``; 0 without one."""
+    with suppress(OSError, KeyError, ValueError, TypeError), open(history, newline="") as file:
+        rates = [float(row["images_per_second"]) for row in csv.DictReader(file)]
+        return share_lost([1 / rate for rate in rates if rate > 0])
+    return 0.0
+
+
+def slowed_note(shares: Mapping[str, float]) -> str:
+    """A sentence on trainings that lost time in slow epochs: ``share_lost`` by name. Empty if none lost much."""
+    named = [f"{name} ({share:.0%})" for name, share in shares.items() if share >= DISTURBED]
+    if not named:
+        return ""
+    return (
+        f"slow epochs (over {SLOW} times the median) cost part of the training time of {', '.join(named)}; "
+        "if something else was running, do not compare their results at equal time"
     )
 
 
@@ -155,20 +191,23 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 
 
 def write_csv(runs: Sequence[Run], path: Path) -> None:
-    """All that a table shows, and more: every result, training time in seconds, the number of parameters."""
+    """All that a table shows, and more: every result, training time in seconds, number of parameters, share of the
+    training time lost in slow epochs."""
     keys, metrics = varying(runs), metric_names(runs)
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["run", *keys, *metrics, "train_seconds", "parameters", "state", "reason"])
+        writer.writerow(["run", *keys, *metrics, "train_seconds", "parameters", "share_lost", "state", "reason"])
         for name, run in zip(run_names(runs), runs, strict=True):
             given, reached = (run.overrides.get(key) for key in keys), (run.metrics.get(key) for key in metrics)
-            writer.writerow([name, *given, *reached, run.train_seconds, run.parameters, run.state, run.reason])
+            cost = (run.train_seconds, run.parameters, round(run.share_lost, 4))
+            writer.writerow([name, *given, *reached, *cost, run.state, run.reason])
 
 
 def table(runs: Sequence[Run], width: int, metric: str | None = None) -> str:
     """Runs as rows of at most ``width`` characters: what differs, results (headline or ``metric`` first), time, size.
 
-    A run that is not finished has its state and reason instead of results.
+    A run that is not finished has its state and reason instead of results. Runs that slow epochs have set back are
+    named below.
     """
     keys, metrics = varying(runs), metric_names(runs, metric)[:6]
     given = [["run", *_short(keys)]]
@@ -196,7 +235,12 @@ def table(runs: Sequence[Run], width: int, metric: str | None = None) -> str:
             reason = f"{run.state}: {run.reason}" if run.reason else run.state
             indent = min(sum(widths), width // 2)
             lines += textwrap.wrap(reason, width, initial_indent=line[:indent], subsequent_indent=" " * indent)
-    return "\n".join(lines)
+    return "\n".join(lines + _slowed_notes(runs, width))
+
+
+def _slowed_notes(runs: Sequence[Run], width: int) -> list[str]:
+    note = slowed_note({name: run.share_lost for name, run in zip(run_names(runs), runs, strict=True) if run.finished})
+    return textwrap.wrap(note, width, subsequent_indent="  ")
 
 
 def _costs(runs: Sequence[Run]) -> list[str]:
@@ -245,7 +289,8 @@ def _values(runs: Sequence[Run], metric: str) -> list[float]:
 def grouped_table(runs: Sequence[Run], key: str, width: int, metric: str | None = None) -> str:
     """Groups of runs by an override as rows of at most ``width`` characters: how many are finished, mean and sample
     standard deviation of results (headline or ``metric`` first), the change of the first one's mean, mean time and
-    size. Runs that failed or were stopped are named below, and so is what the runs of a group differ in.
+    size. Runs that failed, were stopped or set back by slow epochs are named below, and so is what the runs of a
+    group differ in.
 
     Raises ``InputError`` if no run has this override or no run has a result of the name ``metric``.
     """
@@ -281,7 +326,7 @@ def grouped_table(runs: Sequence[Run], key: str, width: int, metric: str | None 
         if run.state in ("failed", "unfinished"):
             reason = f"{run.state}: {run.reason}" if run.reason else run.state
             lines += textwrap.wrap(f"{name} ({run.overrides.get(key, '-')}): {reason}", width, subsequent_indent="  ")
-    return "\n".join(lines)
+    return "\n".join(lines + _slowed_notes(runs, width))
 
 
 def _mean_and_deviation(values: Sequence[float]) -> str:

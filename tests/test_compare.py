@@ -73,9 +73,15 @@ def test_what_it_finds_is_judged_by_our_metric(shapes, tmp_path, monkeypatch, ca
     written = json.loads((tmp_path / "yolo11n_1min_0" / "metrics.json").read_text())
     assert written["metrics"]["AP"] == pytest.approx(1)
     assert written["threads"] == 3
+    assert written["share_lost"] == 0  # no record of epochs
     threads, given = (tmp_path / "yolo11n_1min_0" / "told").read_text().split("\n", 1)
     assert threads == "3"
     assert json.loads(given)["threads"] == 3
+
+
+def test_epochs_of_the_other_package_take_the_time_between_its_rows(tmp_path):
+    (tmp_path / "results.csv").write_text("epoch,      time, loss\n 1, 12.5, 5\n 2, 22.5, 4\n 3, 42.5, 3\n")
+    assert SCRIPT["epochs"](tmp_path / "results.csv") == [12.5, 10, 20]
 
 
 def test_data_that_is_not_there_is_said_in_a_sentence(tmp_path, monkeypatch, capsys):

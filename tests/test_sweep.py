@@ -631,6 +631,33 @@ def test_runs_are_grouped_by_what_they_have(seeds, leaderboard, monkeypatch, wor
     assert f"error: {message}" in output
 
 
+def test_time_lost_in_slow_epochs_is_what_they_took_beyond_the_median():
+    assert runs.share_lost([10, 10, 10, 10, 20, 10, 10]) == pytest.approx(10 / 80)
+    assert runs.share_lost([10, 10, 13, 10, 10]) == 0  # a little slower is usual
+    assert runs.share_lost([30, 10, 10, 10]) == 0  # the first one compiles and fills caches
+    assert runs.share_lost([10, 10, 40]) == 0  # too few to say what is usual
+    assert runs.share_lost([]) == 0
+
+
+@pytest.mark.parametrize("more", [[], ["--by", "seed"]])
+def test_the_leaderboard_names_runs_that_something_else_has_slowed(tmp_path, leaderboard, more):
+    folder = tmp_path / "runs"
+    rates = {"a0": [20, 20, 20, 20, 20, 10], "a1": [20, 20, 20, 20], "a2": [20, 10, 10, 20, 20, 20, 20]}
+    for seed, (name, values) in enumerate(rates.items()):
+        make_run(folder / name, [f"seed={seed}"], metrics={"AP": 0.5})
+        rows = [f"{epoch},{rate}" for epoch, rate in enumerate(values, 1)]
+        (folder / name / "history.csv").write_text("\n".join(["epoch,images_per_second", *rows, ""]))
+    code, output = leaderboard(folder, "--csv", tmp_path / "all.csv", *more, columns=70)
+    assert code == 0, output
+    assert max(map(len, output.splitlines())) <= 70
+    assert (
+        "slow epochs (over 1.3 times the median) cost part of the training time of a0 (14%), a2 (22%); if something "
+        "else was running, do not compare their results at equal time"
+    ) in " ".join(output.split())
+    with open(tmp_path / "all.csv", newline="") as file:
+        assert [row["share_lost"] for row in csv.DictReader(file)] == ["0.1429", "0.0", "0.2222"]
+
+
 def test_nobody_beats_a_point_of_the_pareto_front():
     # Cost and value: the cheapest, one that is worse and dearer, an equal one at the same cost, the best.
     points = [(1.0, 0.2), (2.0, 0.1), (3.0, 0.5), (3.0, 0.4), (9.0, 0.5), (8.0, 0.6)]

@@ -13,6 +13,8 @@ environment of its own (``--environment``), and nothing of it is imported here.
 from __future__ import annotations
 
 import argparse
+import csv
+import itertools
 import json
 import os
 import subprocess
@@ -28,6 +30,7 @@ from centernet.errors import InputError
 from centernet.machine import available_cores
 from centernet.metrics.coco import CocoAP
 from centernet.ops.boxes import xywh_from_xyxy
+from centernet.runs import share_lost, slowed_note
 
 # Run by the other environment's Python. Arguments: a JSON object.
 THEIRS = """
@@ -110,12 +113,24 @@ def compare(args: argparse.Namespace) -> None:
         truth["valid"] = torch.ones(truth["labels"].shape, dtype=torch.bool)
         metric.update(found, truth, val.ids[n : n + 1])
     results = {name: float(value) for name, value in metric.compute().items()}
-    written = {"metrics": results, "seconds": seconds, "threads": theirs["threads"]}
+    lost = share_lost(epochs(folder / "run" / "results.csv"))
+    written = {"metrics": results, "seconds": seconds, "threads": theirs["threads"], "share_lost": lost}
     (folder / "metrics.json").write_text(json.dumps(written, indent=2))
     print(
         f"{args.model}: {seconds:.0f} s, {theirs['threads']} threads, "
         + ", ".join(f"{name} {results[name]:.3f}" for name in ("AP", "AP50", "AP75"))
     )
+    if note := slowed_note({args.model: lost}):
+        print(note)
+
+
+def epochs(history: Path) -> list[float]:
+    """Seconds of each epoch, its validation included, from the other package's record of the time since its start."""
+    if not history.is_file():
+        return []
+    with open(history, newline="") as file:
+        since = [float(row["time"]) for row in csv.DictReader(file, skipinitialspace=True)]
+    return [after - before for before, after in itertools.pairwise([0.0, *since])]
 
 
 def surroundings(threads: int) -> dict[str, str]:
