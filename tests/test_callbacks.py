@@ -385,6 +385,25 @@ def test_averaged_weights_are_validated_and_saved_and_training_goes_on_with_its_
         assert torch.equal(value, validated[name])
 
 
+@pytest.mark.parametrize(
+    ("rate", "share"), [(1.0, 0.1), (0.5, 0.2), (0.1, 1.0), (0.01, 1.0), (0.0, 1.0), (None, 0.1)]
+)
+def test_the_average_follows_the_weights_more_closely_at_a_lower_learning_rate(rate, share):
+    network = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.25)
+    if rate is not None:  # as a scheduler does it
+        optimizer.param_groups[0] |= {"initial_lr": 0.25, "lr": 0.25 * rate}
+    trainer = SimpleNamespace(global_step=200, optimizers=[optimizer])
+    module = SimpleNamespace(detector=SimpleNamespace(network=network), device=torch.device("cpu"))
+    average = AverageWeights(0.9)
+    average.on_fit_start(trainer, module)
+    before = network.weight.item()
+    torch.nn.init.constant_(network.weight, before + 1)
+    average.on_train_batch_end(trainer, module)
+    average.on_train_end(trainer, module)
+    assert network.weight.item() == pytest.approx(before + share)
+
+
 @pytest.mark.parametrize("decay", [0, 1, 1.5])
 def test_a_decay_that_averages_nothing_is_refused(decay):
     with pytest.raises(InputError, match=f"callbacks.average.decay={decay} is not between 0 and 1"):

@@ -16,9 +16,12 @@ from centernet.errors import InputError
 class AverageWeights(Callback):
     """Averages weights and batch-norm statistics of the network over a training's steps (Polyak and Juditsky, 1992).
 
-    After step n: average = d * average + (1 - d) * weights with d = min(``decay``, (1 + n) / (10 + n)), so that it
-    follows the weights closely at first. Validation uses the average; a checkpoint holds it in place of the weights,
-    and these under a key of their own, so training resumes exactly. ``decay`` None: no average.
+    After step n: average = d * average + (1 - d) * weights. At the full learning rate d = min(``decay``,
+    (1 + n) / (10 + n)), so that it follows the weights closely at first. At a lower one, as at the end of a schedule,
+    weights are less noisy and there is less to average: 1 - d is divided by the rate relative to the full one, and is
+    at most 1. With a window of constant length the average would end behind the weights. Validation uses the average;
+    a checkpoint holds it in place of the weights, and these under a key of their own, so training resumes exactly.
+    ``decay`` None: no average.
 
     Unlike Lightning's ``WeightAveraging`` it copies the network alone, never waits for the device, and may be saved
     during a validation.
@@ -47,6 +50,7 @@ class AverageWeights(Callback):
             return
         self._steps = trainer.global_step
         weight = 1 - min(self.decay, (1 + self._steps) / (10 + self._steps))
+        weight /= max(_rate(trainer.optimizers), weight)  # at most 1
         pairs = [(self._average[name], value) for name, value in module.detector.network.state_dict().items()]
         real = [pair for pair in pairs if pair[0].is_floating_point()]
         torch._foreach_lerp_([average for average, _ in real], [value for _, value in real], weight)
@@ -102,3 +106,9 @@ class AverageWeights(Callback):
         self._average = network_weights(checkpoint)
         if LIVE_WEIGHTS in checkpoint:
             module.load_state_dict(checkpoint[LIVE_WEIGHTS])
+
+
+def _rate(optimizers: list[torch.optim.Optimizer]) -> float:
+    """The learning rate relative to its base; 1 where it has no schedule."""
+    group = optimizers[0].param_groups[0]
+    return group["lr"] / group["initial_lr"] if group.get("initial_lr") else 1.0
