@@ -385,9 +385,7 @@ def test_averaged_weights_are_validated_and_saved_and_training_goes_on_with_its_
         assert torch.equal(value, validated[name])
 
 
-@pytest.mark.parametrize(
-    ("rate", "share"), [(1.0, 0.1), (0.5, 0.2), (0.1, 1.0), (0.01, 1.0), (0.0, 1.0), (None, 0.1)]
-)
+@pytest.mark.parametrize(("rate", "share"), [(1.0, 0.1), (0.5, 0.2), (0.1, 1.0), (0.01, 1.0), (0.0, 1.0), (None, 0.1)])
 def test_the_average_follows_the_weights_more_closely_at_a_lower_learning_rate(rate, share):
     network = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.25)

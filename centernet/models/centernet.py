@@ -19,6 +19,7 @@ from centernet.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from centernet.errors import did_you_mean
 from centernet.models.files import read_file
 from centernet.models.head import CenterHead
+from centernet.models.layers import guard_point_convolutions
 from centernet.models.loading import describe_loading, watched_loading
 from centernet.models.necks import NECKS
 from centernet.structures import Head, InputError
@@ -102,6 +103,7 @@ def build_network(
     )
     backbone = _Levels(body, levels)
     network = CenterNet(backbone, neck, head)
+    guard_point_convolutions(network)
     _freeze_unused(network, spec["options"].get("img_size") or timm.get_pretrained_cfg(spec["body"]).input_size[1:])
     return network
 

@@ -8,6 +8,7 @@ import contextlib
 import torch
 from timm.layers import BatchNormAct2d, SyncBatchNormAct, convert_sync_batchnorm
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
 from centernet.models.deformable import deform_conv, suits_cpu
@@ -47,6 +48,24 @@ class DeformConv2d(nn.Module):
 def _no_autocast(device_type: str) -> contextlib.AbstractContextManager:
     # The meta device, used for counting, has no autocast.
     return contextlib.nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
+
+
+class PointConv2d(nn.Conv2d):
+    """A 1x1 convolution with a stride: takes every n-th cell, then convolves these. The same numbers."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        rows, columns = self.stride
+        return F.conv2d(input[..., ::rows, ::columns], self.weight, self.bias, groups=self.groups)
+
+
+def guard_point_convolutions(network: nn.Module) -> None:
+    """Replace, in place, the convolutions whose gradients end the process on a CPU: 1x1, with a stride, of fewer than
+    16 channels, in channels-last layout (seen with torch 2.15). RepVGG, MobileOne and FastViT begin with such.
+    """
+    for module in network.modules():
+        is_point = type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.padding == (0, 0)
+        if is_point and module.stride != (1, 1) and module.in_channels < 16:
+            module.__class__ = PointConv2d
 
 
 def conv_block(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cache
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from centernet.models import ARCHITECTURES, CenterNet, build_network, centernet
-from centernet.models.layers import DeformConv2d
+from centernet.models.layers import DeformConv2d, PointConv2d, guard_point_convolutions
 from centernet.models.necks import FPN
 from centernet.structures import HEATMAP_BIAS, Head, InputError
 
@@ -260,3 +261,29 @@ def test_building_a_network_does_not_import_what_only_compilers_need():
         "sys.exit('sympy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["fastvit_t8", "repvgg_a0", "mobileone_s0"])
+def test_networks_that_begin_with_a_strided_point_convolution_train_in_channels_last_layout(name):
+    # A crash of the process otherwise, in torch's own gradient.
+    network = build_network(name, HEADS).to(memory_format=torch.channels_last)
+    points = [module for module in network.modules() if isinstance(module, PointConv2d)]
+    assert len(points) == 1
+    images = torch.rand(2, 3, 64, 64).to(memory_format=torch.channels_last)
+    network(images)[-1]["heatmap"].square().sum().backward()
+    assert points[0].weight.grad.abs().sum() > 0
+
+
+def test_a_guarded_point_convolution_has_the_same_outputs_and_gradients():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(6, 8, 1, stride=(2, 3), groups=2), nn.Conv2d(8, 4, 3, stride=2, padding=1))
+    guarded = deepcopy(plain)
+    guard_point_convolutions(guarded)
+    assert [type(module) for module in guarded] == [PointConv2d, nn.Conv2d]
+    images = torch.randn(2, 6, 15, 20)
+    wanted, found = plain(images), guarded(images)
+    torch.testing.assert_close(found, wanted)
+    wanted.square().sum().backward()
+    found.square().sum().backward()
+    for mine, theirs in zip(guarded.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
