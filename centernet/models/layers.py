@@ -51,7 +51,10 @@ def _no_autocast(device_type: str) -> contextlib.AbstractContextManager:
 
 
 class PointConv2d(nn.Conv2d):
-    """A 1x1 convolution with a stride: takes every n-th cell, then convolves these. The same numbers."""
+    """A 1x1 convolution with a stride: takes every n-th cell, then convolves these. The same numbers.
+
+    ``[B, in, H, W] -> [B, out, ceil(H / rows), ceil(W / columns)]``.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         rows, columns = self.stride
